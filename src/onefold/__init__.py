@@ -1,0 +1,40 @@
+"""Onefold: the systems of a back end over one transaction.
+
+    import onefold
+    from onefold import jobs, ledger
+
+    db = onefold.connect("shop.db")             # or postgresql://...
+    db.run(checkout, hold_id, buyer="ana")      # one transaction
+    await db.arun(checkout, hold_id, buyer="ana")
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from onefold.core.errors import Conflict, Denied, Doomed, Invalid, NotFound, OnefoldError, Retry, Unknown
+from onefold.core.money import Money
+from onefold.core.page import Page
+from onefold.engine.connect import connect, migrate
+from onefold.engine.database import Database, Handle
+from onefold.engine.tx import Tx, operation
+from onefold.index import BLOCKS
+
+if TYPE_CHECKING:
+    from onefold.coordination import locks
+    from onefold.messaging import events, idempotency, jobs
+    from onefold.products import booking, ledger
+
+__all__ = [
+    "Conflict", "Database", "Denied", "Doomed", "Handle", "Invalid", "Money", "NotFound", "OnefoldError",
+    "Page", "Retry", "Tx", "Unknown", "booking", "connect", "events", "idempotency", "jobs", "ledger",
+    "locks", "migrate", "operation",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in BLOCKS:
+        return importlib.import_module(BLOCKS[name])
+    raise AttributeError(f"module 'onefold' has no attribute {name!r}")

@@ -1,0 +1,48 @@
+"""Payloads to text and back, with a limit, and fingerprints that survive re-encoding."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, TypeVar
+
+import msgspec
+
+from onefold.core.errors import Invalid
+
+PAYLOAD_BYTES_MAX = 65_536  # Larger things are stored elsewhere and named by reference.
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+_canonical = msgspec.json.Encoder(order="deterministic")
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def encode(value: object, *, what: str = "payload") -> str:
+    """JSON text of `value`; Invalid when it has no JSON form or passes 64 KiB."""
+    try:
+        raw = _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Invalid("The value has no JSON form.", what=what, why=str(error)) from None
+    if len(raw) > PAYLOAD_BYTES_MAX:
+        raise Invalid(
+            "The value is too large; store it elsewhere and pass a reference.",
+            what=what, bytes=len(raw), most=PAYLOAD_BYTES_MAX,
+        )
+    return raw.decode()
+
+
+def decode(text: str, kind: type[T]) -> T:
+    """The value of type `kind` that `text` holds; Invalid when it does not fit."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        return decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid("The stored value does not fit its type.", kind=kind.__name__, why=str(error)) from None
+
+
+def fingerprint(value: object) -> str:
+    """32 hexadecimal digits of SHA-256 over canonical JSON: equal values, equal prints."""
+    return hashlib.sha256(_canonical.encode(value)).hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""The only code that knows a database driver: `Tx`, `Database`, and the two engines behind them."""

@@ -1,0 +1,177 @@
+"""One submitted function: its arguments, its options, and where its outcome goes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import xxhash
+
+from onefold.core.errors import Invalid
+
+Durability = Literal["always", "everysec"]
+Isolation = Literal["serializable", "repeatable_read", "read_committed"]
+
+DEADLINE_MS_DEFAULT = 10_000
+DEADLINE_MS_MAX = 600_000
+SPACE_NAME_LENGTH_MAX = 200
+
+_COROUTINE_OR_GENERATOR = (
+    inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+)
+
+# Seeds make ids unique, not secret; the operating system's source costs ten times as much.
+_seeds = random.Random()  # noqa: S311
+os.register_at_fork(after_in_child=_seeds.seed)
+
+#: `running.fn` is the function that this thread is running inside a transaction, or None.
+running = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What stands off the call: `db.at(...)`, `db.options(...)`, `db.reader()`.
+
+    Attributes:
+        space_name: the space of the transaction, at once the tenant and the unit of sharding.
+        deadline_ms: from submission to the start of the COMMIT; past it the call is undone.
+        durability: None takes the database's own.
+        isolation: only engine loops go below "serializable", with statements safe there.
+        read_only: a snapshot; writes are refused.
+        hot: a key for which callers queue before taking a connection.
+    """
+
+    space_name: str = ""
+    deadline_ms: int = DEADLINE_MS_DEFAULT
+    durability: Durability | None = None
+    isolation: Isolation = "serializable"
+    read_only: bool = False
+    hot: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        if not 1 <= self.deadline_ms <= DEADLINE_MS_MAX:
+            raise Invalid("deadline_ms is out of range.", deadline_ms=self.deadline_ms, most=DEADLINE_MS_MAX)
+        if len(self.space_name) > SPACE_NAME_LENGTH_MAX or "\0" in self.space_name:
+            raise Invalid("A space's name has at most 200 characters and no NUL.")
+
+
+def space_of(name: str) -> int:
+    """The number of a space: 63 bits of XXH3-64 over its name. The top 12 bits are its bucket."""
+    return xxhash.xxh3_64_intdigest(name.encode()) >> 1
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """How a function is called in metrics and warnings: "module.qualified_name"."""
+    return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', repr(fn))}"
+
+
+class Outcome(asyncio.Future[Any]):
+    """What `arun` awaits. Cancelling it withdraws the call, or else waits for its outcome.
+
+    A task that is cancelled while the function may already be running gets its CancelledError
+    only when the outcome is known; the work may then have been committed.
+    """
+
+    call: Call
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Withdraw the call if nobody took it up yet."""
+        if self.call.take():
+            return super().cancel(msg)
+        return False
+
+
+class Call:
+    """A function on its way through an engine. Exactly one taker wins `take()`."""
+
+    __slots__ = (
+        "_ticket", "args", "bell", "deadline_ns", "done", "error", "fn", "future", "kwargs", "loop",
+        "options", "result", "seed", "space", "submitted_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options, space: int
+    ) -> None:
+        code = getattr(fn, "__code__", None)
+        if (code.co_flags & _COROUTINE_OR_GENERATOR) if code else inspect.iscoroutinefunction(fn):
+            raise Invalid("run takes a plain function over tx; this one is a coroutine or generator.", fn=name_of(fn))
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.options = options
+        self.space = space
+        self.seed = _seeds.getrandbits(64)
+        self.submitted_ns = time.monotonic_ns()
+        self.deadline_ns = self.submitted_ns + options.deadline_ms * 1_000_000
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.future: Outcome | None = None
+        self.bell: threading.Lock | None = None
+        self._ticket = [None]
+
+    def take(self) -> bool:
+        """Win the right to decide this call's fate; False when somebody already did."""
+        try:
+            self._ticket.pop()  # Atomic: of two threads exactly one gets it.
+        except IndexError:
+            return False
+        return True
+
+    def outcome(self) -> Any:
+        """The result, or the error raised."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def settle_from_thread(self) -> None:
+        """Hand the outcome over from another thread than the loop's."""
+        settle([self])
+
+    def settle_future(self) -> None:
+        """Hand the outcome to the awaiting task; on its loop's thread only."""
+        future = self.future
+        if future is None or future.done():
+            return
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            future.set_result(self.result)
+
+
+def refuse_awaitable(call: Call, result: Any) -> None:
+    """Refuse a function that answered a coroutine: nothing of it ran inside the transaction."""
+    if hasattr(type(result), "__await__"):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise Invalid("run takes a plain function over tx; this one answered an awaitable.", fn=name_of(call.fn))
+
+
+def settle(calls: list[Call]) -> None:
+    """Tell all callers their outcomes: one wake-up per event loop, one per waiting thread."""
+    loops: dict[asyncio.AbstractEventLoop, list[Call]] = {}
+    for call in calls:
+        call.done = True
+        if call.loop is not None:
+            loops.setdefault(call.loop, []).append(call)
+        elif call.bell is not None:
+            call.bell.release()
+    for loop, group in loops.items():
+        try:
+            loop.call_soon_threadsafe(_settle_futures, group)
+        except RuntimeError:  # The loop was closed; nobody is left to tell.
+            continue
+
+
+def _settle_futures(calls: list[Call]) -> None:
+    for call in calls:
+        call.settle_future()

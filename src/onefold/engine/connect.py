@@ -1,0 +1,86 @@
+"""From a URL to a `Database`, and from an old schema to the one that this release needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from onefold.core.clock import Clock, SystemClock
+from onefold.core.errors import Invalid
+from onefold.engine import schema
+from onefold.engine.call import Durability
+from onefold.engine.database import Database
+from onefold.index import schema_directories
+
+_POSTGRES = ("postgresql://", "postgres://")
+
+
+def connect(
+    url: str | Path,
+    *,
+    durability: Durability = "always",
+    rehearse: bool = False,
+    clock: Clock | None = None,
+    files: Sequence[schema.SchemaFile] | None = None,
+    pool_max: int = 12,
+) -> Database:
+    """Open a database: a path for SQLite, "postgresql://..." for PostgreSQL.
+
+    SQLite creates and migrates its file by itself. PostgreSQL must have been migrated
+    (`onefold migrate URL`).
+
+    Args:
+        url: "shop.db", "/var/lib/shop.db", "sqlite:///shop.db", or a PostgreSQL URL.
+        durability: "always" waits for the disk at every commit; "everysec" may lose the last
+            second when the machine (not the process) dies.
+        rehearse: for tests; run every function, roll it back, run it again and compare, so that
+            a function that is not repeatable fails the day it is written.
+        clock: for tests; time on SQLite. PostgreSQL has the server's.
+        files: for tests; the schema files instead of those of this release.
+        pool_max: PostgreSQL connections at most, 3 to 100; two are kept for heartbeats.
+
+    Raises:
+        Conflict: the schema is newer than this release, or (PostgreSQL) not migrated.
+        Invalid: the URL or the file cannot be used.
+    """
+    text = str(url)
+    known = list(files) if files is not None else schema.load(schema_directories())
+    if text.startswith(_POSTGRES):
+        from onefold.engine.postgres.engine import PostgresEngine
+
+        return Database(
+            PostgresEngine(text, known, durability=durability, rehearse=rehearse, pool_max=pool_max), url=text
+        )
+    from onefold.engine.sqlite.engine import SqliteEngine
+
+    path = _sqlite_path(text)
+    return Database(
+        SqliteEngine(path, known, durability=durability, rehearse=rehearse, clock=clock or SystemClock()),
+        url=str(path),
+    )
+
+
+def migrate(url: str | Path, *, files: Sequence[schema.SchemaFile] | None = None) -> list[tuple[str, int]]:
+    """Bring the schema of `url` up to this release; answer the `(block, version)` applied.
+
+    Several processes may do so at once; one does the work, under a lock.
+    """
+    text = str(url)
+    known = list(files) if files is not None else schema.load(schema_directories())
+    if text.startswith(_POSTGRES):
+        from onefold.engine.postgres.migrate import migrate_postgres
+
+        return migrate_postgres(text, known)
+    from onefold.engine.sqlite.migrate import migrate_sqlite
+
+    return migrate_sqlite(_sqlite_path(text), known)
+
+
+def _sqlite_path(text: str) -> Path:
+    if "://" in text:
+        if not text.startswith("sqlite:///"):
+            raise Invalid("A URL begins with sqlite:/// or postgresql://.", url=text.split("@")[-1])
+        text = text.removeprefix("sqlite:///")
+    if not text or text.startswith((":memory:", "file:")) or "\0" in text:
+        raise Invalid("SQLite needs the path of a file; readers and other processes share it.", path=text)
+    return Path(text).absolute()

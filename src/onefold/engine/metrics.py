@@ -1,0 +1,95 @@
+"""Numbers about the engine itself, cheap enough to be always on."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+_BUCKETS = 40  # Powers of two of nanoseconds: up to 18 minutes.
+FUNCTIONS_MAX = 1_000  # Names counted one by one; later ones are counted under "other".
+
+
+class Histogram:
+    """Durations in buckets of powers of two. Not locked: a lost count is no harm here."""
+
+    __slots__ = ("counts", "sum_ns")
+
+    def __init__(self) -> None:
+        self.counts = [0] * _BUCKETS
+        self.sum_ns = 0
+
+    def record(self, ns: int) -> None:
+        """Count one duration."""
+        self.counts[min(max(ns, 1).bit_length(), _BUCKETS - 1)] += 1
+        self.sum_ns += ns
+
+    def quantile_ms(self, q: float) -> float:
+        """The upper edge of the bucket that holds the q-quantile; 0 when nothing was counted."""
+        total = sum(self.counts)
+        if not total:
+            return 0.0
+        rank, seen = q * total, 0
+        for bucket, count in enumerate(self.counts):
+            seen += count
+            if seen >= rank:
+                return (1 << bucket) / 1e6
+        return (1 << _BUCKETS) / 1e6
+
+    def summary(self) -> dict[str, float]:
+        """Count, mean, median and 99th percentile in ms."""
+        total = sum(self.counts)
+        return {
+            "count": total,
+            "mean_ms": round(self.sum_ns / total / 1e6, 4) if total else 0.0,
+            "p50_ms": self.quantile_ms(0.5),
+            "p99_ms": self.quantile_ms(0.99),
+        }
+
+
+class Metrics:
+    """What pages and `/metrics` read: see `snapshot`."""
+
+    def __init__(self) -> None:
+        self.queue_age = Histogram()
+        self.commit = Histogram()
+        self.gate_wait = Histogram()
+        self.transaction = Histogram()
+        self.batch_sizes: Counter[int] = Counter()
+        self.commits = 0
+        self.calls: Counter[str] = Counter()
+        self.aborts: Counter[tuple[str, str]] = Counter()
+        self.retries: Counter[str] = Counter()
+        self.gauges: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def abort(self, function: str, code: str) -> None:
+        """Count a call that ended in an error."""
+        self._count(self.aborts, (function, code))
+
+    def retry(self, function: str) -> None:
+        """Count an attempt that was made again."""
+        self._count(self.retries, function)
+
+    def _count(self, counter: Counter[Any], key: Any) -> None:
+        with self._lock:
+            if key not in counter and len(counter) >= FUNCTIONS_MAX:
+                key = ("other", "other") if isinstance(key, tuple) else "other"
+            counter[key] += 1
+
+    def snapshot(self) -> dict[str, Any]:
+        """All numbers as plain data."""
+        batches = sum(self.batch_sizes.values())
+        return {
+            "commits": self.commits,
+            "queue_age": self.queue_age.summary(),
+            "commit": self.commit.summary(),
+            "gate_wait": self.gate_wait.summary(),
+            "transaction": self.transaction.summary(),
+            "batch_size_mean": round(sum(k * v for k, v in self.batch_sizes.items()) / batches, 2) if batches else 0.0,
+            "aborts": [
+                {"function": f, "code": c, "count": n} for (f, c), n in sorted(self.aborts.items())
+            ],
+            "retries": [{"function": f, "count": n} for f, n in sorted(self.retries.items())],
+            **self.gauges,
+        }

@@ -1,0 +1,123 @@
+"""One literal SQL text for both engines, compiled once per text.
+
+What is written                 SQLite                  PostgreSQL
+:name                           :name                   %(name)s
+onefold.jobs                    onefold_jobs            onefold.jobs
+{for_update} {for_share}        (nothing)               FOR UPDATE, FOR SHARE
+{skip_locked}                   (nothing)               SKIP LOCKED
+{null:int} {null:text}          NULL                    CAST(NULL AS BIGINT), ... AS TEXT
+
+Schema files have these besides:
+INTEGER, REAL, BLOB, TEXT       themselves              BIGINT, DOUBLE PRECISION, BYTEA,
+BOOLEAN                         INTEGER                 TEXT COLLATE "C", BOOLEAN
+{identity}                      INTEGER PRIMARY KEY     BIGINT GENERATED ALWAYS AS IDENTITY
+                                AUTOINCREMENT           PRIMARY KEY
+{table}                         STRICT                  (nothing)
+{table:clustered}               STRICT, WITHOUT ROWID   (nothing)
+{table:hot}                     STRICT                  WITH (fillfactor=50)
+{table:clustered,hot}           STRICT, WITHOUT ROWID   WITH (fillfactor=50)
+
+Strings, quoted names and comments are left as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+from onefold.core.errors import Invalid
+
+Dialect = Literal["sqlite", "postgres"]
+
+_TOKENS = re.compile(
+    r"""(?P<literal>'(?:[^']|'')*'|"(?:[^"]|"")*")"""
+    r"""|(?P<comment>--[^\n]*)"""
+    r"""|(?P<cast>::)"""
+    r"""|(?<![\w:]):(?P<parameter>[a-z_][a-z0-9_]*)"""
+    r"""|\bonefold\.(?P<table>[a-z_][a-z0-9_]*)"""
+    r"""|\{(?P<slot>[a-z_:,]+)\}"""
+    r"""|(?P<percent>%)"""
+)
+_TYPES = re.compile(r"\b(INTEGER|REAL|BLOB|TEXT|BOOLEAN)\b")
+_FIRST_WORD = re.compile(r"\s*(?:--[^\n]*\n\s*)*([A-Za-z]+)")
+_FORBIDDEN = frozenset(
+    "begin commit rollback savepoint release end attach detach pragma vacuum set start abort prepare".split()
+)
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
+
+_SLOTS: dict[str, tuple[str, str]] = {  # slot: (SQLite, PostgreSQL)
+    "for_update": ("", "FOR UPDATE"),
+    "for_share": ("", "FOR SHARE"),
+    "skip_locked": ("", "SKIP LOCKED"),
+    "null:int": ("NULL", "CAST(NULL AS BIGINT)"),
+    "null:text": ("NULL", "CAST(NULL AS TEXT)"),
+    "identity": (
+        "INTEGER PRIMARY KEY AUTOINCREMENT",
+        "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    ),
+    "table": ("STRICT", ""),
+    "table:clustered": ("STRICT, WITHOUT ROWID", ""),
+    "table:hot": ("STRICT", "WITH (fillfactor=50)"),
+    "table:clustered,hot": ("STRICT, WITHOUT ROWID", "WITH (fillfactor=50)"),
+}
+_TYPES_OF: dict[str, tuple[str, str]] = {
+    "INTEGER": ("INTEGER", "BIGINT"),
+    "REAL": ("REAL", "DOUBLE PRECISION"),
+    "BLOB": ("BLOB", "BYTEA"),
+    "TEXT": ("TEXT", 'TEXT COLLATE "C"'),
+    "BOOLEAN": ("INTEGER", "BOOLEAN"),
+}
+
+
+class Statement(NamedTuple):
+    """A text as one driver takes it."""
+
+    text: str
+    parameters: frozenset[str]
+    writes: bool
+
+
+def compile_statement(sql: str, dialect: Dialect) -> Statement:
+    """Compile one statement of a block; Invalid when it would end the transaction."""
+    found = _FIRST_WORD.match(sql)
+    word = found[1].lower() if found else ""
+    if word in _FORBIDDEN or not word:
+        raise Invalid("A function over tx neither begins nor ends transactions.", word=word)
+    parameters: set[str] = set()
+    text = _rewrite(sql, dialect, parameters)
+    reads = word in {"select", "values", "explain"} or (word == "with" and not _WRITES.search(sql))
+    return Statement(text, frozenset(parameters), not reads)
+
+
+def compile_schema(script: str, dialect: Dialect) -> list[str]:
+    """The statements of a schema file, in order. A statement ends with ";" at a line's end."""
+    statements: list[str] = []
+    for raw in re.split(r";[ \t]*(?:--[^\n]*)?(?:\n|\Z)", script):
+        text = "\n".join(line.split("--")[0].rstrip() for line in raw.splitlines())
+        if not text.strip():
+            continue
+        column = 0 if dialect == "sqlite" else 1
+        text = _TYPES.sub(lambda found: _TYPES_OF[found[1]][column], text)
+        statements.append(_rewrite(text, dialect, set()).replace("%%", "%").strip())
+    return statements
+
+
+def _rewrite(sql: str, dialect: Dialect, parameters: set[str]) -> str:
+    sqlite = dialect == "sqlite"
+
+    def replace(found: re.Match[str]) -> str:
+        if name := found["parameter"]:
+            parameters.add(name)
+            return f":{name}" if sqlite else f"%({name})s"
+        if table := found["table"]:
+            return f"onefold_{table}" if sqlite else f"onefold.{table}"
+        if slot := found["slot"]:
+            if slot not in _SLOTS:
+                raise Invalid("The SQL text has an unknown slot.", slot=slot)
+            return _SLOTS[slot][0 if sqlite else 1]
+        if found["percent"]:
+            return "%" if sqlite else "%%"
+        literal = found[0]
+        return literal if sqlite else literal.replace("%", "%%")
+
+    return _TOKENS.sub(replace, sql)

@@ -1,0 +1,1 @@
+"""The embedded engine: one file, one writer at a time, group commit, snapshot readers."""

@@ -1,0 +1,105 @@
+"""Opening SQLite the one way that suits us, and its errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sqlite3
+import sys
+from pathlib import Path
+
+from onefold.core.errors import Conflict, Invalid, OnefoldError, Retry, Unknown
+from onefold.engine.call import Durability
+
+VERSION_MIN = (3, 40, 0)
+CACHED_STATEMENTS = 512
+BUSY_TIMEOUT_S = 5.0  # For writers that do not take the gate; ours never meet.
+CACHE_KIB = 65_536
+CHECKPOINT_PAGES = 2_000
+
+SYNCHRONOUS: dict[Durability, str] = {"always": "FULL", "everysec": "NORMAL"}
+
+
+def open_connection(path: Path, *, readonly: bool = False, durability: Durability = "always") -> sqlite3.Connection:
+    """A connection in WAL mode, in autocommit, usable from any one thread at a time.
+
+    A writer must be opened under the gate: it may set the journal mode and recover the WAL.
+    """
+    if sqlite3.sqlite_version_info < VERSION_MIN:
+        raise Invalid("SQLite 3.40 or newer is needed.", have=sqlite3.sqlite_version)
+    try:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS,
+            timeout=BUSY_TIMEOUT_S,
+        )
+    except sqlite3.Error as error:
+        raise Invalid("The database file cannot be opened.", path=str(path), why=str(error)) from error
+    try:
+        if readonly:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        else:
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise Invalid("The file system does not support WAL; use a local disk.", path=str(path), mode=mode)
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if sys.platform == "darwin":
+            connection.execute("PRAGMA fullfsync = ON")
+            connection.execute("PRAGMA checkpoint_fullfsync = ON")
+    except sqlite3.Error as error:
+        connection.close()
+        raise translated(error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def wal_of(path: Path) -> Path:
+    """Where SQLite keeps the write-ahead log; it may be opened, the file itself may not."""
+    return path.with_name(path.name + "-wal")
+
+
+def steady_heap() -> None:
+    """Keep glibc from giving the heap's top back after each RETURNING: two brk calls a statement.
+
+    Measured 11.4 us against 3.6 us for an upsert with RETURNING. Harmless elsewhere.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+            libc.mallopt(-2, 1 << 20)  # M_TOP_PAD
+
+
+def translated(error: Exception, *, at_commit: bool = False) -> OnefoldError:
+    """A driver error as one of ours. No driver error leaves the engine."""
+    name: str = getattr(error, "sqlite_errorname", None) or ""
+    why = str(error)
+    if name in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"}:
+        return Conflict("A row with this key exists already.", code="unique", why=why)
+    if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
+        return Conflict("A row that this one refers to is missing, or still referred to.", code="reference", why=why)
+    if name.startswith("SQLITE_CONSTRAINT"):
+        return Invalid("A constraint of the table refuses the row.", code="check", why=why)
+    if name == "SQLITE_INTERRUPT":
+        return Retry("The deadline passed; the call was undone.", code="deadline")
+    if name == "SQLITE_FULL":
+        return Retry("The disk is full; nothing was written. Make room and repeat.", code="disk_full")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return Retry("Another program holds the file without taking the gate; see `onefold doctor`.", code="busy")
+    if name.startswith("SQLITE_IOERR"):
+        if at_commit:
+            return Unknown("The disk failed at COMMIT; the outcome cannot be told.", code="io_error", why=why)
+        return Retry("The disk failed; the call was undone.", code="io_error", why=why)
+    if name == "SQLITE_READONLY":
+        return Invalid("A reader cannot write, or the file is read-only.", code="read_only", why=why)
+    if name in {"SQLITE_CORRUPT", "SQLITE_NOTADB"}:
+        return Invalid("The file is not a healthy SQLite database; see `onefold doctor`.", code="corrupt", why=why)
+    if isinstance(error, sqlite3.ProgrammingError):
+        return Invalid("The SQL text and its parameters do not fit.", code="statement", why=why)
+    return Invalid("SQLite refuses the statement.", code="statement", why=why)

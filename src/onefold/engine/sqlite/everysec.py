@@ -1,0 +1,38 @@
+"""Durability "everysec": commits do not wait for the disk, a timer brings the WAL there each second."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from onefold.engine.sqlite.connection import wal_of
+from onefold.host.files import sync_file
+
+_log = logging.getLogger("onefold.everysec")
+
+PERIOD_S = 1.0
+
+
+class EverySecond:
+    """What a machine's death may cost is what was committed since the last tick."""
+
+    def __init__(self, path: Path) -> None:
+        self._wal = wal_of(path)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="onefold-everysec", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Sync once more and stop."""
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        last = False
+        while not last:
+            last = self._stop.wait(PERIOD_S)
+            try:
+                sync_file(self._wal)
+            except OSError:
+                _log.exception("the WAL could not be synced; what was committed since may be lost with the machine")

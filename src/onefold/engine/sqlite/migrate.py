@@ -1,0 +1,47 @@
+"""SQLite migrates itself: under the gate, in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from onefold.core.errors import Invalid
+from onefold.engine import schema
+from onefold.engine.sqlite.connection import open_connection, translated
+from onefold.host.gate import Gate
+
+
+def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple[str, int]]:
+    """Apply what is missing; answer what was applied. Several processes may call it at once."""
+    if not path.parent.is_dir():
+        raise Invalid("The folder of the database file does not exist.", folder=str(path.parent))
+    try:
+        gate = Gate(path)
+    except OSError as error:
+        raise Invalid("The folder of the database file cannot be written.", path=str(path), why=str(error)) from error
+    try:
+        gate.acquire()
+        connection = open_connection(path)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            todo = schema.missing(files, _applied(connection))
+            schema.apply(todo, "sqlite", connection.execute, now_ms=time.time_ns() // 1_000_000)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise translated(error) from error
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+    finally:
+        gate.close()
+    return [(file.block, file.version) for file in todo]
+
+
+def _applied(connection: sqlite3.Connection) -> list[tuple[str, int, str]]:
+    exists = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'onefold_schema'")
+    if exists.fetchone() is None:
+        return []
+    return connection.execute("SELECT block, version, digest FROM onefold_schema").fetchall()

@@ -1,0 +1,114 @@
+"""`Tx` over one SQLite connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any, LiteralString
+
+from onefold.core.errors import Doomed, Invalid
+from onefold.engine.sql import Statement, compile_statement
+from onefold.engine.sqlite.connection import translated
+from onefold.engine.tx import Row, Tx
+from onefold.engine.values import check_parameters
+
+STATEMENTS_MAX = 10_000
+OVER = Doomed("The function has returned; its tx is over.", code="over")
+
+_statements: dict[str, Statement] = {}
+
+
+class SqliteTx(Tx):
+    """One attempt on the writer's or a reader's cursor."""
+
+    __slots__ = ("_cursor",)
+
+    def __init__(self, cursor: sqlite3.Cursor, *, space: int, space_name: str, now_ms: int, seed: int) -> None:
+        super().__init__(space=space, space_name=space_name, now_ms=now_ms, seed=seed)
+        self._cursor = cursor
+
+    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
+        """See `Tx.one`."""
+        rows = self.all(sql, **parameters)
+        if len(rows) > 1:
+            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
+            self.doom(error)
+            raise error
+        return rows[0] if rows else None
+
+    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
+        """See `Tx.all`."""
+        if self._doom is not None:
+            self._check_alive()
+        try:
+            statement = _statements.get(sql) or _compiled(sql)
+            check_parameters(parameters)
+            parameters["space"] = self.space
+            parameters["now_ms"] = self.now_ms
+            return self._cursor.execute(statement.text, parameters).fetchall()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def run(self, sql: LiteralString, /, **parameters: Any) -> None:
+        """See `Tx.run`."""
+        self.all(sql, **parameters)
+
+    def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """See `Tx.many`."""
+        if self._doom is not None:
+            self._check_alive()
+        bound = {"space": self.space, "now_ms": self.now_ms}
+        try:
+            statement = _statements.get(sql) or _compiled(sql)
+            ready: list[dict[str, Any]] = []
+            for row in rows:
+                values = {**row, **bound}
+                check_parameters(values)
+                ready.append(values)
+            self._cursor.executemany(statement.text, ready)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def try_claim(self, name: str, /) -> bool:
+        """See `Tx.try_claim`. There is one writer: nobody else is in flight."""
+        return True
+
+    def _add(self, key: str, delta: int) -> None:
+        # One writer at a time: there is no hot row to avoid, so the total is kept directly.
+        self.run(
+            """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :delta)
+               ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + :delta""",
+            key=key, delta=delta,
+        )
+
+    def _savepoint_begin(self, depth: int) -> None:
+        self._raw(f"SAVEPOINT p{depth}")
+
+    def _savepoint_end(self, depth: int, *, keep: bool) -> None:
+        if not keep:
+            self._raw(f"ROLLBACK TO p{depth}")
+        self._raw(f"RELEASE p{depth}")
+
+    def _raw(self, sql: str) -> None:
+        try:
+            self._cursor.execute(sql)
+        except sqlite3.Error as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        """Doom the transaction; a driver's error is raised as one of ours."""
+        if isinstance(error, (sqlite3.Error, OverflowError)):
+            ours = translated(error)
+            self.doom(ours)
+            raise ours from error
+        self.doom(error)
+
+
+def _compiled(sql: str) -> Statement:
+    if len(_statements) >= STATEMENTS_MAX:
+        raise Invalid("Too many different SQL texts; pass values as parameters.", most=STATEMENTS_MAX)
+    statement = _statements[sql] = compile_statement(sql, "sqlite")
+    return statement

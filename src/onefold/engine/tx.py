@@ -1,0 +1,242 @@
+"""`Tx`: what a block sees of the database, and nothing more.
+
+A function over `tx` may run several times; only its last run counts. So it reads time, ids
+and randomness from `tx`, does no I/O, waits for nothing, and keeps its hands off the world:
+`emit`, `wake` and `on_commit` take effect after the COMMIT, once, or never.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Concatenate, LiteralString, ParamSpec, TypeVar
+
+import xxhash
+
+from onefold.core.errors import Doomed, Invalid
+from onefold.core.ids import PREFIX_LENGTH_MAX, make_id
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Row = tuple[Any, ...]
+
+COUNTER_KEY_LENGTH_MAX = 200
+HINTS_MAX = 10_000  # Facts, wakes and callbacks of one transaction, each.
+
+
+class Tx:
+    """One attempt at one transaction in one space. Dead after the function returned."""
+
+    __slots__ = (
+        "_callbacks", "_depth", "_doom", "_facts", "_ids", "_random", "_seed", "_wakes",
+        "now_ms", "space", "space_name",
+    )  # fmt: skip
+
+    def __init__(self, *, space: int, space_name: str, now_ms: int, seed: int) -> None:
+        #: First column of every key; bound as `:space` by the engine.
+        self.space = space
+        self.space_name = space_name
+        #: Milliseconds since 1970, the same during the whole attempt; bound as `:now_ms`.
+        self.now_ms = now_ms
+        self._seed = seed
+        self._ids = 0
+        self._random: random.Random | None = None
+        self._doom: BaseException | None = None
+        self._depth = 0
+        self._facts: list[tuple[str, dict[str, Any]]] = []
+        self._wakes: list[str] = []
+        self._callbacks: list[Callable[[], object]] = []
+
+    # -- statements; each engine has its own -------------------------------------------
+
+    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
+        """Run a statement and answer its only row, or None when there is none.
+
+        Raises:
+            Invalid: it gave more than one row, or a parameter has no place in a column.
+            Conflict: a unique key or reference refused it.
+        """
+        raise NotImplementedError
+
+    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
+        """Run a statement and answer all its rows. Put a LIMIT in the text."""
+        raise NotImplementedError
+
+    def run(self, sql: LiteralString, /, **parameters: Any) -> None:
+        """Run a statement for its effect. It may be sent together with later ones.
+
+        When you need to know what it touched, use RETURNING with `one` or `all`. Its error may
+        come at a later statement or at the commit.
+        """
+        raise NotImplementedError
+
+    def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """Like `run`, once for every row, for less than the price of single calls."""
+        raise NotImplementedError
+
+    def _savepoint_begin(self, depth: int) -> None:
+        raise NotImplementedError
+
+    def _savepoint_end(self, depth: int, *, keep: bool) -> None:
+        raise NotImplementedError
+
+    # -- time, ids, randomness ----------------------------------------------------------
+
+    def new_id(self, prefix: str) -> str:
+        """A new sortable id such as "job_0190…"; a repeated attempt may give the same ones."""
+        if not (prefix.isalpha() and len(prefix) <= PREFIX_LENGTH_MAX):
+            raise Invalid("An id's prefix is 1 to 16 letters.", prefix=prefix)
+        identifier = make_id(prefix, now_ms=self.now_ms, count=self._ids, seed=self._seed)
+        self._ids += 1
+        return identifier
+
+    @property
+    def random(self) -> random.Random:
+        """A generator seeded per call, so that a repeated attempt draws the same. Not for secrets."""
+        if self._random is None:
+            self._random = random.Random(self._seed)  # noqa: S311  Not for secrets, as said.
+        return self._random
+
+    # -- what happens after the commit ----------------------------------------------------
+
+    def emit(self, fact: LiteralString, /, **facts: Any) -> None:
+        """Tell subscribers in this process that something happened, once it is committed."""
+        _bounded(self._facts)
+        self._facts.append((fact, facts))
+
+    def wake(self, topic: str, /) -> None:
+        """Wake whoever waits for `topic`, in every process, after the commit.
+
+        A hint only: it may be lost or come late, so every waiter polls as well.
+        """
+        if topic not in self._wakes:
+            _bounded(self._wakes)
+            self._wakes.append(topic)
+
+    def on_commit(self, callback: Callable[[], object], /) -> None:
+        """Call back after the commit, in commit order, on a thread of the engine's.
+
+        At most once, and lost when the process dies: for hints, never for effects.
+        """
+        _bounded(self._callbacks)
+        self._callbacks.append(callback)
+
+    # -- parts that may fail --------------------------------------------------------------
+
+    def savepoint(self) -> Savepoint:
+        """`with tx.savepoint():` makes the block all-or-nothing inside the transaction.
+
+        An error that leaves the block undoes it, and the transaction lives on.
+        """
+        return Savepoint(self)
+
+    def doom(self, error: BaseException) -> None:
+        """Refuse everything but the end: after an error outside a savepoint only rollback is safe."""
+        if self._doom is None:
+            self._doom = error
+
+    # -- names claimed until the end of the transaction -----------------------------------
+
+    def try_claim(self, name: str, /) -> bool:
+        """Claim `name` in this space until the transaction ends; False when another one has it.
+
+        Never waits. For duplicates in flight; the outcome must still rest on a unique key.
+        """
+        number = xxhash.xxh3_64_intdigest(f"{self.space}/{name}".encode()) - (1 << 63)
+        row = self.one("SELECT pg_try_advisory_xact_lock(:number) -- :space is in the number", number=number)
+        return bool(row and row[0])
+
+    # -- counters without hot rows --------------------------------------------------------
+
+    def add(self, key: str, delta: int, /) -> None:
+        """Add `delta` to the counter `key` without locking it; read it with `total`.
+
+        Adds commute: thousands of transactions may add to one key at once. Where a limit must
+        hold, lock the row that carries the amount instead.
+        """
+        if not 1 <= len(key) <= COUNTER_KEY_LENGTH_MAX:
+            raise Invalid("A counter's key has 1 to 200 characters.", length=len(key))
+        self._add(key, delta)
+
+    def _add(self, key: str, delta: int) -> None:
+        raise NotImplementedError
+
+    def total(self, key: str, /) -> int:
+        """What was ever added to the counter `key`, exactly; 0 for one never used."""
+        row = self.one(
+            """SELECT coalesce((SELECT total FROM onefold.counter_totals
+                                WHERE space = :space AND key = :key), 0)
+                    + coalesce((SELECT sum(delta) FROM onefold.counter_deltas
+                                WHERE space = :space AND key = :key), 0)""",
+            key=key,
+        )
+        assert row is not None
+        return int(row[0])
+
+    def _check_alive(self) -> None:
+        if self._doom is not None:
+            raise Doomed(
+                "The transaction had an error and can only roll back; use tx.savepoint() or try_ forms."
+            ) from self._doom
+
+
+class Savepoint:
+    """See `Tx.savepoint`."""
+
+    __slots__ = ("_ids", "_marks", "_tx")
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+
+    def __enter__(self) -> Tx:
+        """Mark the place to come back to."""
+        tx = self._tx
+        tx._check_alive()
+        tx._savepoint_begin(tx._depth + 1)
+        tx._depth += 1
+        self._marks = (len(tx._facts), len(tx._wakes), len(tx._callbacks))
+        return tx
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Keep the block, or undo it when an error leaves it or was swallowed inside it."""
+        tx = self._tx
+        doom, tx._doom = tx._doom, None
+        keep = error is None and doom is None
+        depth, tx._depth = tx._depth, tx._depth - 1
+        try:
+            tx._savepoint_end(depth, keep=keep)
+        except BaseException as lost:
+            tx.doom(lost)
+            raise
+        if keep:
+            return
+        facts, wakes, callbacks = self._marks
+        del tx._facts[facts:], tx._wakes[wakes:], tx._callbacks[callbacks:]
+        if error is None:
+            raise Doomed("An error was swallowed inside the savepoint; it was undone.") from doom
+
+
+def operation(fn: Callable[Concatenate[Tx, P], R]) -> Callable[Concatenate[Tx, P], R]:
+    """Mark a block's public function: whatever leaves it as an error dooms the transaction.
+
+    So a caller that swallows the error cannot commit the half that was done before it.
+    """
+
+    @functools.wraps(fn)
+    def call(tx: Tx, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return fn(tx, *args, **kwargs)
+        except BaseException as error:
+            tx.doom(error)
+            raise
+
+    return call
+
+
+def _bounded(hints: list[Any]) -> None:
+    if len(hints) >= HINTS_MAX:
+        raise Invalid("A transaction gives at most 10,000 hints of a kind.", most=HINTS_MAX)

@@ -1,0 +1,37 @@
+"""Who a process is, beyond its number: a pid is used again, a pid with its start time is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks since boot at which `pid` started; None when it is gone or not told here."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    # The name in parentheses may hold spaces; field 22 of proc(5) counts from the pid.
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def identity() -> str:
+    """This process as "pid start_time"; the time is 0 where the system does not tell."""
+    pid = os.getpid()
+    return f"{pid} {start_time(pid) or 0}"
+
+
+def is_alive(who: str) -> bool:
+    """Whether the process that `identity` named still runs."""
+    pid, _, started = who.partition(" ")
+    now = start_time(int(pid))
+    if now is not None:
+        return started in {"0", str(now)}
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not Path("/proc/self").exists()  # With /proc, no entry means no process.
