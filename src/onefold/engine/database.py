@@ -109,6 +109,8 @@ class Database(Handle):
     def __init__(self, engine: Engine, *, url: str) -> None:
         super().__init__(engine, Options())
         self.url = url
+        #: Functions that give more numbers for `metrics`, such as the loops' lag.
+        self.gauge_sources: list[Callable[[], dict[str, float]]] = []
 
     @property
     def dialect(self) -> Literal["sqlite", "postgres"]:
@@ -126,7 +128,10 @@ class Database(Handle):
     def metrics(self) -> dict[str, Any]:
         """Numbers about the engine itself, as plain data."""
         self._engine.refresh_gauges()
-        return self._engine.metrics.snapshot()
+        numbers = self._engine.metrics.snapshot()
+        for source in tuple(self.gauge_sources):
+            numbers.update(source())
+        return numbers
 
     def close(self) -> None:
         """Finish what was admitted, then give back all files, connections and threads."""

@@ -6,6 +6,7 @@ it is written, not the day a conflict makes the engine repeat it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ class Rehearsal:
             self.result = fn(tx, *args, **kwargs)
         except BaseException as error:
             self.error = error
+        if inspect.iscoroutine(self.result):
+            self.result.close()  # The run that counts is refused for it.
 
     def compared(self, fn: Callable[..., Any], tx: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run `fn` for good. Invalid (code "not_repeatable") when it ends otherwise than before."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 from onefold.host.processes import identity, is_alive
@@ -53,6 +54,30 @@ class Gate:
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
         os.pwrite(self._gate, self._me, 0)
+
+    def acquire_within(self, seconds: float) -> bool:
+        """Take it in the order of asking; False when the time ran out, and then this gate is closed."""
+        if self.try_acquire():
+            return True
+        # flock(2) knows no time limit, so a thread sleeps in it; one that is too late gives back.
+        lock = threading.Lock()
+        outcome: list[bool] = []
+        arrived = threading.Event()
+
+        def wait() -> None:
+            self.acquire()
+            with lock:
+                outcome.append(True)
+                late = len(outcome) > 1
+            arrived.set()
+            if late:
+                self.close()
+
+        threading.Thread(target=wait, name="onefold-gate", daemon=True).start()
+        arrived.wait(seconds)
+        with lock:
+            outcome.append(False)
+            return outcome[0]
 
     def release(self) -> None:
         """Give it to whoever waits longest."""

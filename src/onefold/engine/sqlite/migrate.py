@@ -8,10 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from onefold.core.errors import Invalid
+from onefold.core.errors import Invalid, Retry
 from onefold.engine import schema
 from onefold.engine.sqlite.connection import open_connection, translated
 from onefold.host.gate import Gate
+
+GATE_WAIT_S = 30.0
 
 
 def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple[str, int]]:
@@ -22,8 +24,9 @@ def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple
         gate = Gate(path)
     except OSError as error:
         raise Invalid("The folder of the database file cannot be written.", path=str(path), why=str(error)) from error
+    if not gate.acquire_within(GATE_WAIT_S):
+        raise Retry("Another process holds the file and does not let go.", code="gate", holder=gate.holder())
     try:
-        gate.acquire()
         connection = open_connection(path)
         try:
             connection.execute("BEGIN IMMEDIATE")

@@ -78,6 +78,8 @@ class Wakes:
         """Leave the folder and stop."""
         self._closing = True
         self._ring.set()
+        with contextlib.suppress(OSError):
+            self._sender.sendto(b"", self._address(self._name))  # The listener looks up.
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=2)

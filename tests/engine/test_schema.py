@@ -1,0 +1,98 @@
+"""Schema files: numbered, applied once, never edited; newer ones refused."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import onefold
+from onefold import Conflict, Invalid
+from onefold.engine import schema
+from onefold.engine.schema import SchemaFile
+from onefold.index import schema_directories
+
+FIRST = SchemaFile("toy", 1, "CREATE TABLE onefold.toys (space INTEGER NOT NULL, id TEXT NOT NULL, PRIMARY KEY (space, id)) {table:clustered};\n")
+SECOND = SchemaFile("toy", 2, "ALTER TABLE onefold.toys ADD COLUMN size INTEGER;\nCREATE INDEX onefold_toys_size ON onefold.toys (space, size);\n")
+ENGINE = schema.load([])
+
+
+def structure(path: Path) -> list[tuple[str, str]]:
+    connection = sqlite3.connect(path)
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
+    connection.close()
+    return found
+
+
+def test_fresh_equals_migrated(tmp_path: Path) -> None:
+    onefold.connect(tmp_path / "old.db", files=[*ENGINE, FIRST]).close()
+    onefold.connect(tmp_path / "old.db", files=[*ENGINE, FIRST, SECOND]).close()
+    onefold.connect(tmp_path / "new.db", files=[*ENGINE, FIRST, SECOND]).close()
+    assert structure(tmp_path / "old.db") == structure(tmp_path / "new.db")
+
+
+def test_migrating_twice_applies_nothing(tmp_path: Path) -> None:
+    assert len(onefold.migrate(tmp_path / "a.db", files=[*ENGINE, FIRST])) == len(ENGINE) + 1
+    assert onefold.migrate(tmp_path / "a.db", files=[*ENGINE, FIRST]) == []
+    assert onefold.migrate(tmp_path / "a.db", files=[*ENGINE, FIRST, SECOND]) == [("toy", 2)]
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    onefold.connect(tmp_path / "a.db", files=[*ENGINE, FIRST, SECOND]).close()
+    with pytest.raises(Conflict) as newer:
+        onefold.connect(tmp_path / "a.db", files=[*ENGINE, FIRST])
+    assert newer.value.code == "schema_newer"
+
+
+def test_an_edited_file_is_refused(tmp_path: Path) -> None:
+    onefold.connect(tmp_path / "a.db", files=[*ENGINE, FIRST]).close()
+    with pytest.raises(Conflict) as edited:
+        onefold.connect(tmp_path / "a.db", files=[*ENGINE, SchemaFile("toy", 1, FIRST.text + "-- changed\n")])
+    assert edited.value.code == "schema_edited"
+
+
+def test_a_failing_file_leaves_nothing(tmp_path: Path) -> None:
+    broken = SchemaFile("toy", 2, "CREATE TABLE onefold.half (a INTEGER) {table};\nCREATE TABLE nonsense nonsense;\n")
+    onefold.connect(tmp_path / "a.db", files=[*ENGINE, FIRST]).close()
+    before = structure(tmp_path / "a.db")
+    with pytest.raises(Invalid):
+        onefold.connect(tmp_path / "a.db", files=[*ENGINE, FIRST, broken])
+    assert structure(tmp_path / "a.db") == before
+
+
+def test_files_without_gaps(tmp_path: Path) -> None:
+    (tmp_path / "002.sql").write_text("SELECT 1;")
+    with pytest.raises(Invalid, match="without gaps"):
+        schema.load([("toy", tmp_path)])
+
+
+def test_every_shipped_file_can_be_read() -> None:
+    files = schema.load(schema_directories())
+    assert {"engine"} <= {file.block for file in files}
+    for file in files:
+        assert file.statements("sqlite")
+        assert file.statements("postgres")
+
+
+def test_two_versions_starting_together(tmp_path: Path) -> None:
+    """Old and new program at once: the old one works or is refused, never breaks; the file ends new."""
+    path = tmp_path / "a.db"
+    program = (
+        "import sys, onefold\nfrom onefold.engine import schema\n"
+        f"toy = [schema.SchemaFile('toy', 1, {FIRST.text!r}), schema.SchemaFile('toy', 2, {SECOND.text!r})]\n"
+        "files = [*schema.load([]), *toy[:int(sys.argv[1])]]\n"
+        "try:\n    onefold.connect(sys.argv[2], files=files).close()\n"
+        "except onefold.Conflict as error:\n    print(error.code)\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(1 + n % 2), str(path)], stdout=subprocess.PIPE, text=True)
+        for n in range(6)
+    ]
+    answers = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert set(answers) <= {"", "schema_newer"}
+    assert set(answers[1::2]) == {""}
+    onefold.connect(path, files=[*ENGINE, FIRST, SECOND]).close()

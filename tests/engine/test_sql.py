@@ -1,0 +1,70 @@
+"""One text for both engines."""
+
+from __future__ import annotations
+
+import pytest
+
+from onefold import Invalid
+from onefold.engine.sql import compile_schema, compile_statement
+
+
+@pytest.mark.parametrize(
+    ("sql", "sqlite", "postgres"),
+    [
+        ("SELECT a FROM onefold.t WHERE b = :b", "SELECT a FROM onefold_t WHERE b = :b", "SELECT a FROM onefold.t WHERE b = %(b)s"),
+        ("SELECT ':b onefold.t %' FROM onefold.t", "SELECT ':b onefold.t %' FROM onefold_t", "SELECT ':b onefold.t %%' FROM onefold.t"),
+        ("SELECT a % 2 FROM onefold.t", "SELECT a % 2 FROM onefold_t", "SELECT a %% 2 FROM onefold.t"),
+        ("SELECT 1 {for_update} {skip_locked}", "SELECT 1  ", "SELECT 1 FOR UPDATE SKIP LOCKED"),
+        ("SELECT {null:int}", "SELECT NULL", "SELECT CAST(NULL AS BIGINT)"),
+        ("SELECT '2'::text -- :not a parameter", "SELECT '2'::text -- :not a parameter", "SELECT '2'::text -- :not a parameter"),
+    ],
+)  # fmt: skip
+def test_a_text_is_rewritten_for_each_engine(sql: str, sqlite: str, postgres: str) -> None:
+    assert compile_statement(sql, "sqlite").text == sqlite
+    assert compile_statement(sql, "postgres").text == postgres
+
+
+@pytest.mark.parametrize(
+    ("sql", "writes"),
+    [
+        ("SELECT 1 {for_update}", False), ("INSERT INTO onefold.t (a) VALUES (1)", True), ("delete from onefold.t", True),
+        ("WITH x AS (SELECT 1) SELECT 1 FROM x", False), ("WITH x AS (SELECT 1) UPDATE onefold.t SET a = 1", True),
+        ("-- why\n SELECT 1", False),
+    ],
+)  # fmt: skip
+def test_it_is_known_what_writes(sql: str, writes: bool) -> None:
+    assert compile_statement(sql, "postgres").writes is writes
+
+
+def test_parameters_are_found() -> None:
+    assert compile_statement("SELECT :a, :b_c2, 'x:y', a::text FROM onefold.t", "sqlite").parameters == {"a", "b_c2"}
+
+
+def test_an_unknown_slot_is_refused() -> None:
+    with pytest.raises(Invalid, match="slot"):
+        compile_statement("SELECT {nonsense}", "sqlite")
+
+
+def test_a_schema_is_rewritten_for_each_engine() -> None:
+    script = """
+-- The toys; INTEGER and TEXT here are words, not types.
+CREATE TABLE onefold.toys (
+    id    {identity}, -- Of one cluster.
+    name  TEXT    NOT NULL CHECK (name <> ';'),
+    size  INTEGER,
+    alive BOOLEAN,
+    body  BLOB
+) {table:hot};
+CREATE INDEX onefold_toys_name ON onefold.toys (name);
+"""
+    sqlite = compile_schema(script, "sqlite")
+    postgres = compile_schema(script, "postgres")
+    assert len(sqlite) == len(postgres) == 2
+    assert "onefold_toys" in sqlite[0]
+    assert sqlite[0].endswith(") STRICT")
+    assert "INTEGER PRIMARY KEY AUTOINCREMENT" in sqlite[0]
+    assert "size  BIGINT" in postgres[0]
+    assert 'name  TEXT COLLATE "C"' in postgres[0]
+    assert "BYTEA" in postgres[0]
+    assert postgres[0].endswith("WITH (fillfactor=50)")
+    assert "';'" in postgres[0]

@@ -1,0 +1,323 @@
+"""Several processes on one file: the gate, its fairness, a holder's death, forks, wake-ups."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import onefold
+from onefold import Retry, Tx
+from onefold.host.gate import Gate
+from onefold.host.processes import identity, is_alive, start_time
+
+INCREMENT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)
+               ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + 1 RETURNING total"""
+
+WORKER = """
+import sys, time, json, onefold
+path, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+sql = %r
+db = onefold.connect(path)
+print("ready", flush=True)
+sys.stdin.readline()
+until, slowest, count = time.monotonic() + seconds, 0.0, 0
+while time.monotonic() < until:
+    before = time.monotonic()
+    db.run(lambda tx: (tx.one(sql, key="all"), tx.one(sql, key=name)))
+    slowest = max(slowest, time.monotonic() - before)
+    count += 1
+print(json.dumps({"count": count, "slowest": slowest}), flush=True)
+db.close()
+""" % INCREMENT
+
+
+def total(tx: Tx, key: str) -> int:
+    row = tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = :key", key=key)
+    return row[0] if row else 0
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def test_four_processes_share_fairly_and_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    processes = [start(WORKER, str(path), f"p{n}", "1.5") for n in range(4)]  # All create and migrate at once.
+    for process in processes:
+        assert line(process) == "ready"
+    for process in processes:
+        go(process)
+    results = [json.loads(line(process)) for process in processes]
+    for process in processes:
+        assert process.wait(20) == 0
+        process.stdin.close()
+        process.stdout.close()
+    counts = [result["count"] for result in results]
+    with onefold.connect(path) as db:
+        assert db.run(total, "all") == sum(counts)
+        assert [db.run(total, f"p{n}") for n in range(4)] == counts
+    assert min(counts) > 0.5 * max(counts), f"unfair: {counts}"
+    assert max(result["slowest"] for result in results) < 1.0, "busy handlers starve; the gate must not"
+
+
+def test_a_killed_holder_frees_the_gate(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    db = onefold.connect(path)
+    holder = start(
+        "import onefold, sys\n"
+        "def holds(tx):\n"
+        f"    tx.one({INCREMENT!r}, key='half')\n"
+        "    print('in', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        f"onefold.connect({str(path)!r}).options(deadline_ms=600_000).run(holds)"
+    )
+    assert line(holder) == "in"
+    with db:
+        with pytest.raises(Retry) as late:
+            db.options(deadline_ms=300).run(lambda tx: tx.one(INCREMENT, key="a"))
+        assert late.value.code == "gate"
+        assert late.value.facts["holder"] == f"pid {holder.pid}"
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait(10)
+        db.run(lambda tx: tx.one(INCREMENT, key="a"))
+        assert db.run(total, "a") == 1
+        assert db.run(total, "half") == 0
+    holder.stdin.close()
+    holder.stdout.close()
+
+
+def test_connecting_behind_a_holder_ends_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onefold.engine.sqlite.migrate.GATE_WAIT_S", 0.2)
+    path = tmp_path / "a.db"
+    other = Gate(path)
+    other.acquire()
+    with pytest.raises(Retry) as late:
+        onefold.connect(path)
+    assert late.value.facts["holder"] == f"pid {os.getpid()}"
+    other.release()
+    onefold.connect(path).close()
+    other.close()
+
+
+def test_a_reader_does_not_wait_for_the_gate(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with onefold.connect(path) as db:
+        db.run(lambda tx: tx.one(INCREMENT, key="a"))
+        other = Gate(path)
+        other.acquire()
+        assert db.reader().run(total, "a") == 1
+        other.close()
+
+
+def test_the_gate_lets_nobody_overtake(tmp_path: Path) -> None:
+    first, second, third = (Gate(tmp_path / "g") for _ in range(3))
+    first.acquire()
+    got = threading.Event()
+
+    def waits() -> None:
+        second.acquire()
+        got.set()
+
+    thread = threading.Thread(target=waits)
+    thread.start()
+    turn = os.open(tmp_path / "g-turn", os.O_RDWR)
+    while True:  # Until the second one queues, which shows in the turn being taken.
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            break
+        fcntl.flock(turn, fcntl.LOCK_UN)
+    first.release()
+    overtaken = first.try_acquire()  # At once: the sleeper can hardly be awake yet.
+    thread.join(10)
+    assert got.is_set()
+    assert not overtaken
+    assert not third.try_acquire()
+    second.release()
+    assert third.try_acquire()
+    for gate in (first, second, third):
+        gate.close()
+    os.close(turn)
+
+
+def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
+    assert is_alive(identity())
+    assert not is_alive(f"{os.getpid()} 1")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert start_time(gone.pid) is None
+    assert not is_alive(f"{gone.pid} 1")
+
+
+def test_a_commit_wakes_other_processes(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with onefold.connect(path) as db:
+        waiter = db.waiter("jobs/x")
+        other = start(
+            "import onefold, sys\n"
+            f"db = onefold.connect({str(path)!r})\n"
+            "print('ready', flush=True)\n"
+            "for _ in sys.stdin:\n"
+            "    db.run(lambda tx: tx.wake('jobs/x'))\n"
+            "    print('sent', flush=True)\n"
+        )
+        assert line(other) == "ready"
+        for _ in range(3):
+            go(other)
+            assert waiter.wait(10)
+            assert line(other) == "sent"
+        other.stdin.close()
+        other.wait(10)
+        other.stdout.close()
+        waiter.close()
+
+
+def test_a_foreign_commit_without_a_datagram_is_found_by_the_poll(tmp_path: Path) -> None:
+    import sqlite3
+
+    path = tmp_path / "a.db"
+    with onefold.connect(path) as db:
+        waiter = db.waiter("anything")
+        program = f"import sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('CREATE TABLE IF NOT EXISTS t (a)'); "
+        program += "c.execute('INSERT INTO t VALUES (1)'); c.commit(); c.close()"
+        woken = False
+        for _ in range(20):
+            subprocess.run([sys.executable, "-c", program], check=True)
+            if woken := waiter.wait(1.0):
+                break
+        assert woken
+        waiter.close()
+    assert sqlite3.sqlite_version_info >= (3, 40)
+
+
+FORK = """
+import os, sys, threading, onefold
+path, mode = sys.argv[1:3]
+sql = %r
+db = onefold.connect(path)
+def inc(tx, key): return tx.one(sql, key=key)[0]
+db.run(inc, "a")
+db.reader().run(lambda tx: None)
+stop = threading.Event()
+def busy():
+    while not stop.is_set():
+        db.run(inc, "busy")
+thread = threading.Thread(target=busy)
+if mode == "busy":
+    thread.start()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        for _ in range(10):
+            db.run(inc, "a")
+        db.close()
+        os._exit(0)
+    for _ in range(10):
+        db.run(inc, "a")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+stop.set()
+if mode == "busy":
+    thread.join()
+print(db.run(lambda tx: tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = 'a'"))[0])
+db.close()
+"""
+
+
+@pytest.mark.parametrize("mode", ["idle", "busy"])
+def test_parent_and_child_both_go_on_after_a_fork(tmp_path: Path, mode: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK % INCREMENT, str(tmp_path / "a.db"), mode],
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "101"
+    import sqlite3
+
+    connection = sqlite3.connect(tmp_path / "a.db")
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+FORK_INSIDE = """
+import os, sys, onefold
+sql = %r
+db = onefold.connect(sys.argv[1])
+def forks(tx):
+    tx.one(sql, key="a")
+    child = os.fork()
+    if child == 0:
+        from onefold.engine.call import running
+        running.fn = None
+        try:
+            db.run(lambda tx: None)
+        except onefold.Invalid as error:
+            os._exit(7 if "forked" in str(error) else 8)
+        os._exit(9)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(db.run(forks))
+print(db.run(lambda tx: tx.one(sql, key="a"))[0])
+db.close()
+""" % INCREMENT
+
+
+def test_a_child_forked_inside_a_transaction_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK_INSIDE, str(tmp_path / "a.db")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert done.stdout.split() == ["7", "2"], done.stderr
+
+
+KILLED = """
+import sys, onefold
+db = onefold.connect(sys.argv[1])
+def put(tx, n):
+    tx.run("INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :a, 1)", a=f"a{n}")
+    tx.run("INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :b, 1)", b=f"b{n}")
+n = int(sys.argv[2])
+while True:
+    db.run(put, n)
+    sys.stdout.write(f"{n}\\n"); sys.stdout.flush()
+    n += 1
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    acknowledged = -1
+    for kill_after in (3, 40, 7, 120):
+        process = start(KILLED, str(path), str(acknowledged + 1000))
+        for _ in range(kill_after):
+            acknowledged = int(line(process))
+        process.kill()
+        rest = process.stdout.read().split()
+        process.wait(10)
+        process.stdin.close()
+        process.stdout.close()
+        acknowledged = max([acknowledged, *map(int, rest)])
+        with onefold.connect(path) as db:
+            rows = db.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space ORDER BY key"))
+        keys = {row[0] for row in rows}
+        assert {f"a{acknowledged}", f"b{acknowledged}"} <= keys
+        assert {key[1:] for key in keys if key[0] == "a"} == {key[1:] for key in keys if key[0] == "b"}

@@ -1,0 +1,359 @@
+"""Group commit: who is undone, who is run again, and who is told when."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import onefold
+from onefold import Conflict, Database, Invalid, Retry, Tx
+from onefold.engine.sqlite import watchdog, writer
+
+PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
+         ON CONFLICT (space, key) DO UPDATE SET total = excluded.total"""
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000)"
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Database]:
+    """A database without rehearsal: these tests count how often functions run."""
+    with onefold.connect(tmp_path / "a.db") as db:
+        yield db
+
+
+def put(tx: Tx, key: str, total: int = 1) -> None:
+    tx.run(PUT, key=key, total=total)
+
+
+def get(tx: Tx, key: str) -> int | None:
+    row = tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = :key", key=key)
+    return row[0] if row else None
+
+
+def in_one_batch(db: Database, *calls: tuple[Callable[..., Any], ...], deadlines: dict[int, int] | None = None) -> list[Any]:
+    """Run calls in one transaction: they queue while a first one holds the writer."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def opens(tx: Tx) -> None:
+        entered.set()
+        assert leave.wait(10)
+
+    async def scenario() -> list[Any]:
+        first = asyncio.create_task(db.arun(opens))
+        while not entered.is_set():
+            await asyncio.sleep(0)
+        rest = [
+            asyncio.create_task(db.options(deadline_ms=(deadlines or {}).get(n, 10_000)).arun(fn, *args))
+            for n, (fn, *args) in enumerate(calls)
+        ]
+        await asyncio.sleep(0)
+        leave.set()
+        await first
+        return await asyncio.gather(*rest, return_exceptions=True)
+
+    return asyncio.run(scenario())
+
+
+def test_a_crowd_shares_commits(plain: Database) -> None:
+    answers = in_one_batch(plain, *[(put, f"k{n}") for n in range(100)])
+    assert answers == [None] * 100
+    batches = plain._engine.metrics.batch_sizes
+    assert max(batches) >= 50, "a hundred queued calls must not take a hundred commits"
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        NUMBERS + " SELECT max(i) FROM n",
+        NUMBERS + " INSERT INTO onefold.counter_totals (space, key, total) SELECT :space, 'x' || i, i FROM n",
+        "UPDATE onefold.counter_totals SET total = (" + NUMBERS + " SELECT max(i) FROM n) WHERE space = :space",
+    ],
+    ids=["SELECT", "INSERT", "UPDATE"],
+)
+def test_a_deadline_costs_only_its_own_call(plain: Database, long: str) -> None:
+    runs: list[str] = []
+
+    def counted(tx: Tx, key: str) -> None:
+        runs.append(key)
+        put(tx, key)
+
+    def late(tx: Tx) -> None:
+        put(tx, "late")
+        tx.run(long)
+
+    answers = in_one_batch(plain, (counted, "a"), (late,), (counted, "b"), deadlines={1: 300})
+    assert answers[0] is None
+    assert answers[2] is None
+    assert isinstance(answers[1], Retry)
+    assert answers[1].code == "deadline"
+    assert [plain.run(get, key) for key in ("a", "b", "late")] == [1, 1, None]
+    # SQLite ends the whole transaction for an interrupted write: the innocent ran again.
+    if "SELECT max" not in long[len(NUMBERS) : len(NUMBERS) + 12]:
+        assert runs.count("a") == 2
+    else:
+        assert runs.count("a") == 1
+
+
+def test_on_conflict_rollback_costs_only_its_own_call(plain: Database) -> None:
+    plain.run(put, "taken")
+
+    def rude(tx: Tx) -> None:
+        put(tx, "rude")
+        tx.run("INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)")
+
+    answers = in_one_batch(plain, (put, "a"), (rude,), (put, "b"), (rude,), (rude,), (put, "c"))
+    assert [answers[n] for n in (0, 2, 5)] == [None, None, None]
+    assert all(isinstance(answers[n], Conflict) for n in (1, 3, 4))
+    assert [plain.run(get, key) for key in ("a", "b", "c", "rude")] == [1, 1, 1, None]
+
+
+def test_a_swallowed_on_conflict_rollback_cannot_commit_half(plain: Database) -> None:
+    plain.run(put, "taken")
+
+    def swallows(tx: Tx) -> None:
+        put(tx, "half")
+        try:
+            tx.run("INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)")
+        except Conflict:
+            pass
+
+    with pytest.raises(onefold.Doomed):
+        plain.run(swallows)
+    assert plain.run(get, "half") is None
+
+
+def test_a_full_database_is_a_clear_error_and_ends_when_there_is_room(plain: Database) -> None:
+    plain.run(put, "before")
+    connection = plain._engine._parts.writer.connection  # type: ignore[attr-defined]
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    big = [{"key": f"{n:0190d}", "total": n} for n in range(2_000)]
+
+    def floods(tx: Tx) -> None:
+        put(tx, "flood")
+        tx.many(PUT, big)
+
+    answers = in_one_batch(plain, (put, "a"), (floods,), (put, "b"))
+    assert isinstance(answers[1], Retry)
+    assert answers[1].code == "disk_full"
+    assert answers[0] is None
+    assert answers[2] is None
+    connection.execute("PRAGMA max_page_count = 1000000")
+    plain.run(floods)
+    assert [plain.run(get, key) for key in ("before", "a", "b", "flood")] == [1, 1, 1, 1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mount refused: {mounted.stderr.decode()}")
+    try:
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * 2_000_000)
+        with onefold.connect(disk / "a.db") as db:
+            acknowledged: list[int] = []
+            refused: Retry | None = None
+            for n in range(100_000):
+                try:
+                    db.run(put, f"{n:0190d}", n)
+                except Retry as error:
+                    refused = error
+                    break
+                acknowledged.append(n)
+            assert refused is not None
+            assert refused.code == "disk_full"
+            assert len(acknowledged) > 100
+            ballast.unlink()
+            db.run(put, "again")
+            for n in acknowledged:
+                assert db.run(get, f"{n:0190d}") == n
+        with onefold.connect(disk / "a.db") as db:
+            assert db.run(get, f"{acknowledged[-1]:0190d}") == acknowledged[-1]
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_failing_commit_fails_everyone_in_it(plain: Database) -> None:
+    plain.run(put, "before")
+    connection = plain._engine._parts.writer.connection  # type: ignore[attr-defined]
+    connection.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+    connection.execute("CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+
+    def orphan(tx: Tx) -> None:
+        tx.run("INSERT INTO child (id) VALUES (42)")  # Deferred: only COMMIT finds it.
+
+    answers = in_one_batch(plain, (put, "a"), (orphan,), (put, "b"))
+    assert all(isinstance(answer, Conflict) for answer in answers)
+    assert [plain.run(get, key) for key in ("before", "a", "b")] == [1, None, None]
+
+
+def test_one_wake_up_per_batch(plain: Database) -> None:
+    async def scenario() -> int:
+        loop = asyncio.get_running_loop()
+        wakes = 0
+        real = loop.call_soon_threadsafe
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            nonlocal wakes
+            wakes += 1
+            return real(*args, **kwargs)
+
+        loop.call_soon_threadsafe = counting  # type: ignore[method-assign]
+        await asyncio.gather(*(plain.arun(put, f"k{n}") for n in range(200)))
+        return wakes
+
+    assert asyncio.run(scenario()) < 100
+
+
+def test_an_idle_writer_lets_the_caller_run_its_own_function(plain: Database) -> None:
+    assert plain.run(lambda tx: threading.get_ident()) == threading.get_ident()
+
+
+def test_no_future_resolves_before_its_commit_returned(plain: Database) -> None:
+    """A second connection, which sees only what is committed, looks at each answer's moment."""
+    other = sqlite3.connect(plain.url)
+
+    async def one(n: int) -> bool:
+        await plain.arun(put, f"k{n}")
+        row = other.execute("SELECT total FROM onefold_counter_totals WHERE key = ?", (f"k{n}",)).fetchone()
+        return row is not None
+
+    async def crowd() -> list[bool]:
+        return await asyncio.gather(*(one(n) for n in range(300)))
+
+    assert all(asyncio.run(crowd()))
+    other.close()
+
+
+def test_whoever_blocks_the_writer_is_named(plain: Database, caplog: pytest.LogCaptureFixture) -> None:
+    named = threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "sleeps_inside" in record.getMessage():
+                named.set()
+
+    handler = Handler()
+    logging.getLogger("onefold.watchdog").addHandler(handler)
+
+    def sleeps_inside(tx: Tx) -> bool:
+        return named.wait(10)
+
+    assert plain.run(sleeps_inside), f"nobody named it within {watchdog.HOLDS_WRITER_NS / 1e9} s and more"
+    logging.getLogger("onefold.watchdog").removeHandler(handler)
+
+
+def test_too_many_waiting_calls_are_refused(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "QUEUE_MAX", 10)
+    answers = in_one_batch(plain, *[(put, f"k{n}") for n in range(30)])
+    refused = [answer for answer in answers if isinstance(answer, Retry)]
+    assert refused
+    assert {answer.code for answer in refused} == {"queue_full"}
+    assert answers.count(None) + len(refused) == 30
+
+
+def test_a_call_that_is_late_in_the_queue_is_not_run(plain: Database) -> None:
+    entered, leave, ran = threading.Event(), threading.Event(), threading.Event()
+
+    def blocks(tx: Tx) -> None:
+        entered.set()
+        leave.wait(10)
+
+    async def scenario() -> Any:
+        first = asyncio.create_task(plain.arun(blocks))
+        while not entered.is_set():
+            await asyncio.sleep(0)
+        late = asyncio.create_task(plain.options(deadline_ms=1).arun(lambda tx: ran.set()))
+        await asyncio.sleep(0.01)
+        leave.set()
+        await first
+        return (await asyncio.gather(late, return_exceptions=True))[0]
+
+    answer = asyncio.run(scenario())
+    assert isinstance(answer, Retry)
+    assert not ran.is_set()
+
+
+def test_durability_by_name(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db", durability="everysec") as db:
+        db.run(put, "a")
+        parts = db._engine._parts  # type: ignore[attr-defined]
+        assert parts.writer.connection.execute("PRAGMA synchronous").fetchone() == (1,)
+        db.options(durability="always").run(put, "b")
+        db.run(put, "c")
+    with onefold.connect(tmp_path / "a.db") as db:
+        assert [db.run(get, key) for key in ("a", "b", "c")] == [1, 1, 1]
+        connection = db._engine._parts.writer.connection  # type: ignore[attr-defined]
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        db.options(durability="everysec").run(put, "d")
+        assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
+        db.run(put, "e")
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+SYNCS = """
+import onefold, sys
+db = onefold.connect(sys.argv[1], durability=sys.argv[2])
+def put(tx, n): tx.run("INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)", key=str(n))
+for n in range(50): db.run(put, n)
+if sys.argv[3] == "always":
+    for n in range(50): db.options(durability="always").run(put, 100 + n)
+db.close()
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(("durability", "extra", "least", "most"), [("always", "-", 50, 75), ("everysec", "-", 0, 20), ("everysec", "always", 50, 75)])
+def test_fsyncs_are_as_many_as_promised(tmp_path: Path, durability: str, extra: str, least: int, most: int) -> None:
+    report = tmp_path / "strace"
+    subprocess.run(
+        ["strace", "-f", "-o", str(report), "-e", "trace=fsync,fdatasync", sys.executable, "-c", SYNCS, str(tmp_path / "a.db"), durability, extra],
+        check=True,
+    )
+    syncs = sum("sync(" in line for line in report.read_text().splitlines())
+    assert least <= syncs <= most
+
+
+def test_a_url_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    for url in (":memory:", "", "mysql://x", "file:a?mode=ro"):
+        with pytest.raises(Invalid):
+            onefold.connect(url)
+    with pytest.raises(Invalid):
+        onefold.connect(tmp_path / "missing" / "a.db")
+    (tmp_path / "text.db").write_text("This is no database. " * 100)
+    with pytest.raises(Invalid):
+        onefold.connect(tmp_path / "text.db")
+
+
+def test_an_error_of_the_writer_itself_reaches_the_callers(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(writer.Writer, "_new_tx", broken)
+    with pytest.raises(MemoryError):
+        plain.run(put, "a")
+    assert isinstance(in_one_batch_broken(plain), MemoryError)
+    monkeypatch.undo()
+    plain.run(put, "b")
+    assert plain.run(get, "b") == 1
+
+
+def in_one_batch_broken(db: Database) -> Any:
+    async def scenario() -> Any:
+        return (await asyncio.gather(db.arun(put, "x"), db.arun(put, "y"), return_exceptions=True))[1]
+
+    return asyncio.run(scenario())
