@@ -20,21 +20,24 @@ from onefold.core.page import Page
 from onefold.engine.connect import connect, migrate
 from onefold.engine.database import Database, Handle
 from onefold.engine.tx import Tx, operation
-from onefold.index import BLOCKS
+from onefold.engine.use import use
+from onefold.index import BLOCKS, BRIDGES
 
 if TYPE_CHECKING:
     from onefold.coordination import locks
+    from onefold.identity import tokens
+    from onefold.integrations import sqlalchemy
     from onefold.messaging import events, idempotency, jobs
     from onefold.products import booking, ledger
 
 __all__ = [
     "Conflict", "Database", "Denied", "Doomed", "Handle", "Invalid", "Money", "NotFound", "OnefoldError",
     "Page", "Retry", "Tx", "Unknown", "booking", "connect", "events", "idempotency", "jobs", "ledger",
-    "locks", "migrate", "operation",
+    "locks", "migrate", "operation", "sqlalchemy", "tokens", "use",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in BLOCKS:
-        return importlib.import_module(BLOCKS[name])
+    if module := BLOCKS.get(name) or BRIDGES.get(name):
+        return importlib.import_module(module)
     raise AttributeError(f"module 'onefold' has no attribute {name!r}")

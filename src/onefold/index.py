@@ -15,6 +15,12 @@ BLOCKS: dict[str, str] = {
     "events": "onefold.messaging.events",
     "ledger": "onefold.products.ledger",
     "booking": "onefold.products.booking",
+    "tokens": "onefold.identity.tokens",
+}
+
+# Bridges to other libraries, found the same way: `onefold.sqlalchemy`.
+BRIDGES: dict[str, str] = {
+    "sqlalchemy": "onefold.integrations.sqlalchemy",
 }
 
 _ROOT = Path(__file__).parent

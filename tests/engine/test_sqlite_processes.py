@@ -21,10 +21,10 @@ from onefold.host.processes import identity, is_alive, start_time
 INCREMENT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)
                ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + 1 RETURNING total"""
 
-WORKER = """
+WORKER = f"""
 import sys, time, json, onefold
 path, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
-sql = %r
+sql = {INCREMENT!r}
 db = onefold.connect(path)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -34,9 +34,9 @@ while time.monotonic() < until:
     db.run(lambda tx: (tx.one(sql, key="all"), tx.one(sql, key=name)))
     slowest = max(slowest, time.monotonic() - before)
     count += 1
-print(json.dumps({"count": count, "slowest": slowest}), flush=True)
+print(json.dumps({{"count": count, "slowest": slowest}}), flush=True)
 db.close()
-""" % INCREMENT
+"""
 
 
 def total(tx: Tx, key: str) -> int:
@@ -211,10 +211,10 @@ def test_a_foreign_commit_without_a_datagram_is_found_by_the_poll(tmp_path: Path
     assert sqlite3.sqlite_version_info >= (3, 40)
 
 
-FORK = """
+FORK = f"""
 import os, sys, threading, onefold
 path, mode = sys.argv[1:3]
-sql = %r
+sql = {INCREMENT!r}
 db = onefold.connect(path)
 def inc(tx, key): return tx.one(sql, key=key)[0]
 db.run(inc, "a")
@@ -247,7 +247,7 @@ db.close()
 @pytest.mark.parametrize("mode", ["idle", "busy"])
 def test_parent_and_child_both_go_on_after_a_fork(tmp_path: Path, mode: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORK % INCREMENT, str(tmp_path / "a.db"), mode],
+        [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "a.db"), mode],
         capture_output=True, text=True, timeout=60, check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -259,9 +259,9 @@ def test_parent_and_child_both_go_on_after_a_fork(tmp_path: Path, mode: str) -> 
     connection.close()
 
 
-FORK_INSIDE = """
+FORK_INSIDE = f"""
 import os, sys, onefold
-sql = %r
+sql = {INCREMENT!r}
 db = onefold.connect(sys.argv[1])
 def forks(tx):
     tx.one(sql, key="a")
@@ -278,7 +278,7 @@ def forks(tx):
 print(db.run(forks))
 print(db.run(lambda tx: tx.one(sql, key="a"))[0])
 db.close()
-""" % INCREMENT
+"""
 
 
 def test_a_child_forked_inside_a_transaction_is_refused_and_harms_nothing(tmp_path: Path) -> None:

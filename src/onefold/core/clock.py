@@ -26,8 +26,7 @@ class SystemClock:
         """Milliseconds since 1970-01-01 UTC, never less than the last answer."""
         now = time.time_ns() // 1_000_000
         with self._lock:
-            if now > self._last:
-                self._last = now
+            self._last = max(self._last, now)
             return self._last
 
 

@@ -31,6 +31,12 @@ _COROUTINE_OR_GENERATOR = (
 _seeds = random.Random()  # noqa: S311
 os.register_at_fork(after_in_child=_seeds.seed)
 
+
+def new_seed() -> int:
+    """64 random bits for the ids of one transaction; not secret."""
+    return _seeds.getrandbits(64)
+
+
 #: `running.fn` is the function that this thread is running inside a transaction, or None.
 running = threading.local()
 
@@ -108,7 +114,7 @@ class Call:
         self.kwargs = kwargs
         self.options = options
         self.space = space
-        self.seed = _seeds.getrandbits(64)
+        self.seed = new_seed()
         self.submitted_ns = time.monotonic_ns()
         self.deadline_ns = self.submitted_ns + options.deadline_ms * 1_000_000
         self.result: Any = None

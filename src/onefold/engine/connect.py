@@ -79,7 +79,7 @@ def migrate(url: str | Path, *, files: Sequence[schema.SchemaFile] | None = None
 def _sqlite_path(text: str) -> Path:
     if "://" in text:
         if not text.startswith("sqlite:///"):
-            raise Invalid("A URL begins with sqlite:/// or postgresql://.", url=text.split("@")[-1])
+            raise Invalid("A URL begins with sqlite:/// or postgresql://.", url=text.rpartition("@")[2])
         text = text.removeprefix("sqlite:///")
     if not text or text.startswith((":memory:", "file:")) or "\0" in text:
         raise Invalid("SQLite needs the path of a file; readers and other processes share it.", path=text)

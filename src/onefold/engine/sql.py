@@ -40,9 +40,10 @@ _TOKENS = re.compile(
 )
 _TYPES = re.compile(r"\b(INTEGER|REAL|BLOB|TEXT|BOOLEAN)\b")
 _FIRST_WORD = re.compile(r"\s*(?:--[^\n]*\n\s*)*([A-Za-z]+)")
-_FORBIDDEN = frozenset(
-    "begin commit rollback savepoint release end attach detach pragma vacuum set start abort prepare".split()
-)
+_FORBIDDEN = frozenset((
+    "begin", "commit", "rollback", "savepoint", "release", "end", "attach", "detach", "pragma", "vacuum", "set",
+    "start", "abort", "prepare",
+))  # fmt: skip
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 
 _SLOTS: dict[str, tuple[str, str]] = {  # slot: (SQLite, PostgreSQL)
@@ -92,12 +93,12 @@ def compile_statement(sql: str, dialect: Dialect) -> Statement:
 def compile_schema(script: str, dialect: Dialect) -> list[str]:
     """The statements of a schema file, in order. A statement ends with ";" at a line's end."""
     statements: list[str] = []
+    types = {name: pair[0 if dialect == "sqlite" else 1] for name, pair in _TYPES_OF.items()}
     for raw in re.split(r";[ \t]*(?:--[^\n]*)?(?:\n|\Z)", script):
         text = "\n".join(line.split("--")[0].rstrip() for line in raw.splitlines())
         if not text.strip():
             continue
-        column = 0 if dialect == "sqlite" else 1
-        text = _TYPES.sub(lambda found: _TYPES_OF[found[1]][column], text)
+        text = _TYPES.sub(lambda found: types[found[1]], text)
         statements.append(_rewrite(text, dialect, set()).replace("%%", "%").strip())
     return statements
 

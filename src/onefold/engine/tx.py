@@ -11,12 +11,13 @@ import functools
 import random
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Concatenate, LiteralString, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, LiteralString, ParamSpec, TypeVar
 
 import xxhash
 
 from onefold.core.errors import Doomed, Invalid
 from onefold.core.ids import PREFIX_LENGTH_MAX, make_id
+from onefold.engine.sql import Dialect
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +29,9 @@ HINTS_MAX = 10_000  # Facts, wakes and callbacks of one transaction, each.
 
 class Tx:
     """One attempt at one transaction in one space. Dead after the function returned."""
+
+    #: Where one SQL text is impossible, two stand side by side and this picks.
+    dialect: ClassVar[Dialect] = "postgres"
 
     __slots__ = (
         "_callbacks", "_depth", "_doom", "_facts", "_ids", "_random", "_seed", "_wakes",
@@ -174,6 +178,10 @@ class Tx:
         )
         assert row is not None
         return int(row[0])
+
+    def driver_connection(self) -> Any:
+        """The driver's own connection, for bridges such as `onefold.sqlalchemy.session`. Never end its transaction."""
+        raise NotImplementedError
 
     def _check_alive(self) -> None:
         if self._doom is not None:

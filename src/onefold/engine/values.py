@@ -44,10 +44,12 @@ def _check_unicode(name: str, value: str) -> None:
 
 def _check_subclass(name: str, value: object) -> None:
     # A StrEnum or IntEnum is as good as its base; a list, a Decimal or a date is not.
-    for base in (str, int, float, bytes):
-        if isinstance(value, base):
-            check_parameters({name: base(value)})
-            return
-    raise Invalid(
-        "A parameter is an int, str, float, bytes, bool or None.", code="type", parameter=name, type=type(value).__name__
-    )
+    if isinstance(value, str):
+        check_parameters({name: str(value)})
+    elif isinstance(value, int):
+        check_parameters({name: int(value)})
+    elif isinstance(value, float):
+        check_parameters({name: float(value)})
+    elif not isinstance(value, bytes):
+        kind = type(value).__name__
+        raise Invalid("A parameter is an int, str, float, bytes, bool or None.", code="type", parameter=name, type=kind)

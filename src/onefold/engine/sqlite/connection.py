@@ -76,7 +76,7 @@ def steady_heap() -> None:
             libc.mallopt(-2, 1 << 20)  # M_TOP_PAD
 
 
-def translated(error: Exception, *, at_commit: bool = False) -> OnefoldError:
+def translated(error: BaseException, *, at_commit: bool = False) -> OnefoldError:
     """A driver error as one of ours. No driver error leaves the engine."""
     name: str = getattr(error, "sqlite_errorname", None) or ""
     why = str(error)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import Any, LiteralString
+from typing import Any, ClassVar, LiteralString
 
 from onefold.core.errors import Doomed, Invalid
-from onefold.engine.sql import Statement, compile_statement
+from onefold.engine.sql import Dialect, Statement, compile_statement
 from onefold.engine.sqlite.connection import translated
 from onefold.engine.tx import Row, Tx
 from onefold.engine.values import check_parameters
@@ -20,6 +20,8 @@ _statements: dict[str, Statement] = {}
 
 class SqliteTx(Tx):
     """One attempt on the writer's or a reader's cursor."""
+
+    dialect: ClassVar[Dialect] = "sqlite"
 
     __slots__ = ("_cursor",)
 
@@ -71,7 +73,11 @@ class SqliteTx(Tx):
             self._fail(error)
             raise
 
-    def try_claim(self, name: str, /) -> bool:
+    def driver_connection(self) -> sqlite3.Connection:
+        """See `Tx.driver_connection`."""
+        return self._cursor.connection
+
+    def try_claim(self, name: str, /) -> bool:  # noqa: ARG002
         """See `Tx.try_claim`. There is one writer: nobody else is in flight."""
         return True
 

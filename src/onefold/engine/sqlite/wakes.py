@@ -28,6 +28,32 @@ DATAGRAM_BYTES_MAX = 4_096
 PEERS_MAX = 256
 
 
+def tell_peers(path: Path, topics: list[str]) -> None:
+    """Tell every process that has `path` open to look, from one that may not have it open itself."""
+    with contextlib.suppress(OSError):
+        folder = os.open(folder_of(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                for name in os.listdir(folder)[:PEERS_MAX]:  # noqa: PTH208
+                    with contextlib.suppress(OSError):
+                        sender.sendto("\n".join(topics).encode()[:DATAGRAM_BYTES_MAX], address_of(folder, path, name))
+        finally:
+            os.close(folder)
+
+
+def folder_of(path: Path) -> Path:
+    """Where the processes that have `path` open bind their sockets."""
+    return path.with_name(path.name + "-peers")
+
+
+def address_of(folder: int, path: Path, name: str) -> str:
+    """The address of one socket in there. sun_path holds 108 bytes; the path of a database may be longer."""
+    if sys.platform == "linux":
+        return f"/proc/self/fd/{folder}/{name}"
+    return str(folder_of(path) / name)
+
+
 class Wakes:
     """Both directions of waking: from our commits to others, and from theirs to us."""
 
@@ -35,7 +61,6 @@ class Wakes:
         self._path = path
         self._hub = hub
         self._topics: dict[str, None] = {}
-        self._folder = path.with_name(path.name + "-peers")
         self._name = f"{os.getpid()}-{id(self):x}.sock"
         self._peers: list[str] = []
         self._peers_at = 0.0
@@ -43,8 +68,8 @@ class Wakes:
         self._ring = threading.Event()
         self._closing = False
         with contextlib.suppress(FileExistsError):
-            self._folder.mkdir(mode=0o700)
-        self._directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder_of(path).mkdir(mode=0o700)
+        self._directory = os.open(folder_of(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self._address(self._name))
         self._socket.settimeout(POLL_S)
@@ -90,10 +115,7 @@ class Wakes:
         os.close(self._directory)
 
     def _address(self, name: str) -> str:
-        # sun_path holds 108 bytes; the path of a database may be longer.
-        if sys.platform == "linux":
-            return f"/proc/self/fd/{self._directory}/{name}"
-        return str(self._folder / name)
+        return address_of(self._directory, self._path, name)
 
     def _tell(self) -> None:
         while True:
@@ -103,7 +125,8 @@ class Wakes:
             self._ring.clear()
             now = time.monotonic()
             if now - self._peers_at > PEERS_REFRESH_S:
-                names = [name for name in os.listdir(self._directory) if name.endswith(".sock")]
+                # By descriptor, as the folder was opened: the path may be moved away.
+                names = [name for name in os.listdir(self._directory) if name.endswith(".sock")]  # noqa: PTH208
                 self._peers = [name for name in names if name != self._name][:PEERS_MAX]
                 self._peers_at = now
             topics: dict[str, None] = {}

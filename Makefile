@@ -1,0 +1,50 @@
+# Every command that a developer types. `make run` and `make test` set up what they need.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := $(CURDIR)
+
+help: ## Say what can be made.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python requirements/run.txt pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run requirements/test.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test requirements/bench.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/bench.txt
+	@touch $@
+
+run: $(VENV)/.run ## Open the box office on http://127.0.0.1:8000 (ONEFOLD_URL=postgresql://... for PostgreSQL).
+	$(BIN)/python -m examples.boxoffice run
+
+load: $(VENV)/.test ## Send 10,000 buyers over HTTP, then audit every seat and cent.
+	$(BIN)/python -m examples.boxoffice load
+
+crash: $(VENV)/.test ## The same while the server is killed with -9 again and again.
+	$(BIN)/python -m examples.boxoffice crash
+
+test: lint $(VENV)/.test ## All tests, on SQLite and on a real PostgreSQL.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.test ## Style, types and import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/basedpyright --level error
+
+soak: $(VENV)/.test ## The long crash tests: twenty rounds each.
+	$(BIN)/python -m pytest -m soak --override-ini addopts= --timeout 3600
+
+bench: $(VENV)/.bench ## Every bench beside its peer; writes the tables into the blocks' pages.
+	$(BIN)/python -m benches
+
+.PHONY: help run load crash test lint soak bench

@@ -1,0 +1,52 @@
+"""What every `tx` in a foreign transaction shares."""
+
+from __future__ import annotations
+
+from onefold.core.errors import Conflict, Invalid
+from onefold.engine.tx import Tx
+
+
+class JoinedTx(Tx):
+    """A `tx` whose COMMIT is somebody else's; see `onefold.use`."""
+
+    __slots__ = ()
+
+    def committed(self) -> None:
+        """Say that the owner's COMMIT returned: wakes whoever waits, runs callbacks; once.
+
+        Facts told with `emit` reach only the subscribers of a `Database`'s own transactions.
+        """
+        callbacks, topics = self._callbacks, self._wakes
+        self.rolled_back()
+        if topics:
+            self._tell(topics)
+        for callback in callbacks:
+            callback()
+
+    def rolled_back(self) -> None:
+        """Say that the owner rolled back: nothing happened, so nobody is told."""
+        self._facts, self._callbacks, self._wakes = [], [], []
+
+    def _tell(self, topics: list[str]) -> None:
+        raise NotImplementedError
+
+
+def register_space(tx: Tx) -> None:
+    """Write the name of the space of `tx` down; the first statement of a joined transaction.
+
+    Raises:
+        Conflict: the database has no Onefold schema.
+        Invalid: another name has the same number.
+    """
+    try:
+        tx.run(
+            "INSERT INTO onefold.spaces (space, name) VALUES (:space, :name) ON CONFLICT DO NOTHING", name=tx.space_name
+        )
+        stored = tx.one("SELECT name FROM onefold.spaces WHERE space = :space")
+    except Invalid as error:
+        raise Conflict("The database has no Onefold schema; run `onefold migrate`.", code="schema_missing") from error
+    if stored is not None and stored[0] != tx.space_name:
+        raise Invalid(
+            "Two names of spaces have the same number; rename one.", code="space_collision",
+            ours=tx.space_name, stored=stored[0],
+        )

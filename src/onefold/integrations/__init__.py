@@ -1,0 +1,1 @@
+"""Thin bridges to what people already use; each is an extra."""

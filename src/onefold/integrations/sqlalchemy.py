@@ -1,0 +1,223 @@
+"""SQLAlchemy in both directions: its Session inside our `run`, our `tx` inside its Session.
+
+`session(tx)` gives an ORM Session inside a function over tx: serializable, retried, committed by
+`run`. `use(session)` gives a `tx` inside a transaction of the Session: the Session commits.
+`await join(async_session, fn, ...)` is `use` from asyncio. `gate(engine)` makes an Engine on our
+SQLite file wait its turn like everybody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, LiteralString, ParamSpec, TypeVar
+
+import sqlalchemy
+from sqlalchemy import event, pool
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from onefold.core.errors import Invalid
+from onefold.engine.call import new_seed, space_of
+from onefold.engine.errors import translate
+from onefold.engine.joined import JoinedTx, register_space
+from onefold.engine.sql import Dialect, compile_statement
+from onefold.engine.sqlite.gated import GatedConnection
+from onefold.engine.sqlite.wakes import tell_peers
+from onefold.engine.tx import Row, Tx
+from onefold.engine.values import check_parameters
+
+HOLDERS_MAX = 128
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class SqlAlchemyTx(JoinedTx):
+    """A `tx` that speaks through a Connection of SQLAlchemy, whatever driver is below, sync or not."""
+
+    __slots__ = ("_connection", "_dialect")
+
+    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
+        """See `Tx.one`."""
+        rows = self.all(sql, **parameters)
+        if len(rows) > 1:
+            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
+            self.doom(error)
+            raise error
+        return rows[0] if rows else None
+
+    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
+        """See `Tx.all`."""
+        self._check_alive()
+        statement = compile_statement(sql, self._dialect)
+        check_parameters(parameters)
+        parameters.update(space=self.space, now_ms=self.now_ms)
+        used = {name: parameters[name] for name in statement.parameters if name in parameters}
+        try:
+            result = self._connection.exec_driver_sql(statement.text, used)
+            return [tuple(row) for row in result.fetchall()] if result.returns_rows else []
+        except DBAPIError as error:
+            ours = translate(error, self._dialect)
+            self.doom(ours)
+            raise ours from error
+
+    def run(self, sql: LiteralString, /, **parameters: Any) -> None:
+        """See `Tx.run`."""
+        self.all(sql, **parameters)
+
+    def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """See `Tx.many`."""
+        for row in rows:
+            self.all(sql, **row)
+
+    def try_claim(self, name: str, /) -> bool:
+        """See `Tx.try_claim`."""
+        return self._dialect == "sqlite" or super().try_claim(name)
+
+    def _add(self, key: str, delta: int) -> None:
+        self.run(
+            "INSERT INTO onefold.counter_deltas (space, key, delta) VALUES (:space, :key, :delta)", key=key, delta=delta
+        )
+
+    def _savepoint_begin(self, depth: int) -> None:
+        self._connection.exec_driver_sql(f"SAVEPOINT p{depth}")
+
+    def _savepoint_end(self, depth: int, *, keep: bool) -> None:
+        if not keep:
+            self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT p{depth}")
+        self._connection.exec_driver_sql(f"RELEASE SAVEPOINT p{depth}")
+
+    def _tell(self, topics: list[str]) -> None:
+        if self._dialect == "sqlite":
+            tell_peers(Path(self._connection.engine.url.database or ""), topics)
+            return
+        with contextlib.suppress(DBAPIError), self._connection.engine.connect() as other:
+            other.exec_driver_sql("SELECT pg_notify('onefold', %(payload)s)", {"payload": notification(topics)})
+            other.commit()
+
+
+def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
+    """A `tx` in the transaction that `session` is in, or begins now. The owner commits.
+
+    With a Session, waiters are woken when it has committed, and hints are dropped when it has
+    rolled back. With a bare Connection call `tx.committed()`.
+    """
+    connection = session.connection() if isinstance(session, Session) else session
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT" or connection._is_autocommit_isolation():
+        raise Invalid("The connection is in autocommit; begin a transaction first.", code="autocommit")
+    if connection.dialect.name == "sqlite" and not connection.connection.driver_connection.in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    tx = SqlAlchemyTx(
+        space=space_of(space_name), space_name=space_name, now_ms=time.time_ns() // 1_000_000, seed=new_seed()
+    )
+    tx._connection = connection
+    tx._dialect = "sqlite" if connection.dialect.name == "sqlite" else "postgres"
+    register_space(tx)
+    if isinstance(session, Session):
+        event.listen(session, "after_commit", lambda _session: tx.committed(), once=True)
+        event.listen(session, "after_rollback", lambda _session: tx.rolled_back(), once=True)
+    return tx
+
+
+async def join(async_session: Any, fn: Callable[Concatenate[Tx, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """`fn(tx, ...)` in the transaction of an AsyncSession; `await session.commit()` stays the caller's."""
+    return await async_session.run_sync(lambda session: fn(use(session), *args, **kwargs))
+
+
+@contextlib.contextmanager
+def session(tx: Tx) -> Iterator[Session]:
+    """An ORM Session inside a function over `tx`; flushed at the end of the block, committed by `run`.
+
+    Its own `commit` raises. An error that it meets dooms the transaction like any other.
+    """
+    raw = tx.driver_connection()
+    holder = _holders.get(id(raw))
+    if holder is None or holder.raw is not raw:
+        if len(_holders) >= HOLDERS_MAX:
+            _holders.clear()  # Connections come and go; what is still used is made again.
+        holder = _holders[id(raw)] = _Holder(raw, tx.dialect)
+    holder.tx = tx
+    with holder.engine.connect() as connection, _InnerSession(bind=connection, autoflush=True) as inner:
+        try:
+            yield inner
+            inner.flush()
+        except BaseException as error:
+            tx.doom(error)
+            if isinstance(error, DBAPIError):
+                raise translate(error, holder.dialect) from error
+            raise
+        finally:
+            inner.expunge_all()
+
+
+def gate(engine: Engine) -> Engine:
+    """Make an Engine on a SQLite file of ours take the gate: BEGIN IMMEDIATE in turn, no own checkpoints.
+
+    Call it once, right after `create_engine`. Answers the same engine.
+    """
+    if engine.dialect.name != "sqlite":
+        raise Invalid("Only an Engine on SQLite needs the gate.", dialect=engine.dialect.name)
+    engine.dispose()
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
+        parameters["factory"] = GatedConnection
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.connection.driver_connection.begin_gated()
+
+    return engine
+
+
+class _InnerSession(Session):
+    """A Session that cannot end the transaction it lives in."""
+
+    def commit(self) -> None:
+        """Refuse: `run` commits."""
+        raise Invalid("The Session is inside run, which commits; just leave the function.", code="inner_commit")
+
+
+class _Holder:
+    """An Engine of SQLAlchemy over one connection of ours, made once per connection."""
+
+    def __init__(self, raw: Any, dialect: Dialect) -> None:
+        self.raw = raw
+        self.dialect: Dialect = dialect
+        self.tx: Tx | None = None
+        url = "sqlite://" if dialect == "sqlite" else "postgresql+psycopg://"
+        options: dict[str, Any] = {} if dialect == "sqlite" else {"use_native_hstore": False}
+        self.engine = sqlalchemy.create_engine(
+            url, creator=lambda: _Borrowed(raw), poolclass=pool.NullPool, **options
+        )
+        event.listen(self.engine, "handle_error", self._doom)
+
+    def _doom(self, context: Any) -> None:
+        if self.tx is not None:
+            self.tx.doom(translate(context.original_exception, self.dialect))
+
+
+class _Borrowed:
+    """Our connection as SQLAlchemy sees it: it may use it, not end its transaction."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def commit(self) -> None:
+        """Nothing: `run` commits."""
+
+    def rollback(self) -> None:
+        """Nothing: `run` rolls back."""
+
+    def close(self) -> None:
+        """Nothing: the engine keeps it."""
+
+
+_holders: dict[int, _Holder] = {}

@@ -1,0 +1,215 @@
+"""SQLAlchemy and Onefold in one transaction, on SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+import onefold
+from onefold import Conflict, Database, Doomed, Invalid, Tx
+from onefold.host.gate import Gate
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    with onefold.connect(tmp_path / "a.db") as database:
+        yield database
+
+
+@pytest.fixture
+def engine(db: Database) -> Iterator[sa.Engine]:
+    made = onefold.sqlalchemy.gate(sa.create_engine(f"sqlite:///{db.url}"))
+    Base.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+def names(engine: sa.Engine) -> list[str]:
+    with Session(engine) as session:
+        return list(session.scalars(sa.select(User.name).order_by(User.name)))
+
+
+def test_use_joins_the_sessions_transaction(db: Database, engine: sa.Engine) -> None:
+    waiter = db.waiter("topic")
+    with Session(engine) as session:
+        session.add(User(name="ana"))
+        tx = onefold.use(session)
+        tx.add("users", 1)
+        tx.wake("topic")
+        session.commit()
+    assert names(engine) == ["ana"]
+    assert db.run(lambda tx: tx.total("users")) == 1
+    assert waiter.wait(5)
+    with Session(engine) as session:
+        session.add(User(name="bob"))
+        onefold.sqlalchemy.use(session).add("users", 1)
+        session.rollback()
+    assert names(engine) == ["ana"]
+    assert db.run(lambda tx: tx.total("users")) == 1
+    waiter.close()
+
+
+def test_a_swallowed_error_dooms_only_our_tx(db: Database, engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        tx = onefold.use(session)
+        with pytest.raises(Invalid):
+            tx.run("INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, '', 1)")
+        with pytest.raises(Doomed):
+            tx.add("a", 1)
+        session.rollback()
+
+
+def test_a_session_lives_inside_run(db: Database, engine: sa.Engine) -> None:
+    def work(tx: Tx, name: str) -> int:
+        with onefold.sqlalchemy.session(tx) as session:
+            session.add(User(name=name))
+            session.flush()
+            found = session.scalar(sa.select(sa.func.count()).select_from(User))
+        tx.add("users", 1)
+        return found or 0
+
+    assert db.run(work, "ana") == 1
+    assert asyncio.run(db.arun(work, "bob")) == 2
+    assert names(engine) == ["ana", "bob"]
+
+    def fails(tx: Tx) -> None:
+        work(tx, "eve")
+        raise Conflict("No.")
+
+    with pytest.raises(Conflict, match="No"):
+        db.run(fails)
+    assert names(engine) == ["ana", "bob"]
+    assert db.run(lambda tx: tx.total("users")) == 2
+
+
+def test_its_own_commit_raises_and_nothing_stays(db: Database, engine: sa.Engine) -> None:
+    def commits(tx: Tx) -> None:
+        with onefold.sqlalchemy.session(tx) as session:
+            session.add(User(name="ana"))
+            session.commit()
+
+    with pytest.raises(Invalid, match="run"):
+        db.run(commits)
+    assert names(engine) == []
+
+
+def test_an_error_swallowed_inside_the_session_dooms(db: Database, engine: sa.Engine) -> None:
+    def swallows(tx: Tx) -> None:
+        tx.add("half", 1)
+        with onefold.sqlalchemy.session(tx) as session:
+            session.execute(sa.insert(User).values(name="ana"))
+            try:
+                session.execute(sa.insert(User).values(name="ana"))
+            except sa.exc.IntegrityError:
+                pass
+
+    with pytest.raises(Doomed):
+        db.run(swallows)
+    assert names(engine) == []
+    assert db.run(lambda tx: tx.total("half")) == 0
+
+
+def test_join_from_asyncio(db: Database, engine: sa.Engine) -> None:
+    def work(tx: Tx, by: int) -> int:
+        tx.add("async", by)
+        return tx.total("async")
+
+    async def scenario() -> list[int]:
+        async_engine = create_async_engine(f"sqlite+aiosqlite:///{db.url}")
+        async with AsyncSession(async_engine) as session:
+            session.add(User(name="ana"))
+            first = await onefold.sqlalchemy.join(session, work, 3)
+            await session.commit()
+        async with AsyncSession(async_engine) as session:
+            second = await onefold.sqlalchemy.join(session, work, 4)
+            await session.rollback()
+        await async_engine.dispose()
+        return [first, second]
+
+    assert asyncio.run(scenario()) == [3, 7]
+    assert db.run(lambda tx: tx.total("async")) == 3
+    assert names(engine) == ["ana"]
+
+
+def test_autocommit_is_refused(db: Database, engine: sa.Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with pytest.raises(Invalid, match="autocommit"):
+            onefold.use(connection)
+    raw = sqlite3.connect(db.url, isolation_level=None)
+    with pytest.raises(Invalid, match="autocommit"):
+        onefold.use(raw)
+    raw.close()
+    with pytest.raises(Invalid):
+        onefold.use(object())
+
+
+def test_a_raw_connection_joins_too(db: Database) -> None:
+    raw = sqlite3.connect(db.url)
+    waiter = db.waiter("topic")
+    tx = onefold.use(raw, space_name="tenant/1")
+    tx.add("a", 5)
+    with tx.savepoint():
+        tx.add("a", 1)
+    tx.wake("topic")
+    raw.commit()
+    tx.committed()
+    assert waiter.wait(5)
+    assert db.at("tenant/1").run(lambda tx: tx.total("a")) == 6
+    raw.close()
+    waiter.close()
+
+
+def test_a_database_without_onefold_is_refused(tmp_path: Path) -> None:
+    raw = sqlite3.connect(tmp_path / "other.db")
+    with pytest.raises(Conflict) as missing:
+        onefold.use(raw)
+    assert missing.value.code == "schema_missing"
+    raw.close()
+
+
+def test_an_orm_on_the_file_waits_its_turn(db: Database, engine: sa.Engine) -> None:
+    """It takes the gate for its whole transaction, and ours and theirs lose nothing together."""
+    with Session(engine) as session:
+        session.add(User(name="holds"))
+        session.flush()
+        other = Gate(Path(db.url))
+        assert not other.try_acquire()
+        session.commit()
+        assert other.try_acquire()
+        other.close()
+
+    def orm() -> None:
+        for n in range(40):
+            with Session(engine) as session:
+                session.add(User(name=f"n{n}"))
+                session.commit()
+
+    def ours() -> None:
+        for _ in range(40):
+            db.run(lambda tx: tx.add("ours", 1))
+
+    threads = [threading.Thread(target=orm), threading.Thread(target=ours), threading.Thread(target=ours)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(names(engine)) == 41
+    assert db.run(lambda tx: tx.total("ours")) == 80
