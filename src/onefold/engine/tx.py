@@ -83,6 +83,9 @@ class Tx:
     def _savepoint_begin(self, depth: int) -> None:
         raise NotImplementedError
 
+    def _savepoint_settle(self) -> None:
+        """Have the errors of what was sent late, before the savepoint is kept."""
+
     def _savepoint_end(self, depth: int, *, keep: bool) -> None:
         raise NotImplementedError
 
@@ -212,8 +215,14 @@ class Savepoint:
     ) -> None:
         """Keep the block, or undo it when an error leaves it or was swallowed inside it."""
         tx = self._tx
+        late: BaseException | None = None
+        if error is None and tx._doom is None:
+            try:
+                tx._savepoint_settle()
+            except Exception as found:
+                late = found
         doom, tx._doom = tx._doom, None
-        keep = error is None and doom is None
+        keep = error is None and doom is None and late is None
         depth, tx._depth = tx._depth, tx._depth - 1
         try:
             tx._savepoint_end(depth, keep=keep)
@@ -224,6 +233,8 @@ class Savepoint:
             return
         facts, wakes, callbacks = self._marks
         del tx._facts[facts:], tx._wakes[wakes:], tx._callbacks[callbacks:]
+        if late is not None:
+            raise late
         if error is None:
             raise Doomed("An error was swallowed inside the savepoint; it was undone.") from doom
 

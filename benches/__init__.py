@@ -1,0 +1,1 @@
+"""Measurements, each beside its peer in one run. `make bench`, or `python -m benches NAME --tiny`."""

@@ -1,0 +1,59 @@
+"""`python -m benches [NAME ...] [--tiny] [--no-write]`: run benches, print and keep their tables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+
+from benches import harness
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Every bench by the name of its module, groups as folders: "engine/redis"."""
+    return sorted(
+        str(path.relative_to(FOLDER).with_suffix(""))
+        for path in FOLDER.rglob("*.py")
+        if not path.stem.startswith("_") and path.stem not in {"harness", "peers"}
+    )
+
+
+def main() -> int:
+    """Run the named benches, or all; 1 when a bar was missed."""
+    parser = argparse.ArgumentParser(prog="benches")
+    parser.add_argument("names", nargs="*", help="benches; none means all")
+    parser.add_argument("--tiny", action="store_true", help="only prove that they run; nothing is written")
+    parser.add_argument("--no-write", action="store_true", help="print, but leave the pages alone")
+    parser.add_argument("--list", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(names()))
+        return 0
+    size = harness.TINY if arguments.tiny else harness.REAL
+    missed = 0
+    for name in arguments.names or names():
+        module = importlib.import_module("benches." + name.replace("/", "."))
+        started = time.monotonic()
+        print(f"== {name}", flush=True)
+        try:
+            tables = module.run(size)
+        except harness.MissingPeer as missing:
+            print(f"skipped: {missing}")
+            continue
+        for table in tables:
+            print(table.markdown(), flush=True)
+            missed += table.missed
+        print(f"({time.monotonic() - started:.0f} s)\n", flush=True)
+        if size is harness.REAL and not arguments.no_write:
+            harness.write(harness.ROOT / module.PAGE, module.NAME, tables, f"python -m benches {name}")
+    if missed and not arguments.tiny:
+        print(f"{missed} bars missed")
+    return 1 if missed and not arguments.tiny else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
