@@ -8,12 +8,15 @@ import importlib.util
 import inspect
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import onefold
 from onefold import Database, Invalid, OnefoldError, Tx
+from onefold.core.clock import FakeClock
 from onefold.core.route import Route
 from onefold.index import BLOCKS, folder_of
 
@@ -25,6 +28,13 @@ _TABLE = re.compile(r"CREATE TABLE onefold\.(\w+) \((.*?)\n\)", re.DOTALL)
 def routes_of(block: str) -> list[Route]:
     name = f"{BLOCKS[block]}.api"
     return importlib.import_module(name).ROUTES if importlib.util.find_spec(name) else []
+
+
+@pytest.fixture
+def sqlite_db(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
+    """SQLite only: its authorizer sees every table that a statement touches."""
+    with onefold.connect(tmp_path / "laws.db", rehearse=True, clock=clock) as database:
+        yield database
 
 
 ROUTES = [pytest.param(block, route, id=f"{route.verb} {route.path}") for block in BLOCKS for route in routes_of(block)]

@@ -73,6 +73,8 @@ class Hub:
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[list[Fact], list[Callable[[], object]]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        #: Called for every new waiter; an engine that listens elsewhere for wake-ups begins then.
+        self.on_waiter: Callable[[], None] | None = None
 
     def waiter(self, topic: str) -> Waiter:
         """A new waiter for `topic`; close it when done."""
@@ -151,6 +153,8 @@ class Hub:
     def _join(self, topic: str, waiter: Waiter) -> None:
         with self._lock:
             self._waiters[topic] = (*self._waiters.get(topic, ()), waiter)
+        if self.on_waiter is not None:
+            self.on_waiter()
 
     def _leave(self, topic: str, waiter: Waiter) -> None:
         with self._lock:

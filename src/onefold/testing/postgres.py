@@ -235,8 +235,10 @@ class Cluster:
             source = _templates.get(key)
             if source is None or not source.is_dir():
                 source = self._base / "template"
-                self._run("initdb", "-D", str(source), "-U", _USER, "--no-sync", "--no-instructions",
-                          "--encoding=UTF8", "--locale=C", "--auth-local=trust", "--auth-host=scram-sha-256")  # fmt: skip
+                self._run(
+                    "initdb", "-D", str(source), "-U", _USER, "--no-sync", "--no-instructions", "--encoding=UTF8",
+                    "--locale=C", "--auth-local=trust", "--auth-host=scram-sha-256",
+                )  # fmt: skip
                 kept = _temporary_directory(self._account)
                 _remove_at_exit(kept)
                 source = _copy(source, kept / "template", self._account, move=True)

@@ -1,0 +1,31 @@
+"""How a command answers: a table for people, or JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+
+def say(options: argparse.Namespace, data: Any, lines: Callable[[], Iterable[str]]) -> None:
+    """Print `data` as one line of JSON when --json was given, else the lines."""
+    if options.json:
+        print(msgspec.json.encode(data).decode(), flush=True)
+    else:
+        for line in lines():
+            print(line, flush=True)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Columns as wide as they must be."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def moment(at_ms: int | None) -> str:
+    """A time as people read it, in UTC; "-" for none."""
+    return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,259 @@
+"""`onefold doctor`: what is wrong, and what to do about it. It changes nothing.
+
+Exit code 0 when nothing is wrong (warnings may stand), 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from onefold.cli.answer import say
+from onefold.core.errors import OnefoldError
+from onefold.engine import inspect
+from onefold.host import disks
+
+MIB = 1 << 20
+FREE_BYTES_WARN, FREE_BYTES_BAD = 1_024 * MIB, 100 * MIB
+WAL_BYTES_WARN = 256 * MIB
+SYNCS_SLOW, SYNCS_IMPLAUSIBLE = 200, 60_000  # Per second.
+WAL_RESET_FIXED = (3, 51, 3)
+SQLITE_MIN = (3, 40, 0)
+POSTGRES_MIN = 150_000
+CONNECTIONS_OF_A_PROCESS = 12
+OLD_TRANSACTION_MS = 60_000
+
+_MARKS = {"ok": "ok  ", "note": "note", "warn": "WARN", "bad": "BAD "}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing looked at. `fix` is what to do; "" when nothing is."""
+
+    check: str
+    level: Literal["ok", "note", "warn", "bad"]
+    text: str
+    fix: str = ""
+
+
+def command(options: argparse.Namespace) -> int:
+    """Look at everything, then say it, worst last."""
+    found = list(examine(options.url, thorough=options.check))
+    wrong = sum(finding.level == "bad" for finding in found)
+    warned = sum(finding.level == "warn" for finding in found)
+
+    def lines() -> Iterator[str]:
+        for finding in found:
+            yield f"{_MARKS[finding.level]}  {finding.check}: {finding.text}"
+            if finding.fix:
+                yield f"      fix: {finding.fix}"
+        yield f"{wrong} wrong, {warned} to look at." if wrong or warned else "All well."
+
+    say(options, {"url": _shown(options.url), "healthy": not wrong, "findings": found}, lines)
+    return 1 if wrong else 0
+
+
+def examine(url: str, *, thorough: bool = False) -> Iterator[Finding]:
+    """All findings for the database at `url`."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", "ok", python)
+    if url.startswith(("postgresql://", "postgres://")):
+        yield from _postgres(url)
+    else:
+        yield from _sqlite(Path(url.removeprefix("sqlite:///")).absolute(), thorough=thorough)
+
+
+# -- SQLite -----------------------------------------------------------------------------------
+
+
+def _sqlite(path: Path, *, thorough: bool) -> Iterator[Finding]:
+    yield from _library()
+    folder = path.parent
+    if not folder.is_dir():
+        yield Finding("file", "bad", f"the folder {folder} does not exist", f"mkdir -p {folder}")
+        return
+    yield from _disk(folder)
+    if not path.exists():
+        yield Finding("file", "note", f"{path} does not exist yet; the first program to connect makes it")
+        return
+    yield from _processes(path)
+    yield from _gate(path)
+    yield from _wal(path)
+    try:
+        facts = inspect.inspect_sqlite(path, thorough=thorough)
+    except OnefoldError as error:
+        yield Finding("file", "bad", str(error), "restore the newest backup into a new file, and keep this one")
+        return
+    if facts.journal_mode != "wal":
+        yield Finding("journal", "note", f"mode {facts.journal_mode}; the first program to connect sets WAL")
+    yield Finding("file", "ok", f"{facts.bytes_total // MIB} MiB, {facts.bytes_free // MIB} MiB of it free for reuse")
+    yield _schema(facts.schema, "SQLite is migrated by the first program that connects, or by: onefold migrate")
+    if facts.damage is None:
+        yield Finding("damage", "note", "not looked for", "onefold doctor --check reads the whole file")
+    elif facts.damage:
+        yield Finding("damage", "bad", "; ".join(facts.damage[:3]), "stop all programs, restore the newest backup")
+    else:
+        yield Finding("damage", "ok", "none found")
+
+
+def _library() -> Iterator[Finding]:
+    have = inspect.sqlite_version()
+    version = tuple(map(int, have.split(".")))
+    if version < SQLITE_MIN:
+        yield Finding("sqlite", "bad", f"SQLite {have} is too old", "use a Python built with SQLite 3.40 or newer")
+    elif version < WAL_RESET_FIXED:
+        yield Finding(
+            "sqlite", "note",
+            f"SQLite {have} may lose a commit when two processes reset the WAL at once (fixed in 3.51.3); "
+            "programs that take the gate are safe from it",
+        )  # fmt: skip
+    else:
+        yield Finding("sqlite", "ok", f"SQLite {have}")
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    kind = disks.file_system_of(folder)
+    if kind is None:
+        yield Finding("file system", "note", "this system does not tell its type")
+    elif disks.is_network(kind):
+        yield Finding(
+            "file system", "bad", f"{kind} is a network or shared file system: locks and the WAL do not hold on it",
+            "move the file to a local disk, or use PostgreSQL",
+        )  # fmt: skip
+    elif kind in disks.VOLATILE:
+        yield Finding("file system", "warn", f"{kind} lives in memory: a restart loses all", "use a disk")
+    else:
+        yield Finding("file system", "ok", kind)
+    free = shutil.disk_usage(folder).free
+    level: Literal["ok", "warn", "bad"] = "bad" if free < FREE_BYTES_BAD else "warn" if free < FREE_BYTES_WARN else "ok"
+    yield Finding("free space", level, f"{free // MIB} MiB", "" if level == "ok" else f"make room on the disk of {folder}")
+    try:
+        rate, median_ms = disks.sync_rate(folder)
+    except OSError as error:
+        yield Finding("disk", "bad", f"cannot write in {folder}: {error.strerror}", f"let this user write in {folder}")
+        return
+    text = f"{rate:,.0f} durable writes of 4 KiB a second, median {median_ms:.2f} ms"
+    if rate < SYNCS_SLOW:
+        yield Finding("disk", "warn", text, 'a faster disk, or durability="everysec" where a lost second is bearable')
+    elif rate > SYNCS_IMPLAUSIBLE:
+        yield Finding("disk", "warn", f"{text}: too fast to be true", "make sure that fsync reaches the disk here")
+    else:
+        yield Finding("disk", "ok", text)
+
+
+def _processes(path: Path) -> Iterator[Finding]:
+    holders = disks.holders_of(path)
+    without = sorted(pid for pid, files in holders.items() if "-gate" not in files)
+    if not holders:
+        yield Finding("processes", "ok", "nobody has the file open")
+    elif not without:
+        yield Finding("processes", "ok", f"{len(holders)} with the file open, all take the gate")
+    else:
+        pids = ", ".join(map(str, without))
+        yield Finding(
+            "processes", "warn", f"without the gate: pid {pids}",
+            "if they write: onefold.sqlalchemy.gate(engine), or let them write through Onefold; readers are harmless",
+        )  # fmt: skip
+
+
+def _gate(path: Path) -> Iterator[Finding]:
+    if not path.with_name(path.name + "-gate").exists():
+        return
+    from onefold.host.gate import Gate
+
+    gate = Gate(path)
+    try:
+        if gate.try_acquire():
+            gate.release()
+            yield Finding("gate", "ok", "free")
+            return
+        holder = gate.holder()
+    finally:
+        gate.close()
+    if "gone" in holder:
+        yield Finding("gate", "bad", f"held by {holder}", "end the child processes of that program")
+    else:
+        yield Finding("gate", "note", f"held or waited for just now; last taken by {holder}")
+
+
+def _wal(path: Path) -> Iterator[Finding]:
+    wal = path.with_name(path.name + "-wal")
+    size = wal.stat().st_size if wal.exists() else 0
+    if size > WAL_BYTES_WARN:
+        yield Finding(
+            "wal", "warn", f"{size // MIB} MiB", "look for a reader that stays open: it keeps the WAL from being reused"
+        )
+    else:
+        yield Finding("wal", "ok", f"{size // 1024} KiB")
+
+
+# -- PostgreSQL ---------------------------------------------------------------------------------
+
+
+def _postgres(url: str) -> Iterator[Finding]:
+    try:
+        facts = inspect.inspect_postgres(url)
+    except OnefoldError as error:
+        yield Finding("server", "bad", str(error), "check the URL, the network and pg_hba.conf")
+        return
+    version = f"PostgreSQL {facts.version // 10_000}.{facts.version % 10_000}"
+    if facts.version < POSTGRES_MIN:
+        yield Finding("server", "bad", f"{version} is too old", "use PostgreSQL 15 or newer")
+    else:
+        yield Finding("server", "ok", version)
+    if facts.read_only:
+        yield Finding("server", "bad", "this is a replica in recovery", "give the URL of the primary")
+    yield _schema(facts.schema, "run: onefold migrate --url URL")
+    yield from _settings(facts)
+    if facts.oldest_transaction_ms > OLD_TRANSACTION_MS:
+        yield Finding(
+            "transactions", "warn", f"the oldest is open for {facts.oldest_transaction_ms // 1_000} s",
+            "SELECT pid, query FROM pg_stat_activity ORDER BY xact_start; consider idle_in_transaction_session_timeout",
+        )  # fmt: skip
+    if facts.prepared:
+        yield Finding(
+            "prepared", "warn", f"{facts.prepared} prepared transactions hold their locks",
+            "SELECT * FROM pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED each",
+        )  # fmt: skip
+
+
+def _settings(facts: inspect.PostgresFacts) -> Iterator[Finding]:
+    settings = facts.settings
+    room = int(settings.get("max_connections", 0)) - int(settings.get("superuser_reserved_connections", 0))
+    left = room - facts.connections
+    text = f"{facts.connections} of {room} in use; a process takes up to {CONNECTIONS_OF_A_PROCESS}"
+    if left < CONNECTIONS_OF_A_PROCESS:
+        yield Finding("connections", "warn", text, "raise max_connections, or lower --pool-max or --workers")
+    else:
+        yield Finding("connections", "ok", f"{text}, so {left // CONNECTIONS_OF_A_PROCESS} more processes fit")
+    for name, meaning in (("fsync", "a crash destroys the database"), ("full_page_writes", "a crash may damage pages")):
+        if settings.get(name) == "off":
+            yield Finding(name, "bad", f"off: {meaning}", f"ALTER SYSTEM SET {name} = on; then restart")
+    if settings.get("synchronous_commit") == "off":
+        yield Finding(
+            "synchronous_commit", "note", 'off: only durability="everysec" leaves it so; "always" sets it per session'
+        )
+    if settings.get("max_prepared_transactions") == "0":
+        yield Finding("max_prepared_transactions", "ok", "0: no transaction can be left prepared and forgotten")
+
+
+def _schema(state: inspect.SchemaState, fix: str) -> Finding:
+    if state.refused:
+        return Finding("schema", "bad", state.refused, "upgrade this program to the release that migrated the database")
+    if state.missing:
+        return Finding("schema", "warn", f"not applied: {', '.join(state.missing)}", fix)
+    return Finding("schema", "ok", "up to date")
+
+
+def _shown(url: str) -> str:
+    """The URL without a password."""
+    head, mark, tail = url.rpartition("@")
+    if not mark:
+        return url
+    scheme, _, user = head.partition("://")
+    return f"{scheme}://{user.partition(':')[0]}@{tail}"

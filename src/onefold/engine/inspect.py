@@ -1,0 +1,153 @@
+"""What a database says of itself, asked without migrating or changing it; `onefold doctor` judges it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from onefold.core.errors import Invalid, OnefoldError, Retry
+from onefold.engine import schema
+from onefold.index import schema_directories
+
+_DAMAGE_MAX = 20  # Lines of an integrity check.
+
+_SETTINGS = (
+    "max_connections", "superuser_reserved_connections", "max_prepared_transactions", "synchronous_commit", "fsync",
+    "full_page_writes", "idle_in_transaction_session_timeout", "transaction_timeout", "default_transaction_isolation",
+)  # fmt: skip
+
+
+class SchemaState(msgspec.Struct, frozen=True):
+    """How a database's schema stands to this release's.
+
+    Attributes:
+        missing: files to apply, "locks 001".
+        refused: why this release must not touch it (newer, or a file was edited); "" when it may.
+    """
+
+    missing: list[str]
+    refused: str
+
+
+class SqliteFacts(msgspec.Struct, frozen=True):
+    """What a file says. `damage` is None when it was not looked for, else empty or what is wrong."""
+
+    journal_mode: str
+    bytes_total: int
+    bytes_free: int
+    schema: SchemaState
+    damage: list[str] | None
+
+
+class PostgresFacts(msgspec.Struct, frozen=True):
+    """What a server says. Ages are in ms; `settings` are as text."""
+
+    version: int
+    user: str
+    settings: dict[str, str]
+    connections: int
+    read_only: bool
+    oldest_transaction_ms: int
+    prepared: int
+    schema: SchemaState
+
+
+def sqlite_version() -> str:
+    """Of the library that Python was built with."""
+    return sqlite3.sqlite_version
+
+
+def inspect_sqlite(path: Path, *, thorough: bool = False) -> SqliteFacts:
+    """Ask the file at `path`, which must exist.
+
+    Args:
+        path: the file.
+        thorough: read all of it and look for damage; a snapshot stays open meanwhile.
+
+    Raises:
+        Invalid: it is not a database, or cannot be opened.
+        Retry: another program holds it.
+    """
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, timeout=2)
+    except sqlite3.Error as error:
+        raise Invalid("The database file cannot be opened.", path=str(path), why=str(error)) from error
+    with contextlib.closing(connection):
+        try:
+            return _ask_sqlite(connection, thorough=thorough)
+        except sqlite3.OperationalError as error:
+            raise Retry("The file cannot be read now.", path=str(path), why=str(error)) from error
+        except sqlite3.Error as error:
+            raise Invalid("The file is not a healthy SQLite database.", code="corrupt", why=str(error)) from error
+
+
+def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool) -> SqliteFacts:
+    def one(sql: str) -> Any:
+        return connection.execute(sql).fetchone()[0]
+
+    page = one("PRAGMA page_size")
+    applied: list[tuple[str, int, str]] = []
+    if one("SELECT count(*) FROM sqlite_master WHERE name = 'onefold_schema'"):
+        applied = connection.execute("SELECT block, version, digest FROM onefold_schema").fetchall()
+    damage = None
+    if thorough:
+        lines = [str(row[0]) for row in connection.execute(f"PRAGMA quick_check({_DAMAGE_MAX})")]
+        damage = [] if lines == ["ok"] else lines
+    return SqliteFacts(
+        journal_mode=one("PRAGMA journal_mode"), bytes_total=page * one("PRAGMA page_count"),
+        bytes_free=page * one("PRAGMA freelist_count"), schema=_state(applied), damage=damage,
+    )  # fmt: skip
+
+
+def inspect_postgres(url: str) -> PostgresFacts:
+    """Ask the server and the database at `url`.
+
+    Raises:
+        Retry: it cannot be reached.
+        Invalid: it refuses what is asked.
+    """
+    import psycopg
+
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="onefold doctor") as connection:
+            return _ask_postgres(connection)
+    except psycopg.OperationalError as error:
+        raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=str(error).split("\n", 1)[0]) from error
+    except psycopg.Error as error:
+        raise Invalid("PostgreSQL refuses what is asked.", why=str(error).split("\n", 1)[0]) from error
+
+
+def _ask_postgres(connection: Any) -> PostgresFacts:
+    def one(sql: str) -> Any:
+        return connection.execute(sql).fetchone()[0]
+
+    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (list(_SETTINGS),)).fetchall()
+    applied: list[tuple[str, int, str]] = []
+    if one("SELECT to_regclass('onefold.schema') IS NOT NULL"):
+        applied = connection.execute("SELECT block, version, digest FROM onefold.schema").fetchall()
+    return PostgresFacts(
+        version=connection.info.server_version, user=connection.info.user, settings=dict(rows),
+        connections=one("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"),
+        read_only=one("SELECT pg_is_in_recovery()"),
+        oldest_transaction_ms=int(
+            one(
+                "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0) * 1000 "
+                "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        ),
+        prepared=one("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()"),
+        schema=_state(applied),
+    )  # fmt: skip
+
+
+def _state(applied: list[tuple[str, int, str]]) -> SchemaState:
+    try:
+        todo = schema.missing(schema.load(schema_directories()), applied)
+    except OnefoldError as error:
+        return SchemaState([], str(error))
+    return SchemaState([f"{file.block} {file.version:03}" for file in todo], "")

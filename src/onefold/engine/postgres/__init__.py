@@ -1,0 +1,1 @@
+"""PostgreSQL, when one machine is too small: one function per transaction, on pipelined connections."""

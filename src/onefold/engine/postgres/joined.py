@@ -1,0 +1,163 @@
+"""`use` over a psycopg connection of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+from psycopg.types.numeric import Int8Dumper
+from psycopg.types.string import StrDumper
+
+from onefold.core.errors import Invalid
+from onefold.engine.call import new_seed, space_of
+from onefold.engine.joined import JoinedTx, register_space
+from onefold.engine.postgres.codec import register_loaders
+from onefold.engine.postgres.engine import engine_at
+from onefold.engine.postgres.errors import from_psycopg
+from onefold.engine.postgres.tx import ADD
+from onefold.engine.sql import Statement, compile_statement
+from onefold.engine.tx import Row
+from onefold.engine.values import check_parameters
+
+NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+STATEMENTS_MAX = 10_000
+
+_statements: dict[str, Statement] = {}
+
+
+class JoinedPostgresTx(JoinedTx):
+    """A `tx` on the user's own connection, statement by statement."""
+
+    __slots__ = ("_cursor",)
+
+    def __init__(
+        self, cursor: psycopg.Cursor[Row], *, space: int, space_name: str, now_ms: int, seed: int
+    ) -> None:
+        super().__init__(space=space, space_name=space_name, now_ms=now_ms, seed=seed)
+        self._cursor = cursor
+
+    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
+        """See `Tx.one`."""
+        rows = self.all(sql, **parameters)
+        if len(rows) > 1:
+            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
+            self.doom(error)
+            raise error
+        return rows[0] if rows else None
+
+    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
+        """See `Tx.all`."""
+        self._check_alive()
+        try:
+            self._execute(sql, parameters)
+            return self._cursor.fetchall() if self._cursor.description else []
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def run(self, sql: LiteralString, /, **parameters: Any) -> None:
+        """See `Tx.run`; here its error comes at once."""
+        self._check_alive()
+        try:
+            self._execute(sql, parameters)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """See `Tx.many`."""
+        self._check_alive()
+        try:
+            statement = _compiled(sql)
+            self._cursor.executemany(statement.text, [self._bound(statement, dict(row)) for row in rows])
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _execute(self, sql: str, parameters: dict[str, Any]) -> None:
+        statement = _compiled(sql)
+        self._cursor.execute(statement.text, self._bound(statement, parameters))
+
+    def _bound(self, statement: Statement, parameters: dict[str, Any]) -> dict[str, Any]:
+        parameters["space"] = self.space
+        parameters["now_ms"] = self.now_ms
+        missing = statement.parameters - parameters.keys()
+        if missing:
+            raise Invalid("The SQL text and its parameters do not fit.", code="statement", missing=min(missing))
+        used = {name: parameters[name] for name in statement.parameters}
+        check_parameters(used)
+        return used
+
+    def _add(self, key: str, delta: int) -> None:
+        self.run(ADD, key=key, delta=delta)
+
+    def _savepoint_begin(self, depth: int) -> None:
+        self._raw(b"SAVEPOINT onefold_%d" % depth)
+
+    def _savepoint_end(self, depth: int, *, keep: bool) -> None:
+        if not keep:
+            self._raw(b"ROLLBACK TO onefold_%d" % depth)
+        self._raw(b"RELEASE onefold_%d" % depth)
+
+    def _raw(self, sql: bytes) -> None:
+        try:
+            self._cursor.execute(sql)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        """Doom the transaction; a driver's error is raised as one of ours."""
+        if isinstance(error, psycopg.Error):
+            ours = from_psycopg(error)
+            self.doom(ours)
+            raise ours from error
+        self.doom(error)
+
+    def _tell(self, topics: list[str]) -> None:
+        """Through an engine that this process has open on the same database; else others poll."""
+        engine = engine_at(_place(self._cursor.connection))
+        if engine is not None:
+            engine.tell(topics)
+
+
+def join_postgres(connection: psycopg.Connection[Any], *, space_name: str) -> JoinedPostgresTx:
+    """See `onefold.use`."""
+    if not isinstance(connection, psycopg.Connection):
+        raise Invalid("use takes a synchronous connection of psycopg.", got=type(connection).__qualname__)
+    status = connection.info.transaction_status
+    if connection.autocommit and status == TransactionStatus.IDLE:
+        raise Invalid("The connection is in autocommit; begin a transaction first.", code="autocommit")
+    if status not in {TransactionStatus.IDLE, TransactionStatus.INTRANS}:
+        raise Invalid("The connection's transaction has failed or is busy; roll it back first.", code="not_ready")
+    try:
+        cursor = connection.cursor(row_factory=tuple_row)
+        cursor.adapters.register_dumper(int, Int8Dumper)
+        cursor.adapters.register_dumper(str, StrDumper)
+        register_loaders(cursor.adapters)
+        row = cursor.execute(NOW_MS).fetchone()
+    except psycopg.Error as error:
+        raise from_psycopg(error) from error
+    assert row is not None
+    tx = JoinedPostgresTx(
+        cursor, space=space_of(space_name), space_name=space_name, now_ms=row[0], seed=new_seed()
+    )
+    register_space(tx)
+    return tx
+
+
+def _compiled(sql: str) -> Statement:
+    statement = _statements.get(sql)
+    if statement is None:
+        if len(_statements) >= STATEMENTS_MAX:
+            raise Invalid("Too many different SQL texts; pass values as parameters.", most=STATEMENTS_MAX)
+        statement = _statements[sql] = compile_statement(sql, "postgres")
+    return statement
+
+
+def _place(connection: psycopg.Connection[Any]) -> tuple[bytes, bytes, bytes]:
+    pg = connection.pgconn
+    return pg.host, pg.port, pg.db

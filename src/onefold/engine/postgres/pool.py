@@ -1,0 +1,216 @@
+"""Who may use a connection, and the connections. Bounded, first come first served.
+
+The last two places are kept for functions marked `@reserved` (heartbeats, readiness): a crowd
+of slow calls must not make a living process look dead.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from typing import TypeVar
+
+from psycopg import Error as DriverError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from onefold.core.errors import Invalid, Retry
+from onefold.engine.postgres.clock import ServerClock
+from onefold.engine.postgres.errors import Lost
+from onefold.engine.postgres.wire import Wire, open_wire
+
+POOL_MIN, POOL_MAX = 3, 100
+RESERVED = 2
+WAITING_MAX = 10_000
+CLOCK_AGE_NS_MAX = 30_000_000_000
+CONNECT_NS_MAX = 10_000_000_000  # One attempt.
+CONNECT_PAUSE_S = (0.01, 0.5)  # First and longest pause between attempts.
+
+F = TypeVar("F")
+
+
+def conninfo_of(url: str) -> bytes:
+    """The URL with what this engine needs added.
+
+    Raises:
+        Invalid: it is no PostgreSQL URL; its text is not repeated, it may hold a password.
+    """
+    try:
+        given = conninfo_to_dict(url)
+        defaults = {"application_name": "onefold", "client_encoding": "utf8", "connect_timeout": "10"}
+        return make_conninfo(**{**defaults, **given}).encode()
+    except (DriverError, UnicodeError):
+        raise Invalid("This is not a PostgreSQL URL.", code="url") from None
+
+
+class Places:
+    """How many calls may hold a connection at once, and who is next."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._lock = threading.Lock()
+        self._waiting: tuple[deque[threading.Lock], deque[threading.Lock]] = (deque(), deque())
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait."""
+        return len(self._waiting[0]) + len(self._waiting[1])
+
+    def enter(self, *, reserved: bool, deadline_ns: int) -> None:
+        """Get a place.
+
+        Raises:
+            Retry: none came free before the deadline, or too many wait already.
+        """
+        queue = self._waiting[reserved]
+        with self._lock:
+            if self._free > (0 if reserved else RESERVED) and not queue:
+                self._free -= 1
+                return
+            if len(queue) >= WAITING_MAX:
+                raise Retry("Too many calls are waiting.", code="queue_full", retry_after_ms=100, most=WAITING_MAX)
+            bell = threading.Lock()
+            bell.acquire()
+            queue.append(bell)
+        left_s = (deadline_ns - time.monotonic_ns()) / 1e9
+        rang = False
+        try:
+            rang = left_s > 0 and bell.acquire(timeout=left_s)
+        finally:
+            if not rang:
+                with self._lock:
+                    if bell in queue:
+                        queue.remove(bell)
+                    else:  # It was given to us this very moment; pass it on.
+                        self._free += 1
+                        self._hand_over()
+        if not rang:
+            raise Retry("All connections were busy until the deadline; the call was not run.", code="deadline")
+
+    def leave(self) -> None:
+        """Give the place back."""
+        with self._lock:
+            self._free += 1
+            self._hand_over()
+
+    def forked(self) -> None:
+        """In a child process: whoever held the lock stayed behind."""
+        self._lock = threading.Lock()
+
+    def _hand_over(self) -> None:
+        for queue, floor in ((self._waiting[1], 0), (self._waiting[0], RESERVED)):
+            while queue and self._free > floor:
+                self._free -= 1
+                queue.popleft().release()
+
+
+class Pool:
+    """The connections: idle ones are reused last in, first out."""
+
+    def __init__(self, conninfo: bytes, most: int, clock: ServerClock) -> None:
+        if not POOL_MIN <= most <= POOL_MAX:
+            raise Invalid("pool_max is out of range.", pool_max=most, least=POOL_MIN, most=POOL_MAX)
+        self.most = most
+        self.places = Places(most)
+        self._conninfo = conninfo
+        self._clock = clock
+        self._idle: deque[Wire] = deque()
+        self._busy: set[Wire] = set()
+        self._generation = 0
+        self._closing = False
+
+    @property
+    def busy(self) -> int:
+        """Connections in use."""
+        return len(self._busy)
+
+    def take(self, deadline_ns: int) -> Wire:
+        """A live connection; the caller has a place.
+
+        Raises:
+            Retry: the server cannot be reached until the deadline.
+            Invalid: it refuses us.
+        """
+        while True:
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                wire = self._connect_patiently(deadline_ns)
+            else:
+                if wire.generation != self._generation:
+                    wire.close()
+                    continue
+                wire.deadline_ns = deadline_ns
+                if time.monotonic_ns() - wire.clock.after_ns > CLOCK_AGE_NS_MAX:
+                    try:
+                        self._clock.learn(wire.read_clock())
+                    except Lost:
+                        self.give(wire, suspect=True)
+                        continue
+            self._busy.add(wire)
+            return wire
+
+    def give(self, wire: Wire, *, suspect: bool = False) -> None:
+        """Give a connection back.
+
+        Args:
+            wire: as `take` gave it.
+            suspect: it broke by itself, so that the idle ones have probably broken as well.
+        """
+        self._busy.discard(wire)
+        if suspect and wire.generation == self._generation:
+            self._generation += 1
+        if wire.suspicious and not wire.broken:
+            wire.broken = not wire.settled()
+        if wire.broken or self._closing or wire.generation != self._generation:
+            wire.close()
+        else:
+            self._idle.append(wire)
+
+    def connect(self, deadline_ns: int) -> Wire:
+        """One attempt at a new connection."""
+        generation = self._generation
+        wire = open_wire(self._conninfo, deadline_ns=min(deadline_ns, time.monotonic_ns() + CONNECT_NS_MAX))
+        wire.deadline_ns = deadline_ns
+        wire.generation = generation
+        self._clock.learn(wire.clock)
+        return wire
+
+    def close(self) -> None:
+        """Wait until all places are free, for a while, then close all connections."""
+        self._closing = True
+        give_up_ns = time.monotonic_ns() + CONNECT_NS_MAX
+        try:
+            for _ in range(self.most):
+                self.places.enter(reserved=True, deadline_ns=give_up_ns)
+        except Retry:
+            pass  # A function that does not end; its connection is closed when it comes back.
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connect_patiently(self, deadline_ns: int) -> Wire:
+        pause_s, longest_s = CONNECT_PAUSE_S
+        while True:
+            try:
+                return self.connect(deadline_ns)
+            except Retry:
+                left_s = (deadline_ns - time.monotonic_ns()) / 1e9
+                if left_s <= pause_s:
+                    raise
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  Jitter.
+            pause_s = min(pause_s * 2, longest_s)
+
+
+def reserved(fn: F) -> F:
+    """Mark a function as one that keeps the process alive: it may use the reserved connections.
+
+    For heartbeats, lease renewals and readiness checks: short ones only.
+    """
+    fn.onefold_reserved = True  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
+    return fn
+
+
+def is_reserved(fn: object) -> bool:
+    """Whether `fn` was marked."""
+    return getattr(fn, "onefold_reserved", False) is True

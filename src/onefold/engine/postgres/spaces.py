@@ -1,0 +1,44 @@
+"""The names behind the numbers: each space is written down once, and a collision refused."""
+
+from __future__ import annotations
+
+from onefold.core.errors import Invalid
+from onefold.engine.postgres.codec import plan_of
+from onefold.engine.postgres.wire import Wire
+
+STORE = """INSERT INTO onefold.spaces (space, name) VALUES (:space, :name) ON CONFLICT (space) DO NOTHING"""
+STORED = """SELECT name FROM onefold.spaces WHERE space = :space"""
+KNOWN_MAX = 100_000
+
+
+class Spaces:
+    """Which spaces this process knows to be stored."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+
+    def knows(self, space: int) -> bool:
+        """Whether a committed transaction of this process saw or stored it."""
+        return space in self._known
+
+    def committed(self, space: int) -> None:
+        """The transaction that registered `space` is in."""
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        self._known.add(space)
+
+    @staticmethod
+    def register(wire: Wire, space: int, name: str) -> None:
+        """Store the name, and refuse another one with the same number.
+
+        Answered before anything else is queued: a collision must not meet a fused COMMIT.
+        """
+        for sql in (STORE, STORED):
+            plan = plan_of(sql)
+            wire.execute(plan, *plan.encode({"space": space, "name": name}))
+        stored = wire.rows()[0][0]
+        if stored != name:
+            raise Invalid(
+                "Two names of spaces have the same number; rename one.", code="space_collision",
+                ours=name, stored=stored,
+            )  # fmt: skip

@@ -1,0 +1,388 @@
+"""One connection, always in pipeline mode: commands are queued, then sent and read at once.
+
+Built on libpq itself (`psycopg.pq`) rather than on psycopg's cursors: what stands in which
+round trip, and when exactly the COMMIT leaves, is the heart of this engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+import weakref
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import pq
+
+from onefold.core.errors import Invalid, OnefoldError, Retry
+from onefold.engine.postgres.codec import Plan, Reader
+from onefold.engine.postgres.errors import Lost, lost, refused, translated
+
+PREPARED_MAX = 2_000
+CANCEL_GRACE_NS = 5_000_000_000  # How long a cancelled server may take to say so.
+LOCK_TIMEOUT_MS = 5_000
+IDLE_IN_TRANSACTION_MS = 60_000
+
+_POLL = pq.PollingStatus
+_STATUS = pq.ExecStatus
+_SYNC = object()
+_COMMAND = object()
+
+# One round trip after connecting: how the session behaves, who it is, what time it is there.
+# A sequential scan would lock a whole relation against all serializable transactions; the
+# price that its avoidance carries would start the JIT compiler.
+_HELLO = f"""
+SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false),
+       set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_MS}', false),
+       set_config('enable_seqscan', 'off', false),
+       set_config('jit', 'off', false),
+       set_config('extra_float_digits', '1', false),
+       set_config('bytea_output', 'hex', false),
+       pg_backend_pid(),
+       coalesce((SELECT CAST(extract(epoch FROM backend_start) AS text) FROM pg_stat_activity
+                 WHERE pid = pg_backend_pid()), ''),
+       CAST((SELECT system_identifier FROM pg_control_system()) AS text),
+       CASE WHEN pg_is_in_recovery() THEN ''
+            ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
+       {{clock}}
+""".replace("{clock}", "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)").encode()  # noqa: S608, RUF027
+_CLOCK = b"SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
+
+
+class Identity(NamedTuple):
+    """Which backend of which server, on which branch of its history."""
+
+    pid: int
+    backend_start: str
+    system: str
+    timeline: str
+
+
+class ClockReading(NamedTuple):
+    """The server's clock, and between which two instants of ours it was read."""
+
+    server_us: int
+    before_ns: int
+    after_ns: int
+
+
+class Wire:
+    """One connection. Used by one thread at a time."""
+
+    __slots__ = (
+        "__weakref__", "_cancelled", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader", "abandoned",
+        "broken", "clock", "deadline_ns", "generation", "identity", "suspicious",
+    )  # fmt: skip
+
+    def __init__(self, pg: pq.abc.PGconn, *, deadline_ns: int) -> None:
+        self._pg = pg
+        self._poll = select.poll()
+        self._poll.register(pg.socket, select.POLLIN)
+        self._pending: list[Any] = []
+        self._prepared: set[bytes] = set()
+        self._commands: dict[bytes, bytes] = {}
+        self._reader = Reader()
+        self._cancelled = False
+        self.deadline_ns = deadline_ns  # When to cancel what the server is doing.
+        self.broken = False
+        self.abandoned = False
+        self.suspicious = False  # A cancel is on its way and may come late.
+        self.generation = 0
+        _open.add(self)
+        pg.nonblocking = 1
+        pg.enter_pipeline_mode()
+        before = time.monotonic_ns()
+        pg.send_query_params(_HELLO, None)
+        self._pending.append(_COMMAND)
+        row = self._reader.rows(self.sync())[0]
+        self.identity = Identity(*row[6:10])
+        self.clock = ClockReading(row[10], before, time.monotonic_ns())
+
+    # -- queueing ---------------------------------------------------------------------------
+
+    def command(self, text: bytes) -> None:
+        """Queue a statement without parameters, such as BEGIN."""
+        name = self._commands.get(text)
+        if name is None:
+            name = self._commands[text] = b"c%d" % len(self._commands)
+        self._queue(name, text, (), [], [])
+
+    def execute(self, plan: Plan, values: list[bytes | None], types: tuple[int, ...]) -> None:
+        """Queue a statement."""
+        self._queue(plan.name(types), plan.text, types, values, plan.formats)
+
+    @property
+    def queued(self) -> int:
+        """How many commands wait to be sent or read."""
+        return len(self._pending)
+
+    def _queue(
+        self, name: bytes, text: bytes, types: tuple[int, ...], values: list[bytes | None], formats: list[pq.Format]
+    ) -> None:
+        self._refuse_broken()
+        pg, prepared = self._pg, self._prepared
+        try:
+            if name not in prepared:
+                if len(prepared) >= PREPARED_MAX:
+                    pg.send_query_params(text, values, types, formats)
+                    self._pending.append(_COMMAND)
+                    return
+                pg.send_prepare(name, text, types)
+                prepared.add(name)
+                self._pending.append(name)
+            pg.send_query_prepared(name, values, formats)
+            self._pending.append(_COMMAND)
+        except psycopg.Error as error:
+            self.broken = True
+            raise lost(str(error)) from None
+
+    # -- sending and reading ----------------------------------------------------------------
+
+    def sync(self) -> pq.abc.PGresult:
+        """Send what is queued, read all answers, and give the last one.
+
+        Raises:
+            Lost: the connection broke; what was sent may have been done.
+            OnefoldError: the first statement that failed; those after it were not run.
+        """
+        self._refuse_broken()
+        try:
+            self._pg.pipeline_sync()
+            self._pending.append(_SYNC)
+            error, last = self._read()
+        except psycopg.Error as broken:
+            self.broken = True
+            raise lost(str(broken)) from None
+        except BaseException:  # Ctrl-C among them: nobody knows any more what comes next on this wire.
+            self.broken = True
+            raise
+        if error is not None:
+            raise error
+        assert last is not None
+        return last
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """`sync`, and the rows of the last answer."""
+        return self._reader.rows(self.sync())
+
+    def part(self, text: bytes) -> None:
+        """Send a last command (ROLLBACK, or COMMIT of a snapshot) and do not wait for its answer.
+
+        Whoever uses the wire next reads it.
+        """
+        if self.broken:
+            return
+        try:
+            self.command(text)
+            self._pg.pipeline_sync()
+            self._pending.append(_SYNC)
+            self._pg.flush()  # What does not fit into the socket now goes with the next sync.
+        except (psycopg.Error, Lost):
+            self.broken = True
+
+    def _read(self) -> tuple[OnefoldError | None, pq.abc.PGresult | None]:
+        self._flush()
+        first: OnefoldError | None = None
+        last: pq.abc.PGresult | None = None
+        pending, self._pending = self._pending, []
+        final = len(pending) - 1
+        for place, entry in enumerate(pending):
+            result = self._next()
+            if entry is _SYNC:
+                if result is None or result.status != _STATUS.PIPELINE_SYNC:
+                    raise lost("out of step")
+                if place != final:
+                    first = None  # An earlier user's ROLLBACK; not our concern.
+                continue
+            if result is None:
+                raise lost("out of step")
+            status = result.status
+            if status in {_STATUS.TUPLES_OK, _STATUS.COMMAND_OK}:
+                if entry is _COMMAND:
+                    last = result
+            else:
+                if entry is not _COMMAND:
+                    self._prepared.discard(entry)
+                if status == _STATUS.FATAL_ERROR and first is None:
+                    first = translated(result, cancelled=self._cancelled)
+                    if isinstance(first, Lost):
+                        raise first
+            if self._next() is not None:
+                raise lost("out of step")
+        self._cancelled = False
+        return first, last
+
+    def _flush(self) -> None:
+        pg = self._pg
+        while pg.flush():
+            # The server may be waiting for us to read before it reads on.
+            self._poll.modify(pg.socket, select.POLLIN | select.POLLOUT)
+            try:
+                self._wait()
+            finally:
+                self._poll.modify(pg.socket, select.POLLIN)
+            pg.consume_input()
+
+    def _next(self) -> pq.abc.PGresult | None:
+        pg = self._pg
+        while pg.is_busy():
+            self._wait()
+            pg.consume_input()
+        return pg.get_result()
+
+    def _wait(self) -> None:
+        """Sleep until the socket is ready; at the deadline ask the server to cancel."""
+        while True:
+            deadline_ns = self.deadline_ns + CANCEL_GRACE_NS if self._cancelled else self.deadline_ns
+            left_ns = deadline_ns - time.monotonic_ns()
+            if left_ns > 0 and self._poll.poll(left_ns / 1e6 + 1):
+                return
+            if left_ns > 0:
+                continue
+            if self._cancelled:
+                raise lost("no answer to a cancel")
+            self._cancelled = self.suspicious = True
+            self.deadline_ns = time.monotonic_ns()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """Ask the server to stop; a cancel that fails is made up for by the grace period."""
+        with contextlib.suppress(psycopg.Error):
+            try:
+                request = self._pg.cancel_conn()
+            except psycopg.NotSupportedError:  # libpq before 17.
+                self._pg.get_cancel().cancel()
+                return
+            request.start()
+            give_up_ns = time.monotonic_ns() + CANCEL_GRACE_NS
+            _drive(request, give_up_ns)
+            request.finish()
+
+    # -- the clock, and the end --------------------------------------------------------------
+
+    def read_clock(self) -> ClockReading:
+        """Read the server's clock; a round trip, so that it also tells whether the wire lives."""
+        self.command(_CLOCK)
+        before = time.monotonic_ns()
+        row = self.rows()[0]
+        self.clock = ClockReading(row[0], before, time.monotonic_ns())
+        return self.clock
+
+    def settled(self) -> bool:
+        """After a cancel: whether the wire is clean again. A late cancel would hit the next user."""
+        try:
+            self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
+            self.command(b"SELECT 1")
+            self.sync()
+        except OnefoldError:
+            return False
+        self.suspicious = False
+        return self._pg.transaction_status == pq.TransactionStatus.IDLE
+
+    def notifications(self, doorbell: int, timeout_s: float) -> list[str]:
+        """Wait for notifications, or until the descriptor `doorbell` can be read.
+
+        Raises:
+            Lost: the connection broke.
+        """
+        self._refuse_broken()
+        poll = select.poll()
+        poll.register(self._pg.socket, select.POLLIN)
+        poll.register(doorbell, select.POLLIN)
+        payloads: list[str] = []
+        try:
+            poll.poll(timeout_s * 1000)
+            self._pg.consume_input()
+            self._pg.is_busy()  # Parses what came.
+            while (notification := self._pg.notifies()) is not None:
+                payloads.append(notification.extra.decode("utf-8", "replace"))
+        except psycopg.Error as error:
+            self.broken = True
+            raise lost(str(error)) from None
+        return payloads
+
+    @property
+    def server_version(self) -> int:
+        """Such as 180004."""
+        return self._pg.server_version
+
+    @property
+    def place(self) -> tuple[bytes, bytes, bytes]:
+        """Host, port and database: what tells two databases apart."""
+        return (self._pg.host, self._pg.port, self._pg.db)
+
+    def close(self) -> None:
+        """Say goodbye and close the socket."""
+        self.broken = True
+        if not self.abandoned:
+            self._pg.finish()
+
+    def abandon(self) -> None:
+        """In a child process: close our copy of the socket; the parent goes on using its own."""
+        self.broken = self.abandoned = True
+        with contextlib.suppress(OSError, psycopg.Error):
+            os.close(self._pg.socket)
+
+    def _refuse_broken(self) -> None:
+        if self.abandoned:
+            raise Invalid("The process was forked inside a transaction; the child cannot go on with it.", code="forked")
+        if self.broken:
+            raise lost("closed")
+
+
+_open: weakref.WeakSet[Wire] = weakref.WeakSet()
+
+
+def open_wire(conninfo: bytes, *, deadline_ns: int) -> Wire:
+    """Connect.
+
+    Raises:
+        Invalid: the server refuses the user or the database.
+        Retry: it cannot be reached now, code "unavailable".
+    """
+    try:
+        pg = pq.PGconn.connect_start(conninfo)
+        pg.notice_handler = None
+        if pg.status == pq.ConnStatus.BAD or not _drive(pg, deadline_ns):
+            message = pg.get_error_message() or "no answer until the deadline"
+            pg.finish()
+            raise refused(message)
+    except psycopg.Error as error:
+        raise refused(str(error)) from None
+    try:
+        return Wire(pg, deadline_ns=deadline_ns)
+    except (Lost, Retry) as error:
+        pg.finish()
+        raise Retry(
+            "PostgreSQL cannot be reached.", code="unavailable", retry_after_ms=200, why=error.facts.get("why", "")
+        ) from None
+    except BaseException:
+        pg.finish()
+        raise
+
+
+def abandon_all() -> None:
+    """In a child process: let go of every connection of the parent's."""
+    for wire in tuple(_open):
+        wire.abandon()
+    _open.clear()
+
+
+def _drive(pg: Any, deadline_ns: int) -> bool:
+    """Poll a starting connection (or cancel request) to its end; False when it failed."""
+    want = select.POLLOUT if isinstance(pg, pq.PGconn) else 0
+    while True:
+        if want:
+            left_ms = (deadline_ns - time.monotonic_ns()) / 1e6
+            poll = select.poll()
+            poll.register(pg.socket, want)
+            if left_ms <= 0 or not poll.poll(left_ms + 1):
+                return False
+        state = pg.poll() if hasattr(pg, "poll") else pg.connect_poll()
+        if state == _POLL.OK:
+            return True
+        if state == _POLL.FAILED:
+            return False
+        want = select.POLLIN if state == _POLL.READING else select.POLLOUT
