@@ -40,7 +40,7 @@ def decode(text: str, kind: type[T]) -> T:
     try:
         return decoder.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Invalid("The stored value does not fit its type.", kind=kind.__name__, why=str(error)) from None
+        raise Invalid("The stored value does not fit its type.", kind=getattr(kind, "__name__", str(kind)), why=str(error)) from None
 
 
 def fingerprint(value: object) -> str:

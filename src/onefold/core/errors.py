@@ -36,7 +36,7 @@ class OnefoldError(Exception):
         return f"{self.text} ({', '.join(f'{k}={v!r}' for k, v in self.facts.items())})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.text, self.code, self.facts)
+        return _rebuild, (type(self), self.__dict__)
 
 
 class Invalid(OnefoldError):  # noqa: N818  The kinds are named for what happened, as in DESIGN.
@@ -90,10 +90,7 @@ class Doomed(OnefoldError):  # noqa: N818
     kind = "doomed"
 
 
-def _rebuild(kind: type[OnefoldError], text: str, code: str, facts: dict[str, Any]) -> OnefoldError:
-    error = kind.__new__(kind)
-    Exception.__init__(error, text)
-    error.text, error.code, error.facts = text, code, facts
-    if isinstance(error, Retry):
-        error.retry_after_ms = 0
+def _rebuild(kind: type[OnefoldError], state: dict[str, Any]) -> OnefoldError:
+    error = kind.__new__(kind, state["text"])
+    error.__dict__.update(state)
     return error
