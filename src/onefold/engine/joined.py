@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onefold.core.errors import Conflict, Invalid
 from onefold.engine.tx import Tx
 
@@ -29,6 +31,20 @@ class JoinedTx(Tx):
 
     def _tell(self, topics: list[str]) -> None:
         raise NotImplementedError
+
+
+def tell_through(pgconn: Any, topics: list[str]) -> None:
+    """Tell waiters through an engine of this process on the same PostgreSQL database; else they poll.
+
+    `pgconn` is psycopg's own handle of the joined connection; None for a driver that has none.
+    """
+    if pgconn is None:
+        return
+    from onefold.engine.postgres.engine import engine_at
+
+    engine = engine_at((pgconn.host, pgconn.port, pgconn.db))
+    if engine is not None:
+        engine.tell(topics)
 
 
 def register_space(tx: Tx) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, LiteralString, ParamSpec, TypeVar
 
@@ -23,7 +24,7 @@ from sqlalchemy.orm import Session
 from onefold.core.errors import Invalid
 from onefold.engine.call import new_seed, space_of
 from onefold.engine.errors import translate
-from onefold.engine.joined import JoinedTx, register_space
+from onefold.engine.joined import JoinedTx, register_space, tell_through
 from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.engine.sqlite.wakes import tell_peers
@@ -39,7 +40,7 @@ R = TypeVar("R")
 class SqlAlchemyTx(JoinedTx):
     """A `tx` that speaks through a Connection of SQLAlchemy, whatever driver is below, sync or not."""
 
-    __slots__ = ("_connection", "_dialect")
+    __slots__ = ("_connection", "_dialect", "_teller")
 
     def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
         """See `Tx.one`."""
@@ -92,12 +93,7 @@ class SqlAlchemyTx(JoinedTx):
         self._connection.exec_driver_sql(f"RELEASE SAVEPOINT p{depth}")
 
     def _tell(self, topics: list[str]) -> None:
-        if self._dialect == "sqlite":
-            tell_peers(Path(self._connection.engine.url.database or ""), topics)
-            return
-        with contextlib.suppress(DBAPIError), self._connection.engine.connect() as other:
-            other.exec_driver_sql("SELECT pg_notify('onefold', %(payload)s)", {"payload": notification(topics)})
-            other.commit()
+        self._teller(topics)
 
 
 def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
@@ -109,27 +105,51 @@ def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
     connection = session.connection() if isinstance(session, Session) else session
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT" or connection._is_autocommit_isolation():
         raise Invalid("The connection is in autocommit; begin a transaction first.", code="autocommit")
-    if connection.dialect.name == "sqlite" and not connection.connection.driver_connection.in_transaction:
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite" and not driver.in_transaction:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     tx = SqlAlchemyTx(
         space=space_of(space_name), space_name=space_name, now_ms=time.time_ns() // 1_000_000, seed=new_seed()
     )
     tx._connection = connection
     tx._dialect = "sqlite" if connection.dialect.name == "sqlite" else "postgres"
+    tx._teller = _teller(connection, driver)
     register_space(tx)
     if isinstance(session, Session):
-        event.listen(session, "after_commit", lambda _session: tx.committed(), once=True)
-        event.listen(session, "after_rollback", lambda _session: tx.rolled_back(), once=True)
+        event.listen(session, "after_commit", _Calls(tx.committed), once=True)
+        event.listen(session, "after_rollback", _Calls(tx.rolled_back), once=True)
     return tx
+
+
+class _Calls:
+    """An event's listener that needs to know nothing of the event."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def __call__(self, _session: Session) -> None:
+        self._call()
+
+
+def _teller(connection: Connection, driver: Any) -> Callable[[list[str]], None]:
+    """Who tells waiters: peers of the file, or an engine that this process has on the same database."""
+    if connection.dialect.name == "sqlite":
+        path = Path(connection.engine.url.database or "")
+        return lambda topics: tell_peers(path, topics)
+    return partial(tell_through, getattr(driver, "pgconn", None))
 
 
 async def join(async_session: Any, fn: Callable[Concatenate[Tx, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """`fn(tx, ...)` in the transaction of an AsyncSession; `await session.commit()` stays the caller's."""
-    return await async_session.run_sync(lambda session: fn(use(session), *args, **kwargs))
+
+    def joined(session: Session) -> R:
+        return fn(use(session), *args, **kwargs)
+
+    return await async_session.run_sync(joined)
 
 
 @contextlib.contextmanager
-def session(tx: Tx) -> Iterator[Session]:
+def session(tx: Tx) -> Generator[Session]:
     """An ORM Session inside a function over `tx`; flushed at the end of the block, committed by `run`.
 
     Its own `commit` raises. An error that it meets dooms the transaction like any other.
@@ -169,7 +189,8 @@ def gate(engine: Engine) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.connection.driver_connection.begin_gated()
+        driver: Any = connection.connection.driver_connection
+        driver.begin_gated()
 
     return engine
 

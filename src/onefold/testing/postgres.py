@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import psycopg
 from psycopg import sql
@@ -52,7 +52,7 @@ _SETTINGS = {
     "max_wal_size": "256MB",
     "dynamic_shared_memory_type": "mmap",  # A container's /dev/shm may be tiny.
 }
-_UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+_UNSAFE = {"fsync": "off", "full_page_writes": "off"}
 
 # Runs as a process of its own; its stdin ends when the process that made the cluster does.
 _WATCHDOG = """
@@ -126,7 +126,7 @@ class Cluster:
         for name, value in self.settings.items():
             arguments += ["-c", f"{name}={value}"]
         with (self._base / "log").open("ab") as log:
-            self._postmaster = self._spawn(arguments, stdout=log, stderr=log)
+            self._postmaster = self._spawn(arguments, log)
         self._wait_ready()
 
     def stop(self, *, immediate: bool = False) -> None:
@@ -263,17 +263,17 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> None:
         with tempfile.TemporaryFile() as output:
-            process = self._spawn([str(self._bin / program), *arguments], stdout=output, stderr=output)
+            process = self._spawn([str(self._bin / program), *arguments], output)
             if process.wait(timeout=START_MS_MAX / 1000):
                 output.seek(0)
                 raise RuntimeError(f"{program} failed:\n{output.read().decode(errors='replace')[-4000:]}")
 
-    def _spawn(self, command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         who = self._account
-        drop: dict[str, Any] = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []} if who else {}
         return subprocess.Popen(  # noqa: S603  Our own binaries.
-            command, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._base,
-            env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}, **drop, **streams,
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=self._base,
+            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            user=who.pw_uid if who else None, group=who.pw_gid if who else None, extra_groups=[] if who else None,
         )  # fmt: skip
 
     def _watch(self) -> None:

@@ -27,7 +27,10 @@ from onefold.engine.values import check_parameters
 PLANS_MAX = 10_000
 
 _PLACES = re.compile(r"%%|%\((\w+)\)s")
-_BASES = (bool, int, str, float, bytes)  # In this order: a bool is an int.
+# Subclasses (a StrEnum, an IntEnum) are bound as what they are made of, not as they print.
+_PLAIN: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__, int: int.__int__, float: float.__float__, bytes: lambda value: bytes(memoryview(value)),
+}  # fmt: skip
 
 _names = itertools.count(1)
 _plans: dict[str, Plan] = {}
@@ -118,7 +121,8 @@ class Plan:
             used[name] = parameters[name]
         check_parameters(used)
         for name, value in used.items():
-            used[name] = next((base(value) for base in _BASES if isinstance(value, base)), value)
+            if type(value) not in _DUMPERS:
+                used[name] = next(plain(value) for base, plain in _PLAIN.items() if isinstance(value, base))
         return used
 
 

@@ -72,14 +72,14 @@ class JoinedPostgresTx(JoinedTx):
         self._check_alive()
         try:
             statement = _compiled(sql)
-            self._cursor.executemany(statement.text, [self._bound(statement, dict(row)) for row in rows])
+            self._cursor.executemany(statement.text.encode(), [self._bound(statement, dict(row)) for row in rows])
         except BaseException as error:
             self._fail(error)
             raise
 
     def _execute(self, sql: str, parameters: dict[str, Any]) -> None:
         statement = _compiled(sql)
-        self._cursor.execute(statement.text, self._bound(statement, parameters))
+        self._cursor.execute(statement.text.encode(), self._bound(statement, parameters))
 
     def _bound(self, statement: Statement, parameters: dict[str, Any]) -> dict[str, Any]:
         parameters["space"] = self.space
@@ -124,7 +124,7 @@ class JoinedPostgresTx(JoinedTx):
             engine.tell(topics)
 
 
-def join_postgres(connection: psycopg.Connection[Any], *, space_name: str) -> JoinedPostgresTx:
+def join_postgres(connection: object, *, space_name: str) -> JoinedPostgresTx:
     """See `onefold.use`."""
     if not isinstance(connection, psycopg.Connection):
         raise Invalid("use takes a synchronous connection of psycopg.", got=type(connection).__qualname__)

@@ -13,6 +13,7 @@ from onefold.engine.postgres.codec import plan_of
 from onefold.engine.postgres.errors import refused
 from onefold.engine.postgres.pool import conninfo_of
 from onefold.engine.postgres.wire import Wire
+from onefold.engine.tx import Row
 
 VERSION_MIN = 150_000
 LOCK_KEY = 0x6F6E65666F6C64  # "onefold" in ASCII: the advisory lock of migrations.
@@ -70,9 +71,9 @@ def _migrate(
 ) -> list[tuple[str, int]]:
     if connection.info.server_version < VERSION_MIN:
         raise Invalid("PostgreSQL 15 or newer is needed.", have=connection.info.server_version // 10_000)
-    connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
+    connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}".encode())
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
-    connection.execute(f"SET LOCAL lock_timeout = {TABLE_LOCK_MS}")
+    connection.execute(f"SET LOCAL lock_timeout = {TABLE_LOCK_MS}".encode())
     # A snapshot from before the lock would not see what its last holder did; READ COMMITTED
     # takes a new one for each statement.
     exists = connection.execute("SELECT to_regclass('onefold.schema') IS NOT NULL").fetchone()
@@ -87,7 +88,7 @@ def _migrate(
     return [(file.block, file.version) for file in todo]
 
 
-def _all(wire: Wire, sql: str) -> list[tuple[object, ...]]:
+def _all(wire: Wire, sql: str) -> list[Row]:
     plan = plan_of(sql)
     wire.execute(plan, *plan.encode({}))
     try:

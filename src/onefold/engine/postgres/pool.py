@@ -36,11 +36,16 @@ def conninfo_of(url: str) -> bytes:
     Raises:
         Invalid: it is no PostgreSQL URL; its text is not repeated, it may hold a password.
     """
+    if "://" in url and url.partition("://")[2].partition("/")[0].partition("?")[0].count("@") > 1:
+        # libpq would take the end of the password for a host, and name it in its messages.
+        raise Invalid("A URL has one @; write those in a password as %40.", code="url")
     try:
         given = conninfo_to_dict(url)
+        for port in str(given.get("port", "5432")).split(","):
+            int(port or "5432")
         defaults = {"application_name": "onefold", "client_encoding": "utf8", "connect_timeout": "10"}
-        return make_conninfo(**{**defaults, **given}).encode()
-    except (DriverError, UnicodeError):
+        return make_conninfo("", **{**defaults, **given}).encode()
+    except (DriverError, UnicodeError, ValueError):
         raise Invalid("This is not a PostgreSQL URL.", code="url") from None
 
 

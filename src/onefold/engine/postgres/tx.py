@@ -14,6 +14,7 @@ from onefold.core.errors import Doomed, Invalid, OnefoldError, Unknown
 from onefold.engine.call import Durability, Options
 from onefold.engine.postgres.codec import plan_of
 from onefold.engine.postgres.errors import FATAL
+from onefold.engine.postgres.lent import lend
 from onefold.engine.postgres.spaces import Spaces
 from onefold.engine.postgres.wire import Wire
 from onefold.engine.tx import Row, Tx
@@ -126,6 +127,22 @@ class PostgresTx(Tx):
         # Appended, not added up: a hot row would be one transaction at a time. `fold_counters` sums.
         self.run(ADD, key=key, delta=delta)
 
+    def driver_connection(self) -> Any:
+        """See `Tx.driver_connection`. What is done with it counts as a write."""
+        if not self._begun:
+            self.begin()
+        if self._marked < 0 and not self._options.read_only:
+            self._mark()
+        if self._wire.queued:
+            self._wire.sync()
+        return lend(self._wire)
+
+    def doom(self, error: BaseException) -> None:
+        """See `Tx.doom`."""
+        if isinstance(error, FATAL) and self.fatal is None:
+            self.fatal = error
+        super().doom(error)
+
     # -- savepoints: synced at both ends, so that an error falls on the right side ----------------
 
     def _savepoint_begin(self, depth: int) -> None:
@@ -233,6 +250,4 @@ class PostgresTx(Tx):
             self._registered = self._depth
 
     def _fail(self, error: BaseException) -> None:
-        if isinstance(error, FATAL) and self.fatal is None:
-            self.fatal = error
         self.doom(error)

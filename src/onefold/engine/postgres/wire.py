@@ -11,6 +11,7 @@ import os
 import select
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg
@@ -73,7 +74,7 @@ class Wire:
 
     __slots__ = (
         "__weakref__", "_cancelled", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader", "abandoned",
-        "broken", "clock", "deadline_ns", "generation", "identity", "suspicious",
+        "broken", "clock", "deadline_ns", "generation", "identity", "lent", "suspicious",
     )  # fmt: skip
 
     def __init__(self, pg: pq.abc.PGconn, *, deadline_ns: int) -> None:
@@ -90,6 +91,7 @@ class Wire:
         self.abandoned = False
         self.suspicious = False  # A cancel is on its way and may come late.
         self.generation = 0
+        self.lent: Any = None  # The same connection as psycopg's own; see lent.py.
         _open.add(self)
         pg.nonblocking = 1
         pg.enter_pipeline_mode()
@@ -257,7 +259,7 @@ class Wire:
                 return
             request.start()
             give_up_ns = time.monotonic_ns() + CANCEL_GRACE_NS
-            _drive(request, give_up_ns)
+            _drive(request, request.poll, give_up_ns)
             request.finish()
 
     # -- the clock, and the end --------------------------------------------------------------
@@ -304,6 +306,11 @@ class Wire:
         return payloads
 
     @property
+    def pgconn(self) -> pq.abc.PGconn:
+        """libpq's own handle, for lent.py."""
+        return self._pg
+
+    @property
     def server_version(self) -> int:
         """Such as 180004."""
         return self._pg.server_version
@@ -345,7 +352,7 @@ def open_wire(conninfo: bytes, *, deadline_ns: int) -> Wire:
     try:
         pg = pq.PGconn.connect_start(conninfo)
         pg.notice_handler = None
-        if pg.status == pq.ConnStatus.BAD or not _drive(pg, deadline_ns):
+        if pg.status == pq.ConnStatus.BAD or not _drive(pg, pg.connect_poll, deadline_ns):
             message = pg.get_error_message() or "no answer until the deadline"
             pg.finish()
             raise refused(message)
@@ -370,19 +377,16 @@ def abandon_all() -> None:
     _open.clear()
 
 
-def _drive(pg: Any, deadline_ns: int) -> bool:
-    """Poll a starting connection (or cancel request) to its end; False when it failed."""
-    want = select.POLLOUT if isinstance(pg, pq.PGconn) else 0
+def _drive(pg: pq.abc.PGconn | pq.abc.PGcancelConn, advance: Callable[[], int], deadline_ns: int) -> bool:
+    """Bring a starting connection (or cancel request) to its end; False when it failed."""
     while True:
-        if want:
-            left_ms = (deadline_ns - time.monotonic_ns()) / 1e6
-            poll = select.poll()
-            poll.register(pg.socket, want)
-            if left_ms <= 0 or not poll.poll(left_ms + 1):
-                return False
-        state = pg.poll() if hasattr(pg, "poll") else pg.connect_poll()
+        state = advance()
         if state == _POLL.OK:
             return True
         if state == _POLL.FAILED:
             return False
-        want = select.POLLIN if state == _POLL.READING else select.POLLOUT
+        left_ms = (deadline_ns - time.monotonic_ns()) / 1e6
+        poll = select.poll()  # Another host, another socket.
+        poll.register(pg.socket, select.POLLIN if state == _POLL.READING else select.POLLOUT)
+        if left_ms <= 0 or not poll.poll(left_ms + 1):
+            return False

@@ -1,0 +1,69 @@
+"""Our connection as psycopg's own, for libraries that want one, inside our transaction.
+
+The wire lives in libpq's pipeline mode, psycopg's cursors outside of it. So each of their
+statements settles what is queued, leaves the mode, runs, and enters it again; no round trip more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+from onefold.engine.postgres.errors import lost
+from onefold.engine.postgres.wire import Wire
+
+
+class LentCursor(psycopg.Cursor[Any]):
+    """A cursor that borrows the wire for as long as a statement takes."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """See psycopg."""
+        with _borrowed(self.connection):
+            return super().execute(*args, **kwargs)
+
+    def executemany(self, *args: Any, **kwargs: Any) -> None:
+        """See psycopg."""
+        with _borrowed(self.connection):
+            super().executemany(*args, **kwargs)
+
+
+class LentConnection(psycopg.Connection[Any]):
+    """psycopg's Connection over a wire of ours. Whoever has it ends no transaction with it."""
+
+    wire: Wire
+
+
+def lend(wire: Wire) -> LentConnection:
+    """The same for the same wire, so that what is cached for a connection stays valid."""
+    connection = wire.lent
+    if connection is None:
+        connection = LentConnection(wire.pgconn)
+        connection.wire = wire
+        connection.cursor_factory = LentCursor
+        connection.prepare_threshold = None  # Names of prepared statements are the wire's.
+        wire.lent = connection
+    return connection
+
+
+@contextlib.contextmanager
+def _borrowed(connection: psycopg.Connection[Any]) -> Generator[None]:
+    assert isinstance(connection, LentConnection)
+    wire = connection.wire
+    if wire.queued:
+        wire.sync()
+    pg: pq.abc.PGconn = wire.pgconn
+    pg.exit_pipeline_mode()
+    try:
+        yield
+    finally:
+        try:
+            pg.enter_pipeline_mode()
+        except psycopg.Error as error:
+            wire.broken = True
+            raise lost(str(error)) from None
+
+

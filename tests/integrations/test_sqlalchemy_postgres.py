@@ -1,0 +1,175 @@
+"""SQLAlchemy and Onefold in one transaction, on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+import onefold
+from onefold import Conflict, Database, Doomed, Invalid, Tx
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    visits: Mapped[int] = mapped_column(default=0)
+
+
+@pytest.fixture
+def db(postgres_url: str) -> Iterator[Database]:
+    with onefold.connect(postgres_url) as database:
+        yield database
+
+
+@pytest.fixture
+def engine(db: Database) -> Iterator[sa.Engine]:
+    made = sa.create_engine(db.url.replace("postgresql://", "postgresql+psycopg://"))
+    Base.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+def names(engine: sa.Engine) -> list[str]:
+    with Session(engine) as session:
+        return list(session.scalars(sa.select(User.name).order_by(User.name)))
+
+
+def test_use_joins_the_sessions_transaction(db: Database, engine: sa.Engine) -> None:
+    waiter = db.waiter("topic")
+    with Session(engine) as session:
+        session.add(User(name="ana"))
+        tx = onefold.use(session)
+        tx.add("users", 1)
+        tx.wake("topic")
+        session.commit()
+    assert names(engine) == ["ana"]
+    assert db.run(lambda tx: tx.total("users")) == 1
+    assert waiter.wait(5)
+    with Session(engine) as session:
+        session.add(User(name="bob"))
+        onefold.sqlalchemy.use(session).add("users", 1)
+        session.rollback()
+    assert names(engine) == ["ana"]
+    assert db.run(lambda tx: tx.total("users")) == 1
+    waiter.close()
+
+
+def test_a_session_lives_inside_run(db: Database, engine: sa.Engine) -> None:
+    def work(tx: Tx, name: str) -> int:
+        tx.add("users", 1)
+        with onefold.sqlalchemy.session(tx) as session:
+            session.add(User(name=name))
+            session.flush()
+            tx.add("between", 1)
+            found = session.scalar(sa.select(sa.func.count()).select_from(User))
+        assert tx.total("between") == found
+        return found or 0
+
+    assert db.run(work, "ana") == 1
+    assert asyncio.run(db.arun(work, "bob")) == 2
+    assert names(engine) == ["ana", "bob"]
+
+    def fails(tx: Tx) -> None:
+        work(tx, "eve")
+        raise Conflict("No.")
+
+    with pytest.raises(Conflict, match="No"):
+        db.run(fails)
+    assert names(engine) == ["ana", "bob"]
+    assert db.run(lambda tx: tx.total("users")) == 2
+
+
+def test_a_conflict_inside_the_session_is_run_again(db: Database, engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        session.add(User(name="ana"))
+        session.commit()
+    db.run(lambda tx: tx.add("space", 1))  # The first write in a space writes down its name.
+    barrier = threading.Barrier(2, timeout=20)
+    attempts: list[int] = []
+
+    def visit(tx: Tx, me: int) -> None:
+        with onefold.sqlalchemy.session(tx) as session:
+            user = session.scalar(sa.select(User).where(User.name == "ana"))
+            assert user is not None
+            seen = user.visits
+            attempts.append(me)
+            if attempts.count(me) == 1:
+                barrier.wait()
+            user.visits = seen + 1
+
+    threads = [threading.Thread(target=db.run, args=(visit, me)) for me in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Session(engine) as session:
+        assert session.scalar(sa.select(User.visits)) == 2
+    assert len(attempts) >= 3
+
+
+def test_its_own_commit_raises_and_errors_doom(db: Database, engine: sa.Engine) -> None:
+    def commits(tx: Tx) -> None:
+        with onefold.sqlalchemy.session(tx) as session:
+            session.add(User(name="ana"))
+            session.commit()
+
+    with pytest.raises(Invalid, match="run"):
+        db.run(commits)
+
+    def swallows(tx: Tx) -> None:
+        tx.add("half", 1)
+        with onefold.sqlalchemy.session(tx) as session:
+            session.execute(sa.insert(User).values(name="ana"))
+            try:
+                session.execute(sa.insert(User).values(name="ana"))
+            except sa.exc.IntegrityError:
+                pass
+
+    with pytest.raises(Doomed):
+        db.run(swallows)
+    assert names(engine) == []
+    assert db.run(lambda tx: tx.total("half")) == 0
+
+
+@pytest.mark.parametrize("driver", ["psycopg"])
+def test_join_from_asyncio(db: Database, engine: sa.Engine, driver: str) -> None:
+    def work(tx: Tx, by: int) -> int:
+        tx.add("async", by)
+        return tx.total("async")
+
+    async def scenario() -> list[int]:
+        async_engine = create_async_engine(db.url.replace("postgresql://", f"postgresql+{driver}://"))
+        async with AsyncSession(async_engine) as session:
+            session.add(User(name="ana"))
+            first = await onefold.sqlalchemy.join(session, work, 3)
+            await session.commit()
+        async with AsyncSession(async_engine) as session:
+            second = await onefold.sqlalchemy.join(session, work, 4)
+            await session.rollback()
+        await async_engine.dispose()
+        return [first, second]
+
+    assert asyncio.run(scenario()) == [3, 7]
+    assert db.run(lambda tx: tx.total("async")) == 3
+    assert names(engine) == ["ana"]
+
+
+def test_autocommit_is_refused(db: Database, engine: sa.Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with pytest.raises(Invalid, match="autocommit"):
+            onefold.use(connection)
+    with psycopg.connect(db.url, autocommit=True) as raw:
+        with pytest.raises(Invalid, match="autocommit"):
+            onefold.use(raw)
