@@ -1,0 +1,1 @@
+"""Coordination: agree on who. Locks now; election, membership and health beside them."""

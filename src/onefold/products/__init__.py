@@ -1,0 +1,1 @@
+"""What users see: products built of the blocks below."""
