@@ -21,7 +21,7 @@ from onefold.core.route import Route
 from onefold.index import BLOCKS, folder_of
 
 ENGINE_TABLES = {"spaces", "counter_deltas", "counter_totals", "tx"}
-_SQL = re.compile(r"^\s*(?:--[^\n]*\n\s*)*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
+_SQL = re.compile(r"^\s*(?:--[^\n]*\n\s*)*(SELECT|INSERT|UPDATE|DELETE|WITH)\s")
 _TABLE = re.compile(r"CREATE TABLE onefold\.(\w+) \((.*?)\n\)", re.DOTALL)
 
 
@@ -52,9 +52,11 @@ def tables_of(block: str) -> set[str]:
 def sql_texts(block: str) -> list[tuple[str, str]]:
     found = []
     for path in sorted(folder_of(block).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.match(node.value):
-                found.append((f"{path.name}:{node.lineno}", node.value))
+        found += [
+            (f"{path.name}:{node.lineno}", node.value)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.match(node.value)
+        ]
     return found
 
 

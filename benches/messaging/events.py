@@ -12,7 +12,19 @@ import msgspec
 
 import onefold
 from benches import peers
-from benches.harness import COMPARISON, Sample, Size, Table, fdatasync_ms, figure, interleaved, row, sample, timed, timed_crowd
+from benches.harness import (
+    COMPARISON,
+    Sample,
+    Size,
+    Table,
+    fdatasync_ms,
+    figure,
+    interleaved,
+    row,
+    sample,
+    timed,
+    timed_crowd,
+)
 from onefold import Database, events
 from onefold.testing.postgres import Cluster
 

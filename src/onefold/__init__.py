@@ -1,12 +1,4 @@
-"""Onefold: the systems of a back end over one transaction.
-
-    import onefold
-    from onefold import jobs, ledger
-
-    db = onefold.connect("shop.db")             # or postgresql://...
-    db.run(checkout, hold_id, buyer="ana")      # one transaction
-    await db.arun(checkout, hold_id, buyer="ana")
-"""
+"""Onefold: the systems of a back end over one transaction; README.md begins with an example."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 
 import pytest
-
 from benches import harness
 from benches.__main__ import names
 

@@ -12,6 +12,7 @@ import pytest
 
 import onefold
 from onefold import Conflict, Database, Tx, locks
+from onefold.coordination.locks import ops
 
 LEVELS = ["read_committed", "serializable"]
 TTL = 10_000
@@ -214,31 +215,66 @@ def test_of_many_takers_one_wins(postgres: Database, threads: ThreadPoolExecutor
 def test_tokens_rise_in_the_order_of_the_holders(
     postgres: Database, threads: ThreadPoolExecutor, level: str
 ) -> None:
-    """Many take and give the same few locks, the sweep runs beside them, rows vanish and come back."""
+    """Many take and give the same few locks, the sweep marks beside them, rows vanish and come back."""
     handle, loop = postgres.options(isolation=level), postgres.options(isolation="read_committed")
     seen: dict[str, list[int]] = {"x": [], "y": []}
     start = threading.Barrier(5)
 
     def work(owner: str) -> None:
         start.wait(WAIT_S)
-        for turn in range(25):
+        for turn in range(10):
             name = "xy"[turn % 2]
             lock = handle.run(locks.try_acquire, name, owner=owner, ttl_ms=TTL)
             if lock is not None:
                 seen[name].append(lock.token)  # Nobody else appends: we hold it.
                 handle.run(locks.release, lock)
 
+    def idle(tx: Tx) -> None:
+        tx.run("UPDATE onefold.locks SET expires_at_ms = 0 WHERE space = :space AND owner IS NULL")
+
     def tidy() -> None:
         start.wait(WAIT_S)
-        for _ in range(15):
-            loop.run(lambda tx: tx.run(
-                """UPDATE onefold.locks SET expires_at_ms = 0, marked_at_ms = CASE WHEN marked_at_ms IS NULL
-                          THEN {null:int} ELSE 0 END WHERE space = :space AND owner IS NULL"""))
+        for _ in range(10):
+            loop.run(idle)
             loop.run(locks.sweep)
 
-    calls = [threads.submit(work, f"o{number}") for number in range(4)] + [threads.submit(tidy)]
-    for call in calls:
-        call.result(60)
+    for _ in range(4):
+        calls = [threads.submit(work, f"o{number}") for number in range(4)] + [threads.submit(tidy)]
+        for call in calls:
+            call.result(60)
+        # The hour after the mark, in which every transaction of then has ended, is over.
+        loop.run(idle)
+        loop.run(locks.sweep)
+        loop.run(lambda tx: tx.run("UPDATE onefold.locks SET marked_at_ms = 0 WHERE space = :space"))
+        loop.run(locks.sweep)
+        assert loop.run(lambda tx: tx.all("SELECT name FROM onefold.locks WHERE space = :space")) == []
     for tokens in seen.values():
         assert len(tokens) > 10
         assert tokens == sorted(set(tokens))
+
+
+@pytest.mark.parametrize("grace_ms", [ops.MARK_MS, -1])
+def test_a_swept_row_outlives_every_snapshot_that_misses_its_floor(
+    postgres: Database, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, grace_ms: int
+) -> None:
+    """What the hour between mark and deletion is for: without it a token falls."""
+    monkeypatch.setattr(ops, "IDLE_MS", -60_000)
+    monkeypatch.setattr(ops, "MARK_MS", grace_ms)
+    for owner in ("ana", "bob", "cy"):
+        last = postgres.run(locks.acquire, "a", owner=owner, ttl_ms=TTL)
+        postgres.run(locks.release, last)
+    step, loop = Step(), postgres.options(isolation="read_committed")
+
+    def late(tx: Tx) -> int:
+        written(tx)  # The snapshot: no floor yet.
+        step.stop()
+        return locks.acquire(tx, "a", owner="late", ttl_ms=TTL).token
+
+    with stepping(step):
+        call = threads.submit(postgres.run, late)
+        assert step.reached.wait(WAIT_S)
+        for _ in range(3):
+            loop.run(locks.sweep)
+        step.go.set()
+        token = call.result(WAIT_S)
+    assert (token > last.token) == (grace_ms == 3_600_000)

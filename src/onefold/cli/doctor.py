@@ -130,8 +130,11 @@ def _disk(folder: Path) -> Iterator[Finding]:
     else:
         yield Finding("file system", "ok", kind)
     free = shutil.disk_usage(folder).free
-    level: Literal["ok", "warn", "bad"] = "bad" if free < FREE_BYTES_BAD else "warn" if free < FREE_BYTES_WARN else "ok"
-    yield Finding("free space", level, f"{free // MIB} MiB", "" if level == "ok" else f"make room on the disk of {folder}")
+    if free < FREE_BYTES_WARN:
+        level: Literal["warn", "bad"] = "bad" if free < FREE_BYTES_BAD else "warn"
+        yield Finding("free space", level, f"{free // MIB} MiB", f"make room on the disk of {folder}")
+    else:
+        yield Finding("free space", "ok", f"{free // MIB} MiB")
     try:
         rate, median_ms = disks.sync_rate(folder)
     except OSError as error:

@@ -38,11 +38,8 @@ def list_all(options: argparse.Namespace) -> int:
         while page.after is not None:
             page = reader.run(tokens.list_tokens, after=page.after, limit=1_000)
             found += page.items
-    rows = [
-        (t.id, t.name, " ".join(t.rights), t.space_name or "(root)", moment(t.created_at_ms), moment(t.used_at_ms), _state(t))
-        for t in found
-    ]
-    say(options, found, lambda: table(("ID", "NAME", "RIGHTS", "SPACE", "CREATED", "USED", "STATE"), rows))
+    head = ("ID", "NAME", "RIGHTS", "SPACE", "CREATED", "USED", "STATE")
+    say(options, found, lambda: table(head, [_row(token) for token in found]))
     return 0
 
 
@@ -52,6 +49,13 @@ def revoke(options: argparse.Namespace) -> int:
         token = db.run(tokens.revoke, options.token_id)
     say(options, token, lambda: [f"Revoked {token.id} ({token.name})."])
     return 0
+
+
+def _row(token: tokens.Token) -> tuple[str, ...]:
+    return (
+        token.id, token.name, " ".join(token.rights), token.space_name or "(root)", moment(token.created_at_ms),
+        moment(token.used_at_ms), _state(token),
+    )  # fmt: skip
 
 
 def _state(token: tokens.Token) -> str:

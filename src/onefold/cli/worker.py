@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import importlib
 import sys
 
+from onefold.cli.answer import say
 from onefold.core.errors import Invalid, NotFound
+from onefold.messaging import jobs
+from onefold.runtime import Supervisor, all_loops
 from onefold.server import logs
 
 
 def command(options: argparse.Namespace) -> int:
-    """Import the worker and run it; SIGTERM and Ctrl-C drain it."""
+    """Import the worker and run it; SIGTERM and Ctrl-C drain it, a second one hands its jobs back."""
     logs.configure()
-    worker = _found(options.target)
-    raise Invalid("not a worker", worker=worker)
+    found = _found(options.target)
+    worker = found if isinstance(found, jobs.Worker) else found() if callable(found) else None
+    if not isinstance(worker, jobs.Worker):
+        raise Invalid("The object is no jobs.Worker, nor a function that makes one.", target=options.target)
+    db = worker._db
+    with contextlib.closing(db), contextlib.ExitStack() as stack:
+        if not options.no_loops:
+            stack.enter_context(Supervisor(db, all_loops()))
+        started = {"event": "started", "worker": options.target}
+        say(options, started, lambda: [f"{options.target} works; Ctrl-C ends it."])
+        asyncio.run(worker.run_until_stopped())
+    return 0
 
 
 def _found(target: str) -> object:

@@ -14,7 +14,7 @@ PAYLOAD_BYTES_MAX = 65_536  # Larger things are stored elsewhere and named by re
 T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
-_canonical = msgspec.json.Encoder(order="deterministic")
+_canonical = msgspec.json.Encoder(order="sorted")  # Fields of records too: their order may change.
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
@@ -40,7 +40,8 @@ def decode(text: str, kind: type[T]) -> T:
     try:
         return decoder.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Invalid("The stored value does not fit its type.", kind=getattr(kind, "__name__", str(kind)), why=str(error)) from None
+        name = getattr(kind, "__name__", str(kind))  # A union has none.
+        raise Invalid("The stored value does not fit its type.", kind=name, why=str(error)) from None
 
 
 def fingerprint(value: object) -> str:

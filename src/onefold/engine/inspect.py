@@ -126,7 +126,8 @@ def _ask_postgres(connection: Any) -> PostgresFacts:
     def one(sql: str) -> Any:
         return connection.execute(sql).fetchone()[0]
 
-    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (list(_SETTINGS),)).fetchall()
+    wanted = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
+    rows = connection.execute(wanted, (list(_SETTINGS),)).fetchall()
     applied: list[tuple[str, int, str]] = []
     if one("SELECT to_regclass('onefold.schema') IS NOT NULL"):
         applied = connection.execute("SELECT block, version, digest FROM onefold.schema").fetchall()

@@ -11,7 +11,9 @@ from pathlib import Path
 _BLOCK = b"\0" * 4096
 
 #: File systems whose locks or shared memory do not hold between machines or at all.
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "vboxsf", "davfs"})
+NETWORK = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "vboxsf", "davfs",
+})  # fmt: skip
 #: File systems that forget.
 VOLATILE = frozenset({"tmpfs", "ramfs"})
 
@@ -28,7 +30,7 @@ def file_system_of(path: Path) -> str | None:
         # proc(5): "36 35 98:0 /root /mount/point options ... - type source options".
         left, _, right = line.partition(" - ")
         mount = left.split()[4].encode().decode("unicode_escape")
-        inside = mount == "/" or place == mount or place.startswith(mount + "/")
+        inside = mount in {"/", place} or place.startswith(mount + "/")
         if inside and len(mount) >= best:  # Of two mounts at one place the later one counts.
             best, found = len(mount), right.split()[0]
     return found
@@ -69,7 +71,7 @@ def holders_of(path: Path) -> dict[int, set[str]]:
         try:
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
-                    target = os.readlink(descriptor)
+                    target = str(descriptor.readlink())
                     if target.startswith(place):
                         found.setdefault(int(process.name), set()).add(target[len(place) :])
         except OSError:

@@ -103,7 +103,8 @@ def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
     rolled back. With a bare Connection call `tx.committed()`.
     """
     connection = session.connection() if isinstance(session, Session) else session
-    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT" or connection._is_autocommit_isolation():
+    asked = connection.get_execution_options().get("isolation_level")
+    if asked == "AUTOCOMMIT" or connection._is_autocommit_isolation():
         raise Invalid("The connection is in autocommit; begin a transaction first.", code="autocommit")
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite" and not driver.in_transaction:

@@ -33,6 +33,7 @@ import psycopg
 from psycopg import sql
 
 START_MS_MAX = 30_000
+PORTS_TRIED = 3  # Somebody may take the free port before the server does.
 VERSIONS = {16: "pginstall", 18: "pginstall18"}
 VERSION_DEFAULT = 18
 _SOCKET_PATH_MAX = 90  # A Unix socket's path has at most 107 bytes, ".s.PGSQL.5432" included.
@@ -101,6 +102,7 @@ class Cluster:
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._postmaster: subprocess.Popen[bytes] | None = None
         self._tcp = tcp
+        self._log_from = 0
         self.port = _free_port() if tcp else 5432
         self.password = secrets.token_hex(8)
         self.settings = {**_SETTINGS, **({} if fsync else _UNSAFE), **(settings or {})}
@@ -118,6 +120,13 @@ class Cluster:
         if self._postmaster is not None and self._postmaster.poll() is None:
             return
         self._watch()
+        for attempt in range(1, PORTS_TRIED + 1):
+            self._launch()
+            if self._wait_ready(last=attempt == PORTS_TRIED):
+                return
+            self.port = _free_port()
+
+    def _launch(self) -> None:
         arguments = [
             str(self._bin / "postgres"), "-D", str(self._data), "-p", str(self.port),
             "-c", f"unix_socket_directories={self._base}",
@@ -126,8 +135,8 @@ class Cluster:
         for name, value in self.settings.items():
             arguments += ["-c", f"{name}={value}"]
         with (self._base / "log").open("ab") as log:
+            self._log_from = log.tell()
             self._postmaster = self._spawn(arguments, log)
-        self._wait_ready()
 
     def stop(self, *, immediate: bool = False) -> None:
         """Stop the server; `immediate` as if it had crashed, else connections are ended cleanly."""
@@ -245,7 +254,8 @@ class Cluster:
                 _templates[key] = source
         _copy(source, self._data, self._account)
 
-    def _wait_ready(self) -> None:
+    def _wait_ready(self, *, last: bool) -> bool:
+        """True when it takes connections; False when another program has the port."""
         assert self._postmaster is not None
         give_up = time.monotonic() + START_MS_MAX / 1000
         while True:
@@ -255,10 +265,13 @@ class Cluster:
                         connection.execute(
                             sql.SQL("ALTER USER {} PASSWORD {}").format(sql.Identifier(_USER), self.password)
                         )
-                    return
+                    return True
             except psycopg.OperationalError:
                 if self._postmaster.poll() is not None or time.monotonic() > give_up:
-                    raise RuntimeError(f"PostgreSQL did not start:\n{self.log[-4000:]}") from None
+                    said = self.log[self._log_from :]
+                    if not last and "Address already in use" in said:
+                        return False
+                    raise RuntimeError(f"PostgreSQL did not start:\n{said[-4000:]}") from None
                 time.sleep(0.01)
 
     def _run(self, program: str, *arguments: str) -> None:

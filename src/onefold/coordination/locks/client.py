@@ -114,9 +114,7 @@ class Hold:
         under the lock is protected by `locks.check`.
         """
         with self._guard:
-            if self._valid_until_ns and _now_ns() >= self._valid_until_ns:
-                self._lost = True
-            return self._valid_until_ns > 0 and not self._lost
+            return not self._lost and _now_ns() < self._valid_until_ns
 
     # -- from a thread ------------------------------------------------------------------------
 
@@ -239,10 +237,8 @@ class Hold:
     def _won(self, lock: Lock, asked_ns: int) -> None:
         """Taken or renewed. The time counts from before the request left, however late the answer."""
         with self._guard:
-            now_ns = _now_ns()
-            if self._valid_until_ns and (self._lost or now_ns >= self._valid_until_ns):
-                self._lost = True  # Told to somebody, or too late: no way back.
-                return
+            if self._valid_until_ns and (self._lost or _now_ns() >= self._valid_until_ns):
+                return  # Somebody may have been told that it is lost: there is no way back.
             self._lock = lock
             self._beat_at_ns = asked_ns + self._ttl_ms * _MS // 3
             self._valid_until_ns = asked_ns + (self._ttl_ms - self._ttl_ms // DRIFT) * _MS

@@ -210,8 +210,8 @@ class PostgresEngine:
             if at_commit is not None and self._resolve(call, parts, wire, at_commit):
                 return at_commit.result
             self.metrics.retry(name_of(call.fn))
-            if conflicts > 1:
-                time.sleep(_pause_s(conflicts, call.deadline_ns))
+            if max(conflicts, losses) > 1:
+                time.sleep(_pause_s(max(conflicts, losses), call.deadline_ns))
 
     def _resolve(self, call: Call, parts: _Parts, wire: Wire, lost: _LostAtCommit) -> bool:
         """True: it committed. False: it did not, and may run again."""

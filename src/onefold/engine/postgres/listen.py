@@ -76,21 +76,27 @@ class Notifier:
                 time.sleep(COALESCE_S)
             with self._lock:
                 topics, self._topics = self._topics, {}
-            try:
-                self._send(payloads_of(self._instance, topics))
-            except OnefoldError as error:
-                _log.info("a wake-up was not told to other processes: %s", error)
-                if self._wire is not None:
-                    self._wire.close()
-                    self._wire = None
+            payloads = payloads_of(self._instance, topics)
+            # A connection that broke while idle is found out by using it; then a fresh one may do.
+            if payloads and not self._sent(payloads):
+                self._sent(payloads)
             if self._closing and not self._topics:
                 if self._wire is not None:
                     self._wire.close()
                 return
 
+    def _sent(self, payloads: list[str]) -> bool:
+        try:
+            self._send(payloads)
+        except OnefoldError as error:
+            _log.info("a wake-up was not told to other processes: %s", error)
+            if self._wire is not None:
+                self._wire.close()
+                self._wire = None
+            return False
+        return True
+
     def _send(self, payloads: list[str]) -> None:
-        if not payloads:
-            return
         give_up_ns = time.monotonic_ns() + ANSWER_NS_MAX
         wire = self._wire
         if wire is None:

@@ -177,10 +177,18 @@ class Wire:
         if self.broken:
             return
         try:
+            if self._pending:
+                # Should one of the queued fail, all up to the next sync is skipped; not this.
+                self._pg.pipeline_sync()
+                self._pending.append(_SYNC)
             self.command(text)
             self._pg.pipeline_sync()
             self._pending.append(_SYNC)
-            self._pg.flush()  # What does not fit into the socket now goes with the next sync.
+            if self._pg.flush():
+                # More was queued than the socket takes; until it is through, the transaction's
+                # locks are held.
+                self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
+                self._read()
         except (psycopg.Error, Lost):
             self.broken = True
 
@@ -196,7 +204,7 @@ class Wire:
                 if result is None or result.status != _STATUS.PIPELINE_SYNC:
                     raise lost("out of step")
                 if place != final:
-                    first = None  # An earlier user's ROLLBACK; not our concern.
+                    first = None  # Of what was rolled back then; not our concern.
                 continue
             if result is None:
                 raise lost("out of step")
@@ -204,13 +212,15 @@ class Wire:
             if status in {_STATUS.TUPLES_OK, _STATUS.COMMAND_OK}:
                 if entry is _COMMAND:
                     last = result
-            else:
+            elif status in {_STATUS.FATAL_ERROR, _STATUS.PIPELINE_ABORTED}:
                 if entry is not _COMMAND:
                     self._prepared.discard(entry)
                 if status == _STATUS.FATAL_ERROR and first is None:
                     first = translated(result, cancelled=self._cancelled)
                     if isinstance(first, Lost):
                         raise first
+            else:  # COPY and the like, of which there is no way back in a pipeline.
+                raise Invalid("PostgreSQL refuses the statement.", code="statement", why="not for a function over tx")
             if self._next() is not None:
                 raise lost("out of step")
         self._cancelled = False
@@ -307,7 +317,7 @@ class Wire:
 
     @property
     def pgconn(self) -> pq.abc.PGconn:
-        """libpq's own handle, for lent.py."""
+        """The handle of libpq itself, for lent.py."""
         return self._pg
 
     @property

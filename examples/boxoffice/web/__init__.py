@@ -1,0 +1,1 @@
+"""The shop over HTTP: pages for people, JSON for programs, events for both."""

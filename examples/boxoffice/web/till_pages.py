@@ -1,0 +1,120 @@
+"""Pages after the choice: the till with its clock, the order with its tickets, all orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from examples.boxoffice import hall, wallets
+from examples.boxoffice.catalogue import by_title
+from examples.boxoffice.desk import TTL_MS, Bought, Till
+from examples.boxoffice.web.markup import Markup, h, join
+from examples.boxoffice.web.posters import poster
+from examples.boxoffice.web.shell import clock_time, day_and_time, notice, page, seats_text
+from onefold import Money, booking
+
+
+def till(shown: Till, *, form: str, key: str, alert: str) -> Markup:
+    """Held seats, the time that is left, and the button that buys.
+
+    Args:
+        shown: what is held.
+        form: the visitor's form token.
+        key: what makes a second press of the button harmless.
+        alert: what went wrong before, "" for nothing.
+    """
+    hold, show = shown.hold, shown.show
+    enough = shown.balance.minor >= hold.price.minor
+    tell = alert or ("" if enough else "There is not enough in your wallet; top it up first.")
+    body = h(
+        """<p class="eyebrow">The till</p><h1>{title}</h1>{alert}<p class="notice" id="over" hidden>Your time is over:
+the seats are on sale again. <a href="/performances/{show}">Choose anew</a></p>
+<div class="till"><div>{clock}{tickets}</div><section class="card"><h2>Payment</h2>
+<dl><dt>{seats}</dt><dd class="tabular">{price}</dd><dt>In your wallet</dt><dd class="tabular">{balance}</dd>
+<dt>Afterwards</dt><dd class="tabular">{rest}</dd></dl>
+<div class="buttons"><form method="post" action="/holds/{hold}/pay" id="pay" data-once="Paying\N{HORIZONTAL ELLIPSIS}">
+<input type="hidden" name="form" value="{form}"><input type="hidden" name="key" value="{key}">
+<button class="wide"{off}>Pay {price} from wallet</button></form>
+<form method="post" action="/holds/{hold}/release"><input type="hidden" name="form" value="{form}">
+<button class="wide quiet">Give the seats back</button></form></div></section></div>""",
+        title=show.title, alert=notice(tell), show=show.id, clock=_clock(shown), hold=hold.id, form=form, key=key,
+        tickets=_tickets(show, hold.blocks), seats=seats_text(_count(hold.blocks)), price=hold.price,
+        balance=shown.balance, rest=shown.balance - hold.price if enough else Markup("\N{EN DASH}"),
+        off="" if enough else Markup(" disabled"),
+    )  # fmt: skip
+    return page("Till", body)
+
+
+def _clock(shown: Till) -> Markup:
+    until = shown.hold.expires_at_ms
+    return h(
+        """<div class="clock" data-until="{}" data-now="{}" data-ttl="{}" role="timer">
+<svg viewBox="0 0 100 100" aria-hidden="true"><circle class="track" cx="50" cy="50" r="42"/>
+<circle class="hand" cx="50" cy="50" r="42"/></svg>
+<div><div class="numeral tabular">until {}</div><div class="muted">These seats are yours to buy until {}.</div></div></div>""",
+        until, shown.now_ms, TTL_MS, clock_time(until), clock_time(until),
+    )  # fmt: skip
+
+
+def order(shown: Bought) -> Markup:
+    """Tickets, and whether the receipt was sent."""
+    sold = shown.order
+    if shown.receipt is not None:
+        state = h('<span class="state sent">Receipt sent at {}</span>', clock_time(shown.receipt.at_ms))
+    else:
+        state = h('<span class="state" data-receipt="/orders/{}">Receipt on its way</span>', sold.id)
+    body = h(
+        """<p class="eyebrow">Order</p><h1>Enjoy the show.</h1><p class="lead">{title}, {when}.</p>
+<p aria-live="polite">{state}</p>{tickets}
+<section class="card total"><dl><dt>Paid</dt><dd class="tabular">{price}</dd><dt>Bought</dt><dd>{at}</dd>
+<dt>Order</dt><dd class="small tabular">{id}</dd></dl></section>
+<p class="noprint"><a class="button quiet" href="/performances/{show}">See your seats in the hall</a></p>""",
+        title=shown.show.title, when=day_and_time(shown.show.starts_at_ms), state=state, id=sold.id,
+        tickets=_tickets(shown.show, sold.blocks), price=sold.price, show=sold.show_id,
+        at=f"{day_and_time(sold.created_at_ms)}",
+    )  # fmt: skip
+    return page("Your order", body, place="orders")
+
+
+def orders(listed: Sequence[Bought], balance: Money, *, form: str, key: str) -> Markup:
+    """All orders of the visitor, and the wallet."""
+    rows = join(
+        h(
+            """<li><a href="/orders/{}"><strong>{}</strong><span class="tabular">{}</span>
+<span class="muted small">{} \N{MIDDLE DOT} {}</span><span class="small muted">{}</span></a></li>""",
+            one.order.id, one.show.title, one.order.price, day_and_time(one.show.starts_at_ms),
+            hall.places(one.order.blocks), "receipt sent" if one.receipt else "receipt on its way",
+        )
+        for one in listed
+    )  # fmt: skip
+    nothing = h('<p class="muted">No orders yet. <a href="/">See what is on.</a></p>')
+    body = h(
+        """<h1>Orders &amp; wallet</h1><div class="till"><div><h2>Orders</h2>{}</div>
+<section class="card"><h2>Wallet</h2><div class="sum"><span>Play money</span><b class="tabular">{}</b></div>
+<form method="post" action="/wallet" data-once="One moment\N{HORIZONTAL ELLIPSIS}"><input type="hidden" name="form" value="{}">
+<input type="hidden" name="key" value="{}"><button class="wide quiet">Top up {}</button></form></section></div>""",
+        h('<ul class="orders">{}</ul>', rows) if listed else nothing, balance, form, key, wallets.TOP_UP,
+    )  # fmt: skip
+    return page("Orders", body, place="orders")
+
+
+def _tickets(show: booking.Show, blocks: Sequence[booking.Block]) -> Markup:
+    work = by_title().get(show.title)
+    art = poster(work) if work else Markup('<svg class="poster"></svg>')
+    return h(
+        '<div class="tickets">{}</div>',
+        join(_ticket(show, block, seat, art) for block in blocks for seat in block.seats),
+    )
+
+
+def _ticket(show: booking.Show, block: booking.Block, seat: int, art: Markup) -> Markup:
+    return h(
+        """<div class="ticket">{}<div class="body"><h3>{}</h3><p class="muted small">{}<br>{}</p>
+<p><strong>{}</strong>, row {}</p></div><div class="stub"><span class="small muted">Seat</span>
+<span class="numeral">{}{}</span><span class="small muted tabular">{}</span></div></div>""",
+        art, show.title, day_and_time(show.starts_at_ms), hall.NAME, block.section, block.label, block.label, seat,
+        Money(block.price.minor // len(block.seats), block.price.currency),
+    )  # fmt: skip
+
+
+def _count(blocks: Sequence[booking.Block]) -> int:
+    return sum(len(block.seats) for block in blocks)

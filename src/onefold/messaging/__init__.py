@@ -1,0 +1,1 @@
+"""Messaging: move work and facts. Idempotency, jobs, events."""

@@ -1,0 +1,329 @@
+"""Events: facts in streams, each stream in order, and all of them in one order without gaps.
+
+`append` writes to a stream in the transaction that makes the fact true. A stream's versions
+count from 1; `expected` says which version the caller decided upon, and another writer's append in
+between is a Conflict. Readers by category, or of everything, go by *position*: whoever has read up
+to a position has missed nothing before it. SQLite numbers at append, where commits stand in one
+line anyway; on PostgreSQL the sequencer numbers what has committed (`sequencer.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, LiteralString
+
+import msgspec
+
+from onefold.core.codec import encode
+from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.engine.tx import Tx, operation
+from onefold.messaging.events.kinds import checked_kind, kind_of
+from onefold.messaging.events.records import Appended, Event, NewEvent, event_of_row, id_of
+
+STREAM_LENGTH_MAX = 200
+CAUSE_LENGTH_MAX = 250
+EVENTS_MAX = 1_000  # In one append.
+VERSION_MAX = 1 << 53  # JSON readers keep whole numbers up to here; positions likewise.
+
+Expected = int | Literal["absent", "any"] | None
+
+
+@operation
+def append(
+    tx: Tx, stream: str, /, *events: msgspec.Struct, expected: Expected = None,
+    causation: str | Event | None = None, correlation: str | None = None,
+) -> Appended:  # fmt: skip
+    """Append one or more events to `stream`, in this order, all or none.
+
+    Args:
+        tx: the transaction that makes the facts true.
+        stream: 1 to 200 characters; up to the first "/" it is the category ("order/7").
+        events: 1 to 1,000 records of classes marked with `kind`, or `NewEvent`.
+        expected: the version that the stream must have: a number, "absent" (or 0) for a stream
+            that must not exist yet, None or "any" for no matter which.
+        causation: the id of what brought this about; an `Event` gives its correlation too.
+        correlation: the id of the first cause of the chain.
+
+    Raises:
+        Conflict: code "version", the stream is not at `expected`; facts say where it is.
+        Invalid: an argument is out of range; nothing was written.
+    """
+    rows = _rows(events)
+    category = category_of(stream)
+    causation, correlation = _causes(causation, correlation)
+    version = _advance(tx, stream, len(rows), expected)
+    first = version - len(rows)
+    for number, row in enumerate(rows, start=first + 1):
+        row["version"] = number
+        row["stream"], row["category"] = stream, category
+        row["causation"], row["correlation"] = causation, correlation
+    _insert(tx, stream, rows, first)
+    tx.emit("events.appended", stream=stream, version=version, count=len(rows))
+    return Appended(tuple(id_of(stream, number) for number in range(first + 1, version + 1)), version)
+
+
+@operation
+def append_json(
+    tx: Tx, stream: str, events: list[NewEvent], *, expected: Expected = None,
+    causation: str | None = None, correlation: str | None = None,
+) -> Appended:  # fmt: skip
+    """`append` for callers that have no classes: `events` are kinds and JSON objects."""
+    return append(tx, stream, *events, expected=expected, causation=causation, correlation=correlation)
+
+
+@operation
+def read_stream(tx: Tx, stream: str, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Page[Event]:
+    """The events of `stream` after version `after`, oldest first, this transaction's own included.
+
+    A stream that does not exist has none. `Page.after` is the version to go on after.
+    """
+    category_of(stream)
+    rows = tx.all(
+        """SELECT stream, version, kind, kind_version, data, at_ms, causation, correlation FROM onefold.events
+           WHERE space = :space AND stream = :stream AND version > :after ORDER BY version LIMIT :most""",
+        stream=stream, after=place_of(after), most=checked_limit(limit) + 1,
+    )  # fmt: skip
+    return page_of([event_of_row(row) for row in rows], limit, lambda event: str(event.version))
+
+
+@operation
+def read_category(tx: Tx, category: str, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Page[Event]:
+    """The events of all streams of `category` after position `after`, by position."""
+    # Written as a range: with "=" the primary key would do for the order as well, and for a rare
+    # category a planner might choose to read through all the others.
+    rows = tx.all(
+        """SELECT stream, version, kind, kind_version, data, at_ms, causation, correlation, p.pos
+           FROM onefold.event_positions AS p JOIN onefold.events AS e ON e.seq = p.seq
+           WHERE p.space = :space AND (p.category, p.pos) > (:category, :after) AND p.category <= :category
+           ORDER BY p.category, p.pos LIMIT :most""",
+        category=checked_category(category), after=place_of(after), most=checked_limit(limit) + 1,
+    )  # fmt: skip
+    return _page(rows, limit)
+
+
+@operation
+def read_all(tx: Tx, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Page[Event]:
+    """All events of the space after position `after`, by position.
+
+    On PostgreSQL an event appears here a moment after its commit, when it has been numbered;
+    once a position was seen, nothing will ever appear before it.
+    """
+    rows = tx.all(
+        """SELECT stream, version, kind, kind_version, data, at_ms, causation, correlation, p.pos
+           FROM onefold.event_positions AS p JOIN onefold.events AS e ON e.seq = p.seq
+           WHERE p.space = :space AND p.pos > :after ORDER BY p.pos LIMIT :most""",
+        after=place_of(after), most=checked_limit(limit) + 1,
+    )  # fmt: skip
+    return _page(rows, limit)
+
+
+@operation
+def read_correlation(tx: Tx, correlation: str, *, limit: int = LIMIT_DEFAULT) -> list[Event]:
+    """The events of one chain, as they were written, at most `limit` (1,000)."""
+    checked_cause(correlation)
+    rows = tx.all(
+        """SELECT stream, version, kind, kind_version, data, at_ms, causation, correlation FROM onefold.events
+           WHERE space = :space AND (correlation, seq) > (:correlation, 0) AND correlation <= :correlation
+           ORDER BY correlation, seq LIMIT :most""",
+        correlation=correlation, most=checked_limit(limit),
+    )  # fmt: skip
+    return [event_of_row(row) for row in rows]
+
+
+@operation
+def version_of(tx: Tx, stream: str) -> int:
+    """The version of `stream`, 0 when it does not exist. To decide upon it, pass it as `expected`."""
+    category_of(stream)
+    row = tx.one(
+        "SELECT version FROM onefold.event_streams WHERE space = :space AND stream = :stream", stream=stream
+    )
+    return int(row[0]) if row else 0
+
+
+@operation
+def head(tx: Tx) -> int:
+    """The last position of the space, 0 when there is none."""
+    row = tx.one("SELECT coalesce(max(pos), 0) FROM onefold.event_positions WHERE space = :space")
+    assert row is not None
+    return int(row[0])
+
+
+@operation
+def position_of(tx: Tx, event_id: str) -> int | None:
+    """The position of an event, or None while it waits for the sequencer.
+
+    Raises:
+        NotFound: there is no such event, or it is not committed.
+        Invalid: this cannot be the id of an event.
+    """
+    stream, version = parse_id(event_id)
+    row = tx.one(
+        """SELECT p.pos FROM onefold.events AS e
+           LEFT JOIN onefold.event_positions AS p ON p.seq = e.seq
+           WHERE e.space = :space AND e.stream = :stream AND e.version = :version""",
+        stream=stream, version=version,
+    )  # fmt: skip
+    if row is None:
+        raise NotFound("There is no such event.", event=event_id)
+    return None if row[0] is None else int(row[0])
+
+
+def parse_id(event_id: str) -> tuple[str, int]:
+    """Stream and version of an id; Invalid when it cannot be one."""
+    stream, _, version = event_id.rpartition("@")
+    if not (version.isascii() and version.isdigit() and len(version) <= 16):
+        raise Invalid("The id of an event is its stream, @ and its version.", code="id")
+    category_of(stream)
+    return stream, int(version)
+
+
+def category_of(stream: str) -> str:
+    """The category of a stream; Invalid when the name of the stream is out of range."""
+    if not 1 <= len(stream) <= STREAM_LENGTH_MAX or "\0" in stream:
+        raise Invalid("A stream's name has 1 to 200 characters and no NUL.", code="stream", length=len(stream))
+    return stream.partition("/")[0]
+
+
+def checked_category(category: str) -> str:
+    """`category` itself; Invalid when no stream can be of it."""
+    if len(category) > STREAM_LENGTH_MAX or "/" in category or "\0" in category:
+        raise Invalid("A category has at most 200 characters, no slash and no NUL.", code="category")
+    return category
+
+
+def _rows(events: tuple[msgspec.Struct, ...]) -> list[dict[str, Any]]:
+    if not 1 <= len(events) <= EVENTS_MAX:
+        raise Invalid("An append has 1 to 1,000 events.", events=len(events), most=EVENTS_MAX)
+    rows: list[dict[str, Any]] = []
+    for event in events:
+        if isinstance(event, NewEvent):
+            name, version, data = event.kind, event.kind_version, encode(event.data, what=event.kind)
+            checked_kind(name, version)
+        else:
+            name, version, _ = kind_of(type(event))
+            data = encode(event, what=name)
+        rows.append({"kind": name, "kind_version": version, "data": data})
+    return rows
+
+
+def _causes(causation: str | Event | None, correlation: str | None) -> tuple[str | None, str | None]:
+    if isinstance(causation, Event):
+        correlation = correlation or causation.correlation or causation.id
+        causation = causation.id
+    for cause in (causation, correlation):
+        if cause is not None:
+            checked_cause(cause)
+    return causation, correlation
+
+
+def checked_cause(cause: str) -> None:
+    """Refuse an id of a cause that cannot be stored."""
+    if not 1 <= len(cause) <= CAUSE_LENGTH_MAX or "\0" in cause:
+        raise Invalid("The id of a cause has 1 to 250 characters and no NUL.", code="cause", length=len(cause))
+
+
+def _advance(tx: Tx, stream: str, count: int, expected: Expected) -> int:
+    """Move the stream's version by `count` and answer it. This write decides between appends.
+
+    Written first and never read before: under SERIALIZABLE a read of the index beside inserts of
+    others conflicts with all that share its page.
+    """
+    row = None
+    if expected is None or expected == "any":
+        row = tx.one(
+            """INSERT INTO onefold.event_streams (space, stream, version, appends)
+               VALUES (:space, :stream, :count, 1)
+               ON CONFLICT (space, stream) DO UPDATE SET
+                   version = onefold.event_streams.version + :count, appends = onefold.event_streams.appends + 1
+               RETURNING version""",
+            stream=stream, count=count,
+        )  # fmt: skip
+        assert row is not None
+        return int(row[0])
+    if expected in {"absent", 0}:
+        row = tx.one(
+            """INSERT INTO onefold.event_streams (space, stream, version, appends)
+               VALUES (:space, :stream, :count, 1)
+               ON CONFLICT (space, stream) DO NOTHING RETURNING version""",
+            stream=stream, count=count,
+        )  # fmt: skip
+    elif type(expected) is int and 0 < expected < VERSION_MAX:
+        # A stream that does not exist is inserted here; `appends` = 1 gives that away, and the error
+        # below undoes it. An UPDATE alone would read the index, see above.
+        row = tx.one(
+            """INSERT INTO onefold.event_streams (space, stream, version, appends)
+               VALUES (:space, :stream, :expected + :count, 1)
+               ON CONFLICT (space, stream) DO UPDATE SET
+                   version = onefold.event_streams.version + :count, appends = onefold.event_streams.appends + 1
+               WHERE onefold.event_streams.version = :expected
+               RETURNING version, appends""",
+            stream=stream, count=count, expected=expected,
+        )  # fmt: skip
+        if row is not None and row[1] == 1:
+            raise _moved(stream, expected, 0)
+    else:
+        raise Invalid('expected is a version, "absent", "any" or None.', code="expected", most=VERSION_MAX)
+    if row is None:
+        raise _moved(stream, expected, version_of(tx, stream))
+    return int(row[0])
+
+
+def _moved(stream: str, expected: Expected, actual: int) -> Conflict:
+    return Conflict(
+        "The stream is not at the expected version.", code="version", stream=stream, expected=expected, actual=actual
+    )
+
+
+def _insert(tx: Tx, stream: str, rows: list[dict[str, Any]], first: int) -> None:
+    # Two texts: what PostgreSQL's sequencer goes by does not exist on SQLite, which numbers here.
+    if tx.dialect == "postgres":
+        _many(
+            tx,
+            """INSERT INTO onefold.events (space, stream, version, category, kind, kind_version, data, at_ms,
+                                           causation, correlation, xid, system)
+               SELECT :space, :stream, :version, :category, :kind, :kind_version, :data, :now_ms,
+                      :causation, :correlation, CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT), system_identifier
+               FROM pg_control_system()""",
+            rows,
+        )
+        tx.wake("events.appended")
+        return
+    _many(
+        tx,
+        """INSERT INTO onefold.events (space, stream, version, category, kind, kind_version, data, at_ms,
+                                       causation, correlation)
+           VALUES (:space, :stream, :version, :category, :kind, :kind_version, :data, :now_ms,
+                   :causation, :correlation)""",
+        rows,
+    )
+    tx.run(
+        """INSERT INTO onefold.event_positions (space, pos, seq, category)
+           SELECT :space, version - :first
+                      + coalesce((SELECT max(pos) FROM onefold.event_positions WHERE space = :space), 0),
+                  seq, category
+           FROM onefold.events WHERE space = :space AND stream = :stream AND version > :first""",
+        stream=stream, first=first,
+    )  # fmt: skip
+    tx.wake("events")
+
+
+def _many(tx: Tx, sql: LiteralString, rows: list[dict[str, Any]]) -> None:
+    if len(rows) == 1:
+        tx.run(sql, **rows[0])
+    else:
+        tx.many(sql, rows)
+
+
+def place_of(after: int | str) -> int:
+    """`after` as a number; Invalid when it is no version or position."""
+    if isinstance(after, str):
+        if not (after.isascii() and after.isdigit() and len(after) <= 16):
+            raise Invalid("after is a version or position.", code="after")
+        after = int(after)
+    if type(after) is not int or not 0 <= after <= VERSION_MAX:
+        raise Invalid("after is out of range.", code="after", most=VERSION_MAX)
+    return after
+
+
+def _page(rows: list[Any], limit: int) -> Page[Event]:
+    return page_of([event_of_row(row[:-1], row[-1]) for row in rows], limit, lambda event: str(event.position))

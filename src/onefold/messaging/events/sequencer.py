@@ -1,0 +1,164 @@
+"""The sequencer: gives committed events their positions on PostgreSQL.
+
+Numbers drawn while writing are no order to read by: a transaction that drew 7 may commit after one
+that drew 8, and a reader who stands at 8 never sees 7. So positions are given after the commit.
+
+Every event carries the id of its transaction. The newest row of event_steps holds a snapshot of
+PostgreSQL's, that is, the exact set of transactions that had ended at some moment; every event of
+theirs has a position. Now take the snapshot of this moment: what it sees and that one did not are
+the events to number. A transaction that is still open delays nobody but itself, it is in neither
+set; nothing is skipped, because its id stands in the old snapshot's list of open ones until it ends.
+
+Why the order is right: whoever appends version 2 of a stream has seen version 1 committed, so no
+snapshot sees 2 without 1; and 2 drew its `seq` after 1. Numbering what is new in order of `seq`
+keeps every stream in order.
+
+A step numbers at most `BATCH_MAX` events. If more were waiting it keeps the old snapshot, and the
+next step finds the rest: what has a position already is left out by the unique key over `seq`.
+
+Transaction ids mean nothing in another cluster (a dump was restored, pg_upgrade ran). The first
+steps there walk over the events that came from elsewhere and number those without position.
+"""
+
+from __future__ import annotations
+
+from onefold.engine.tx import Tx, operation
+
+BATCH_MAX = 10_000
+WALK_MAX = 50_000
+STEPS_KEPT = 1_000
+
+NOTHING_SEEN = "1:1:"  # The snapshot in which no transaction had ended.
+
+
+@operation
+def sequence(tx: Tx) -> bool:
+    """One step over all spaces; True when more is waiting. On SQLite there is nothing to do.
+
+    Correct at every isolation level and beside other sequencers: a lock lets one in, and should it
+    fail, the keys (space, pos), (seq) and (space, step) let only one commit.
+    """
+    if tx.dialect == "sqlite" or not tx.try_claim("events.sequencer"):
+        return False
+    last = tx.one(
+        """SELECT step, snap, system, walked FROM onefold.event_steps
+           ORDER BY space DESC, step DESC LIMIT 1 -- all spaces"""
+    )
+    # Not earlier: at READ COMMITTED this moment must come after the one of the last step.
+    moment = tx.one(
+        """SELECT system_identifier, CAST(pg_current_snapshot() AS TEXT) FROM pg_control_system() -- all spaces"""
+    )
+    assert moment is not None
+    here, now = moment
+    step, snap, system, walked = last or (0, NOTHING_SEEN, 0, 0)
+    if last is None or system != here:
+        return _walk(tx, step + 1, here, system, walked)
+    if _ends(snap)[0] > _ends(now)[0]:
+        # A snapshot from the future: the events came from a copy of this cluster that ran on.
+        _record(tx, step + 1, NOTHING_SEEN, 0, 0)
+        return True
+    count = _number(tx, here, snap, now)
+    if count:
+        done = count < BATCH_MAX
+        _record(tx, step + 1, now if done else snap, here, 0)
+        tx.wake("events")
+        tx.emit("events.numbered", count=count)
+    return count == BATCH_MAX
+
+
+def _number(tx: Tx, here: int, old: str, now: str) -> int:
+    """Number what the snapshot `now` sees and `old` did not; answer how many, at most `BATCH_MAX`."""
+    end, still_open = _ends(old)
+    # Two index ranges that cannot overlap: what was open in `old`, and what began later. The text
+    # leaves the planner no choice (MATERIALIZED, a scalar subquery): guessing that a third of the
+    # table is new, it would read all of it in order of `seq` at every step.
+    row = tx.one(
+        """-- all spaces
+        WITH candidate AS MATERIALIZED (
+            SELECT seq, space, category, xid FROM onefold.events
+            WHERE system = :here AND xid = ANY(CAST(string_to_array(:still_open, ',') AS BIGINT[]))
+            UNION ALL
+            SELECT seq, space, category, xid FROM onefold.events WHERE system = :here AND xid >= :end
+        ), fresh AS (
+            SELECT seq, space, category FROM candidate
+            WHERE pg_visible_in_snapshot(CAST(CAST(xid AS TEXT) AS xid8), CAST(:now AS pg_snapshot))
+              AND (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = candidate.seq) IS NULL
+            ORDER BY seq LIMIT :most
+        ), base AS (
+            SELECT space, coalesce((SELECT max(p.pos) FROM onefold.event_positions AS p
+                                    WHERE p.space = spaces.space), 0) AS pos
+            FROM (SELECT DISTINCT space FROM fresh) AS spaces
+        ), numbered AS (
+            INSERT INTO onefold.event_positions (space, pos, seq, category)
+            SELECT space, base.pos + row_number() OVER (PARTITION BY space ORDER BY seq), seq, category
+            FROM fresh JOIN base USING (space) ORDER BY seq
+            RETURNING seq
+        )
+        SELECT count(*) FROM numbered""",
+        here=here, still_open=still_open, end=end, now=now, most=BATCH_MAX,
+    )  # fmt: skip
+    assert row is not None
+    return int(row[0])
+
+
+def _walk(tx: Tx, step: int, here: int, system: int, walked: int) -> bool:
+    """Go on over the events of other clusters, in order of `seq`; all of them are committed.
+
+    Theirs are also those that this statement sees under a transaction that it could not see yet:
+    they were brought from a copy of this cluster.
+    """
+    row = tx.one(
+        """-- all spaces
+        WITH foreigner AS MATERIALIZED (
+            SELECT seq, space, category FROM onefold.events
+            WHERE seq > :walked
+              AND (system IS DISTINCT FROM :here
+                   OR xid >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT))
+            ORDER BY seq LIMIT :most
+        ), fresh AS (
+            SELECT seq, space, category FROM foreigner
+            WHERE (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = foreigner.seq) IS NULL
+        ), base AS (
+            SELECT space, coalesce((SELECT max(p.pos) FROM onefold.event_positions AS p
+                                    WHERE p.space = spaces.space), 0) AS pos
+            FROM (SELECT DISTINCT space FROM fresh) AS spaces
+        ), numbered AS (
+            INSERT INTO onefold.event_positions (space, pos, seq, category)
+            SELECT space, base.pos + row_number() OVER (PARTITION BY space ORDER BY seq), seq, category
+            FROM fresh JOIN base USING (space) ORDER BY seq
+            RETURNING seq
+        )
+        SELECT (SELECT max(seq) FROM foreigner), (SELECT count(*) FROM numbered)""",
+        walked=walked, here=here, most=WALK_MAX,
+    )  # fmt: skip
+    assert row is not None
+    reached, count = row
+    if reached is None:  # Over: from now on by snapshots, beginning with one that saw nothing.
+        _record(tx, step, NOTHING_SEEN, here, 0)
+        return True
+    _record(tx, step, NOTHING_SEEN, system, reached)
+    if count:
+        tx.wake("events")
+        tx.emit("events.numbered", count=count)
+    return True
+
+
+def _record(tx: Tx, step: int, snap: str, system: int, walked: int) -> None:
+    tx.run(
+        """INSERT INTO onefold.event_steps (space, step, snap, system, walked)
+           VALUES (-1, :step, :snap, :system, :walked) -- all spaces""",
+        step=step, snap=snap, system=system, walked=walked,
+    )  # fmt: skip
+    if step % STEPS_KEPT == 0:
+        # A window with two ends: a scan from the left would walk over all that was ever deleted.
+        tx.run(
+            """DELETE FROM onefold.event_steps
+               WHERE space = -1 AND step >= :first AND step < :last -- all spaces""",
+            first=step - 2 * STEPS_KEPT, last=step - STEPS_KEPT,
+        )  # fmt: skip
+
+
+def _ends(snapshot: str) -> tuple[int, str]:
+    """Of "xmin:xmax:open,open": the first id not yet given, and the list of open ones."""
+    _, end, still_open = snapshot.split(":")
+    return int(end), still_open

@@ -1,0 +1,216 @@
+"""Subscriptions as rows: how far each has come, and what it has put aside. See `consuming.py`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.engine.tx import Tx, operation
+from onefold.messaging.events.ops import VERSION_MAX, category_of, checked_category, place_of
+
+NAME_LENGTH_MAX = 200
+class Subscription(msgspec.Struct, frozen=True):
+    """A subscription as it stands. `lag` counts positions to the last one that concerns it."""
+
+    name: str
+    category: str | None
+    position: int
+    lag: int
+    attempts: int
+    retry_at_ms: int
+    parked: int
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """A dead letter: an event that failed too often, or (attempts 0) waits behind one that did."""
+
+    position: int
+    stream: str
+    attempts: int
+    error: str
+    at_ms: int
+
+
+class Place(NamedTuple):
+    """The locked row."""
+
+    name: str
+    category: str | None
+    pos: int
+    attempts: int
+    retry_at_ms: int
+    parked: int
+
+
+@operation
+def subscribe(tx: Tx, name: str, *, category: str | None = None, after: int = 0) -> bool:
+    """Make the subscription `name`, to start after position `after`; False when it exists already.
+
+    `consume` makes it by itself, starting with the first event; call this to start elsewhere
+    (`after=events.head(tx)`: with the next one).
+
+    Raises:
+        Conflict: it exists with another category.
+        Invalid: an argument is out of range.
+    """
+    checked_name(name)
+    if category is not None:
+        checked_category(category)
+    if type(after) is not int or not 0 <= after <= VERSION_MAX:
+        raise Invalid("after is out of range.", code="after", most=VERSION_MAX)
+    if create(tx, name, category, after):
+        return True
+    same_filter(lock(tx, name), category)
+    return False
+
+
+@operation
+def remove_subscription(tx: Tx, name: str) -> None:
+    """Forget the subscription and its parked events. One made anew starts from the beginning.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    lock(tx, checked_name(name))
+    tx.run("DELETE FROM onefold.event_parked WHERE space = :space AND subscription = :name", name=name)
+    tx.run("DELETE FROM onefold.event_subscriptions WHERE space = :space AND name = :name", name=name)
+
+
+@operation
+def subscription_of(tx: Tx, name: str) -> Subscription:
+    """The subscription as it stands.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    row = tx.one(
+        """SELECT s.name, s.category, s.pos,
+                  CASE WHEN s.category IS NULL
+                       THEN (SELECT max(p.pos) FROM onefold.event_positions AS p WHERE p.space = :space)
+                       ELSE (SELECT max(p.pos) FROM onefold.event_positions AS p
+                             WHERE p.space = :space AND p.category = s.category) END,
+                  s.attempts, s.retry_at_ms, s.parked
+           FROM onefold.event_subscriptions AS s WHERE s.space = :space AND s.name = :name""",
+        name=checked_name(name),
+    )  # fmt: skip
+    if row is None:
+        raise NotFound("There is no such subscription.", subscription=name)
+    return _subscription(*row)
+
+
+@operation
+def list_subscriptions(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Subscription]:
+    """The subscriptions by name, after the name `after`."""
+    rows = tx.all(
+        """SELECT s.name, s.category, s.pos,
+                  CASE WHEN s.category IS NULL
+                       THEN (SELECT max(p.pos) FROM onefold.event_positions AS p WHERE p.space = :space)
+                       ELSE (SELECT max(p.pos) FROM onefold.event_positions AS p
+                             WHERE p.space = :space AND p.category = s.category) END,
+                  s.attempts, s.retry_at_ms, s.parked
+           FROM onefold.event_subscriptions AS s WHERE s.space = :space AND s.name > :after
+           ORDER BY s.name LIMIT :most""",
+        after=checked_name(after) if after else "", most=checked_limit(limit) + 1,
+    )  # fmt: skip
+    return page_of([_subscription(*row) for row in rows], limit, lambda item: item.name)
+
+
+@operation
+def list_parked(tx: Tx, subscription: str, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Page[Parked]:
+    """The dead letters of a subscription by position, after position `after`."""
+    rows = tx.all(
+        """SELECT pos, stream, attempts, error, at_ms FROM onefold.event_parked
+           WHERE space = :space AND subscription = :name AND pos > :after ORDER BY pos LIMIT :most""",
+        name=checked_name(subscription), after=place_of(after), most=checked_limit(limit) + 1,
+    )  # fmt: skip
+    return page_of([Parked(*row) for row in rows], limit, lambda item: str(item.position))
+
+
+@operation
+def drop_parked(tx: Tx, subscription: str, *, stream: str) -> int:
+    """Give up all parked events of one stream, so that the stream goes on; answer how many.
+
+    Raises:
+        NotFound: there is no such subscription.
+    """
+    category_of(stream)
+    place = lock(tx, checked_name(subscription))
+    rows = tx.all(
+        """DELETE FROM onefold.event_parked
+           WHERE space = :space AND subscription = :name AND stream = :stream RETURNING pos""",
+        name=subscription, stream=stream,
+    )  # fmt: skip
+    move(tx, place, place.pos, parked=-len(rows), attempts=place.attempts, retry_at_ms=place.retry_at_ms)
+    return len(rows)
+
+
+def checked_name(name: str) -> str:
+    """`name` itself; Invalid when it is out of range."""
+    if not 1 <= len(name) <= NAME_LENGTH_MAX or "\0" in name:
+        raise Invalid("A subscription's name has 1 to 200 characters and no NUL.", code="name", length=len(name))
+    return name
+
+
+def create(tx: Tx, name: str, category: str | None, after: int) -> bool:
+    """Make the row, unless there is one."""
+    row = tx.one(
+        """INSERT INTO onefold.event_subscriptions (space, name, category, pos, attempts, retry_at_ms, parked)
+           VALUES (:space, :name, :category, :after, 0, 0, 0)
+           ON CONFLICT (space, name) DO NOTHING RETURNING pos""",
+        name=name, category=category, after=after,
+    )  # fmt: skip
+    return row is not None
+
+
+def lock(tx: Tx, name: str) -> Place:
+    """The row, locked until the transaction ends; NotFound when there is none."""
+    row = tx.one(
+        """SELECT name, category, pos, attempts, retry_at_ms, parked FROM onefold.event_subscriptions
+           WHERE space = :space AND name = :name {for_update}""",
+        name=name,
+    )
+    if row is None:
+        raise NotFound("There is no such subscription.", subscription=name)
+    return Place(*row)
+
+
+def try_lock(tx: Tx, name: str, category: str | None) -> Place | None:
+    """The row, locked, and made if there was none; None while somebody else has it."""
+    row = tx.one(
+        """SELECT name, category, pos, attempts, retry_at_ms, parked FROM onefold.event_subscriptions
+           WHERE space = :space AND name = :name {for_update} {skip_locked}""",
+        name=name,
+    )
+    if row is not None:
+        return Place(*row)
+    return Place(name, category, 0, 0, 0, 0) if create(tx, name, category, 0) else None
+
+
+def same_filter(place: Place, category: str | None) -> None:
+    """Refuse another category than the subscription was made with: its place would mean nothing."""
+    if place.category != category:
+        raise Conflict(
+            "The subscription was made with another category.", code="filter",
+            subscription=place.name, category=place.category,
+        )  # fmt: skip
+
+
+def move(tx: Tx, place: Place, pos: int, *, parked: int = 0, attempts: int = 0, retry_at_ms: int = 0) -> None:
+    """Write the locked row anew; `parked` is how many more there are."""
+    tx.run(
+        """UPDATE onefold.event_subscriptions
+           SET pos = :pos, attempts = :attempts, retry_at_ms = :retry_at_ms, parked = :parked
+           WHERE space = :space AND name = :name""",
+        name=place.name, pos=pos, attempts=attempts, retry_at_ms=retry_at_ms, parked=place.parked + parked,
+    )  # fmt: skip
+    if pos != place.pos:
+        tx.wake("events.consumed")
+
+
+def _subscription(
+    name: str, category: str | None, pos: int, last: int | None, attempts: int, retry_at_ms: int, parked: int
+) -> Subscription:
+    return Subscription(name, category, pos, max(0, (last or 0) - pos), attempts, retry_at_ms, parked)

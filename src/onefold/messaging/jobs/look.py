@@ -1,0 +1,283 @@
+"""Looking at jobs: one, a page of them, how many there are, and why one does not run."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, cast
+
+from onefold.core.errors import Invalid, NotFound
+from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.engine.tx import Tx, operation
+from onefold.messaging.jobs.kinds import checked_name
+from onefold.messaging.jobs.ops import checked_id
+from onefold.messaging.jobs.records import Job, KindStats, PausedQueue, State
+
+STATS_ROWS_MAX = 100_000  # Rows counted per state.
+AHEAD_MAX = 1_000  # Jobs counted in front of one.
+_ERROR_SHOWN_MAX = 200
+
+
+@operation
+def get(tx: Tx, job_id: str) -> Job:
+    """The job as it is now.
+
+    Raises:
+        NotFound: it is finished (and its kind does not keep done jobs), cancelled, swept, or never was.
+    """
+    rows = tx.all(
+        """SELECT 'ready', id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, ready_at_ms,
+                  unique_key, progress, error, {null:text}
+           FROM onefold.jobs_ready WHERE space = :space AND id = :id
+           UNION ALL
+           SELECT 'scheduled', id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, at_ms,
+                  unique_key, progress, error, {null:text}
+           FROM onefold.jobs_scheduled WHERE space = :space AND id = :id
+           UNION ALL
+           SELECT 'running', id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms,
+                  claimed_at_ms, unique_key, progress, error, worker
+           FROM onefold.jobs_running WHERE space = :space AND id = :id
+           UNION ALL
+           SELECT 'dead', id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, died_at_ms,
+                  unique_key, progress, error, {null:text}
+           FROM onefold.jobs_dead WHERE space = :space AND id = :id
+           UNION ALL
+           SELECT 'done', id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, done_at_ms,
+                  {null:text}, {null:text}, {null:text}, {null:text}
+           FROM onefold.jobs_done WHERE space = :space AND id = :id AND expires_at_ms > :now_ms""",
+        id=checked_id(job_id),
+    )
+    if not rows:
+        raise NotFound("No such job.", id=job_id)
+    return _job(rows[0])
+
+
+@operation
+def list_jobs(
+    tx: Tx, *, state: State, kind: str | None = None, after: str | None = None, limit: int = LIMIT_DEFAULT
+) -> Page[Job]:
+    """Jobs of this space in a state, in the order in which they were put.
+
+    Args:
+        state: "ready", "scheduled", "running", "dead" or "done".
+        kind: only of this kind.
+        after: the last page's `after`.
+        limit: 1 to 1,000.
+    """
+    if state not in _LISTS:
+        raise Invalid("A state is ready, scheduled, running, dead or done.", code="state")
+    rows = _LISTS[state](
+        tx, 1 if kind is None else 0, "" if kind is None else checked_name(kind),
+        "" if after is None else checked_id(after), checked_limit(limit) + 1,
+    )  # fmt: skip
+    return page_of([_job((state, *row)) for row in rows], limit, key=lambda job: job.id)
+
+
+@operation
+def stats(tx: Tx) -> list[KindStats]:
+    """How many jobs of each kind are in each state, in this space; at most 100,000 are counted per state."""
+    counted: list[KindStats] = []
+    for state, rows in (
+        ("ready", _count_ready(tx)), ("scheduled", _count_scheduled(tx)), ("running", _count_running(tx)),
+        ("dead", _count_dead(tx)), ("done", _count_done(tx)),
+    ):  # fmt: skip
+        at_least = sum(row[1] for row in rows) > STATS_ROWS_MAX
+        counted += [KindStats(row[0], cast("State", state), row[1], row[2], at_least) for row in rows]
+    return sorted(counted, key=lambda found: (found.kind, found.state))
+
+
+@operation
+def list_paused(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[PausedQueue]:
+    """The queues that are paused in this space, by name."""
+    rows = tx.all(
+        """SELECT queue, paused_at_ms FROM onefold.jobs_paused WHERE space = :space AND queue > :after
+           ORDER BY queue LIMIT :limit""",
+        after="" if after is None else checked_name(after), limit=checked_limit(limit) + 1,
+    )  # fmt: skip
+    return page_of([PausedQueue(*row) for row in rows], limit, key=lambda paused: paused.queue)
+
+
+@operation
+def why(tx: Tx, job_id: str) -> str:
+    """Why the job is not running, or what became of it, in one sentence.
+
+    Raises:
+        NotFound: it is finished, cancelled, swept, or never was.
+    """
+    job = get(tx, job_id)
+    error = f" after {_shown(job.error)}" if job.error else ""
+    if job.state == "done":
+        return f"It was done at {_at(job.at_ms)}, in attempt {job.attempt}."
+    if job.state == "dead":
+        return f"It is dead since {_at(job.at_ms)}, failed {job.failures} of {job.attempts_max} times{error}; retry it."
+    if job.state == "running":
+        return _why_running(tx, job)
+    if job.state == "scheduled":
+        waits = f"It waits until {_at(job.at_ms)}"
+        if job.at_ms <= tx.now_ms:
+            return f"{waits}, which is over: no worker or supervisor runs that would promote it."
+        if job.failures:
+            return f"{waits} to be tried again, failed {job.failures} of {job.attempts_max} times{error}."
+        return f"{waits}, as it was put or snoozed."
+    return _why_ready(tx, job)
+
+
+def _why_running(tx: Tx, job: Job) -> str:
+    lease = tx.one(
+        "SELECT expires_at_ms FROM onefold.jobs_workers WHERE worker = :worker -- all spaces", worker=job.worker
+    )
+    since = f"since {_at(job.at_ms)}, attempt {job.attempt}, on {job.worker}"
+    if lease is not None and lease[0] > tx.now_ms:
+        return f"It is running {since}."
+    return f"It was running {since}, which has gone silent; the next rescue will try it again."
+
+
+def _why_ready(tx: Tx, job: Job) -> str:
+    paused = tx.one(
+        "SELECT paused_at_ms FROM onefold.jobs_paused WHERE space = :space AND queue = :queue", queue=job.queue
+    )
+    if paused is not None:
+        return f'Its queue "{job.queue}" is paused since {_at(paused[0])}; resume it.'
+    workers = tx.one(
+        """SELECT count(*), coalesce(sum(CASE WHEN replace(w.kinds, :kind, '') <> w.kinds THEN 1 ELSE 0 END), 0)
+           FROM onefold.jobs_workers w
+           WHERE w.expires_at_ms > :now_ms AND replace(w.queues, :queue, '') <> w.queues -- all spaces""",
+        kind=f",{job.kind},", queue=f",{job.queue},",
+    )  # fmt: skip
+    assert workers is not None
+    if not workers[0]:
+        return f'No live worker serves its queue "{job.queue}".'
+    if not workers[1]:
+        return f'It is parked: no live worker of its queue "{job.queue}" knows the kind "{job.kind}".'
+    ahead = tx.one(
+        """SELECT count(*) FROM (
+               SELECT 1 FROM onefold.jobs_ready r
+               WHERE r.queue = :queue AND r.priority >= :priority
+                 AND (r.priority > :priority
+                      OR r.seq < (SELECT m.seq FROM onefold.jobs_ready m WHERE m.space = :space AND m.id = :id))
+               LIMIT :most) waiting""",
+        queue=job.queue, priority=job.priority, id=job.id, most=AHEAD_MAX,
+    )  # fmt: skip
+    assert ahead is not None
+    if not ahead[0]:
+        return "It is the next to be claimed."
+    least = "at least " if ahead[0] == AHEAD_MAX else ""
+    return f'It waits its turn: {least}{ahead[0]} jobs of the queue "{job.queue}" are ahead of it.'
+
+
+def _list_ready(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, ready_at_ms,
+                  unique_key, progress, error, {null:text}
+           FROM onefold.jobs_ready WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind)
+           ORDER BY id LIMIT :most""",
+        every=every, kind=kind, after=after, most=most,
+    )  # fmt: skip
+
+
+def _list_scheduled(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, at_ms,
+                  unique_key, progress, error, {null:text}
+           FROM onefold.jobs_scheduled WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind)
+           ORDER BY id LIMIT :most""",
+        every=every, kind=kind, after=after, most=most,
+    )  # fmt: skip
+
+
+def _list_running(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, claimed_at_ms,
+                  unique_key, progress, error, worker
+           FROM onefold.jobs_running WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind)
+           ORDER BY id LIMIT :most""",
+        every=every, kind=kind, after=after, most=most,
+    )  # fmt: skip
+
+
+def _list_dead(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, died_at_ms,
+                  unique_key, progress, error, {null:text}
+           FROM onefold.jobs_dead WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind)
+           ORDER BY id LIMIT :most""",
+        every=every, kind=kind, after=after, most=most,
+    )  # fmt: skip
+
+
+def _list_done(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, done_at_ms,
+                  {null:text}, {null:text}, {null:text}, {null:text}
+           FROM onefold.jobs_done
+           WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind) AND expires_at_ms > :now_ms
+           ORDER BY id LIMIT :most""",
+        every=every, kind=kind, after=after, most=most,
+    )  # fmt: skip
+
+
+_LISTS = {
+    "ready": _list_ready, "scheduled": _list_scheduled, "running": _list_running, "dead": _list_dead,
+    "done": _list_done,
+}  # fmt: skip
+
+
+def _count_ready(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, ready_at_ms AS at FROM onefold.jobs_ready WHERE space = :space LIMIT :most) counted
+           GROUP BY kind ORDER BY kind""",
+        most=STATS_ROWS_MAX + 1,
+    )
+
+
+def _count_scheduled(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, at_ms AS at FROM onefold.jobs_scheduled WHERE space = :space LIMIT :most) counted
+           GROUP BY kind ORDER BY kind""",
+        most=STATS_ROWS_MAX + 1,
+    )
+
+
+def _count_running(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, claimed_at_ms AS at FROM onefold.jobs_running WHERE space = :space LIMIT :most) counted
+           GROUP BY kind ORDER BY kind""",
+        most=STATS_ROWS_MAX + 1,
+    )
+
+
+def _count_dead(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, died_at_ms AS at FROM onefold.jobs_dead WHERE space = :space LIMIT :most) counted
+           GROUP BY kind ORDER BY kind""",
+        most=STATS_ROWS_MAX + 1,
+    )
+
+
+def _count_done(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, done_at_ms AS at FROM onefold.jobs_done
+               WHERE space = :space AND expires_at_ms > :now_ms LIMIT :most) counted
+           GROUP BY kind ORDER BY kind""",
+        most=STATS_ROWS_MAX + 1,
+    )
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    state, *columns = row
+    return Job(columns[0], columns[1], state, *columns[2:])
+
+
+def _at(ms: int) -> str:
+    """A moment as people read it, UTC."""
+    moment = dt.datetime.fromtimestamp(ms / 1_000, dt.UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _shown(error: str) -> str:
+    first = error.splitlines()[0] if error else ""
+    return first if len(first) <= _ERROR_SHOWN_MAX else first[:_ERROR_SHOWN_MAX] + "..."

@@ -1,0 +1,83 @@
+"""What a job looks like: as it is stored, as it is worked on, and as people see it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+State = Literal["ready", "scheduled", "running", "dead", "done"]
+
+ID_LENGTH_MAX = 60
+ERROR_LENGTH_MAX = 2_000
+PROGRESS_LENGTH_MAX = 4_096
+
+
+class Body(msgspec.Struct, frozen=True):
+    """The columns that a job takes along from table to table; see schema/001.sql."""
+
+    job_space: int
+    space_name: str
+    id: str
+    kind: str
+    queue: str
+    priority: int
+    args: str
+    attempt: int
+    failures: int
+    attempts_max: int
+    unique_key: str | None
+    put_at_ms: int
+    progress: str | None
+    error: str | None
+
+
+class Attempt(Body, frozen=True):
+    """One start of one job: what a worker holds, and what fences its effects."""
+
+    worker: str
+    seq: int  # Where in its lane it was; tells the worker how far the lane is dealt with.
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A job as people see it.
+
+    `at_ms` says since when (ready, running, dead, done) or until when (scheduled). `args` and
+    `progress` are JSON.
+    """
+
+    id: str
+    kind: str
+    state: State
+    queue: str
+    priority: int
+    args: str
+    attempt: int
+    failures: int
+    attempts_max: int
+    put_at_ms: int
+    at_ms: int
+    unique: str | None = None
+    progress: str | None = None
+    error: str | None = None
+    worker: str | None = None
+
+
+class KindStats(msgspec.Struct, frozen=True):
+    """How many jobs of a kind are in a state, and since when the oldest is (or the soonest is due).
+
+    `at_least`: the state holds more rows than are counted, so `count` is a lower bound.
+    """
+
+    kind: str
+    state: State
+    count: int
+    oldest_ms: int
+    at_least: bool
+
+
+class PausedQueue(msgspec.Struct, frozen=True):
+    """A queue that is not served in this space, and since when."""
+
+    queue: str
+    paused_at_ms: int

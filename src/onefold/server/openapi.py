@@ -1,0 +1,100 @@
+"""OpenAPI 3.1 of the routes, with the JSON schemas of their very types."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from onefold.server.binding import PREFIX, Bound
+from onefold.server.problems import KINDS, Problem
+
+_DESCRIPTION = (
+    "Every request carries a bearer token with the right that the operation needs. Errors are RFC 9457 problem "
+    "documents; compare their `code`. A POST with an Idempotency-Key is done once: the same key with the same "
+    "request gets the first answer again, with another request 422. 503 may be repeated after Retry-After; after 504 "
+    "ask before repeating. In a path, write a slash inside a name as %2F. Lists come in pages: pass `after` on."
+)
+
+
+def document(routes: Sequence[Bound]) -> dict[str, Any]:
+    """The whole document as plain data."""
+    kinds: list[Any] = [Problem]
+    for route in routes:
+        kinds += [route.text_type, route.body_type, route.returns]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for number, route in enumerate(routes):
+        text, body, answer = schemas[1 + 3 * number : 4 + 3 * number]
+        query = components[text["$ref"].rpartition("/")[2]]
+        paths.setdefault(PREFIX + route.path, {})[route.verb.lower()] = _operation(route, query, body, answer)
+    for route, text in zip(routes, schemas[1::3], strict=True):
+        components.pop(text["$ref"].rpartition("/")[2], None)  # Parameters stand one by one.
+        if not (route.has_body and route.body_type.__struct_fields__):
+            components.pop(f"{route.body_type.__name__}", None)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Onefold", "version": "1", "description": _DESCRIPTION, "license": {"name": "Apache-2.0"}},
+        "servers": [{"url": "."}],
+        "security": [{"bearer": []}],
+        "tags": [{"name": name} for name in dict.fromkeys(route.block for route in routes)],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "parameters": {
+                "IdempotencyKey": {
+                    "name": "Idempotency-Key", "in": "header", "required": False,
+                    "description": "1 to 255 printable ASCII characters, chosen anew for each intention.",
+                    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                },
+                "Deadline": {
+                    "name": "Onefold-Deadline-Ms", "in": "header", "required": False,
+                    "description": "Past it the call is undone and answers 503.",
+                    "schema": {"type": "integer", "minimum": 1, "maximum": 600_000, "default": 10_000},
+                },
+            },
+            "responses": {
+                "Problem": {
+                    "description": "; ".join(f"{status} {kind}: {title}" for kind, (status, title) in KINDS.items()),
+                    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                },
+            },
+        },
+    }  # fmt: skip
+
+
+def _operation(route: Bound, query: dict[str, Any], body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    text = inspect.getdoc(route.fn) or ""
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "tags": [route.block],
+        "summary": text.partition("\n")[0],
+        "description": text,
+        "x-onefold-right": route.needs,
+        "parameters": [
+            {
+                "name": name,
+                "in": "path" if name in route.by_path else "query",
+                "required": name in query.get("required", ()) or name in route.by_path,
+                "schema": schema,
+            }
+            for name, schema in query.get("properties", {}).items()
+        ] + [{"$ref": "#/components/parameters/Deadline"}],
+        "responses": {"default": {"$ref": "#/components/responses/Problem"}},
+    }  # fmt: skip
+    if route.verb == "POST":
+        operation["parameters"].append({"$ref": "#/components/parameters/IdempotencyKey"})
+    if route.has_body and route.body_type.__struct_fields__:
+        required = any(field.required for field in msgspec.structs.fields(route.body_type))
+        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": body}}}
+    if route.answers_nothing:
+        operation["responses"]["204"] = {"description": "Done."}
+    else:
+        content: dict[str, Any] = {"application/json": {"schema": answer}}
+        if route.streams:
+            content["text/event-stream"] = {"schema": {"type": "string"}}
+        operation["responses"]["200"] = {"description": "Done.", "content": content}
+    return operation

@@ -1,0 +1,190 @@
+"""`onefold doctor` finds what is wrong, says how to mend it, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import onefold
+from onefold.cli import doctor
+from onefold.cli.doctor import Finding, examine
+from onefold.cli.main import run
+from onefold.host import disks
+from onefold.host.gate import Gate
+from onefold.testing.postgres import Cluster
+
+
+def found(url: str, check: str, **options: bool) -> list[Finding]:
+    return [finding for finding in examine(url, **options) if finding.check == check]
+
+
+def one(url: str, check: str, **options: bool) -> Finding:
+    (finding,) = found(url, check, **options)
+    return finding
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    path = tmp_path / "t.db"
+    onefold.migrate(path)
+    return str(path)
+
+
+def test_a_healthy_database_is_well(db_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["doctor", "--url", db_url, "--check", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    bad = [finding for finding in told["findings"] if finding["level"] == "bad"]
+    # The tests' own PostgreSQL runs with fsync off, and the doctor must say so.
+    assert {finding["check"] for finding in bad} <= ({"fsync", "full_page_writes"} if "postgres" in db_url else set())
+    assert code == (1 if bad else 0)
+    assert {"python", "schema"} <= {finding["check"] for finding in told["findings"]}
+
+
+def test_every_bad_finding_has_a_fix_and_people_get_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["doctor", "--url", str(tmp_path / "no" / "t.db")])
+    out = capsys.readouterr().out
+    assert code == 1
+    assert "BAD   file: the folder" in out
+    assert "fix: mkdir -p" in out
+    assert "1 wrong" in out
+    for finding in examine(str(tmp_path / "no" / "t.db")):
+        assert finding.level != "bad" or finding.fix
+
+
+def test_it_makes_no_file_and_migrates_none(tmp_path: Path) -> None:
+    assert one(str(tmp_path / "new.db"), "file").level == "note"
+    assert list(tmp_path.iterdir()) == []
+    old = tmp_path / "old.db"
+    with sqlite3.connect(old) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = old.read_bytes()
+    finding = one(str(old), "schema")
+    assert (finding.level, "tokens 001" in finding.text) == ("warn", True)
+    assert old.read_bytes() == before
+
+
+def test_damage_is_found(url: str) -> None:
+    with onefold.connect(url) as db:
+        for number in range(400):
+            db.run(lambda tx, number=number: tx.add(f"key-{number}", number))
+    assert one(url, "damage", thorough=True).level == "ok"
+    data = bytearray(Path(url).read_bytes())
+    at = data.rindex(b"key-2")
+    data[at - 300 : at + 300] = b"\xff" * 600
+    Path(url).write_bytes(data)
+    assert one(url, "damage", thorough=True).level == "bad"
+    Path(url).write_bytes(b"this is no database" * 1_000)
+    assert one(url, "file").level == "bad"
+
+
+def test_a_newer_schema_is_refused_and_explained(url: str) -> None:
+    with sqlite3.connect(url) as connection:
+        connection.execute("INSERT INTO onefold_schema VALUES ('tokens', 999, 'x', 0)")
+    connection.close()
+    finding = one(url, "schema")
+    assert (finding.level, "newer release" in finding.text) == ("bad", True)
+
+
+def test_a_holder_of_the_gate_is_named(url: str) -> None:
+    assert one(url, "gate").text == "free" if Path(f"{url}-gate").exists() else True
+    code = (
+        "import sys; from pathlib import Path; from onefold.host.gate import Gate\n"
+        "gate = Gate(Path(sys.argv[1])); gate.acquire(); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={"PYTHONPATH": str(Path(onefold.__file__).parent.parent)},
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        finding = one(url, "gate")
+        assert (finding.level, f"pid {holder.pid}" in finding.text) == ("note", True)
+    finally:
+        holder.communicate()
+    gate = Gate(Path(url))
+    gate.close()
+    assert one(url, "gate").text == "free"
+
+
+def test_writers_without_the_gate_are_named(url: str) -> None:
+    assert one(url, "processes").level == "ok"
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT 1 FROM onefold_schema').fetchall()\n"
+        "print('open', flush=True); sys.stdin.read()"
+    )
+    stranger = subprocess.Popen([sys.executable, "-c", code, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
+        finding = one(url, "processes")
+        assert (finding.level, str(stranger.pid) in finding.text) == ("warn", True)
+        assert "gate(engine)" in finding.fix
+    finally:
+        stranger.communicate()
+
+
+@pytest.mark.parametrize(("kind", "level"), [("nfs4", "bad"), ("9p", "bad"), ("fuse.sshfs", "bad"), ("tmpfs", "warn"), ("ext4", "ok")])
+def test_file_systems_are_judged(url: str, kind: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disks, "file_system_of", lambda _path: kind)
+    assert one(url, "file system").level == level
+
+
+def test_the_file_system_of_a_path_is_the_deepest_mount() -> None:
+    if not Path("/proc/self/mountinfo").exists():
+        pytest.skip("this system has no /proc/self/mountinfo")
+    assert disks.file_system_of(Path("/proc/self")) == "proc"
+    assert disks.file_system_of(Path("/")) not in {None, "proc"}
+
+
+def test_slow_and_implausible_disks_and_full_ones_are_judged(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rate, level in ((50.0, "warn"), (5_000.0, "ok"), (500_000.0, "warn")):
+        monkeypatch.setattr(disks, "sync_rate", lambda _folder, rate=rate: (rate, 1_000 / rate))
+        assert one(url, "disk").level == level
+    usage = doctor.shutil.disk_usage(url)
+    for free, level in ((1 << 20, "bad"), (500 << 20, "warn"), (1 << 40, "ok")):
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _folder, free=free: usage._replace(free=free))
+        assert one(url, "free space").level == level
+
+
+def test_a_large_wal_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "WAL_BYTES_WARN", 1_000)
+    with onefold.connect(url) as db:
+        db.run(lambda tx: tx.add("x", 1))
+        assert one(url, "wal").level == "warn"
+
+
+def test_postgresql_is_judged(
+    postgres_cluster: Cluster, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = {finding.check: finding.level for finding in examine(postgres_url)}
+    assert levels["server"] == "ok"
+    assert levels["schema"] == "ok"
+    assert levels["fsync"] == "bad", "the tests' cluster runs with fsync off"
+    empty = postgres_cluster.create_database("unmigrated")
+    try:
+        finding = one(empty, "schema")
+        assert (finding.level, "onefold migrate" in finding.fix) == ("warn", True)
+    finally:
+        postgres_cluster.drop_database("unmigrated")
+    assert found(postgres_url, "transactions") == []
+    monkeypatch.setattr(doctor, "OLD_TRANSACTION_MS", 0)
+    with psycopg.connect(postgres_url) as forgotten:
+        forgotten.execute("SELECT pg_sleep(0.002)")  # The transaction stays open.
+        assert one(postgres_url, "transactions").level == "warn"
+    lost = one("postgresql://nobody@127.0.0.1:1/none", "server")
+    assert (lost.level, "cannot be reached" in lost.text) == ("bad", True)
+
+
+def test_a_password_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["doctor", "--url", "postgresql://ana:hunter2@127.0.0.1:1/none", "--json"])
+    captured = capsys.readouterr()
+    assert "hunter2" not in captured.out + captured.err
+    assert "ana@127.0.0.1" in captured.out

@@ -1,0 +1,191 @@
+"""What is bounded on PostgreSQL: waiting for rows, connections, queues, hot keys."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from postgres_words import UPDATE, get, put
+
+import onefold
+from onefold import Database, Invalid, Retry, Tx
+from onefold.engine.postgres import pool as pool_module
+from onefold.engine.postgres import workers as workers_module
+from onefold.engine.postgres.pool import reserved
+
+# -- limits ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(plain: Database) -> Iterator[Callable[[], None]]:
+    """Another transaction holds the row "a" until the test lets go."""
+    plain.run(put, "a", 1)
+    holding, release = threading.Event(), threading.Event()
+
+    def hold(tx: Tx) -> None:
+        tx.one(UPDATE, key="a")
+        holding.set()
+        assert release.wait(30)
+
+    thread = threading.Thread(target=plain.options(deadline_ms=60_000).run, args=(hold,))
+    thread.start()
+    assert holding.wait(20)
+
+    def let_go() -> None:
+        release.set()
+        thread.join()
+
+    yield let_go
+    let_go()
+
+
+def test_a_deadline_ends_the_wait_for_a_row(plain: Database, held: Callable[[], None]) -> None:
+    started = time.monotonic()
+    with pytest.raises(Retry) as late:
+        plain.options(deadline_ms=150).run(put, "a", 9)  # Its COMMIT is fused with it.
+    assert late.value.code == "deadline"
+    assert 0.14 < time.monotonic() - started < 4
+    plain.run(put, "b", 1)  # The cancelled connection is as good as new.
+    held()
+    assert plain.run(get, "b") == 1
+    assert plain.run(get, "a") == 2
+
+
+def test_a_lock_held_for_too_long_is_the_callers_to_retry(
+    plain: Database, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(tx: Tx) -> None:
+        tx.one("SELECT set_config('lock_timeout', '50ms', true)")
+        put(tx, "a", 9)
+
+    with pytest.raises(Retry) as timed_out:
+        plain.run(impatient)
+    assert timed_out.value.code == "lock_timeout"
+
+
+def test_a_lock_timeout_is_confined_by_a_savepoint(plain: Database, held: Callable[[], None]) -> None:
+    def patient(tx: Tx) -> str:
+        tx.one("SELECT set_config('lock_timeout', '50ms', true)")
+        try:
+            with tx.savepoint():
+                tx.run(UPDATE, key="a")  # Its error comes when the savepoint is about to be kept.
+        except Retry:
+            put(tx, "b", 1)
+            return "went on"
+        return "got it"
+
+    assert plain.run(patient) == "went on"
+    assert plain.run(get, "b") == 1
+
+
+def test_a_deadline_between_statements_undoes(plain: Database) -> None:
+    def slow(tx: Tx) -> None:
+        put(tx, "a", 1)
+        threading.Event().wait(0.1)
+
+    with pytest.raises(Retry) as late:
+        plain.options(deadline_ms=50).run(slow)
+    assert late.value.code == "deadline"
+    assert plain.run(get, "a") is None
+
+
+def test_when_all_connections_are_busy_heartbeats_still_get_through(postgres_url: str) -> None:
+    @reserved
+    def heartbeat(tx: Tx) -> int:
+        put(tx, "beat", 1)
+        return 1
+
+    with onefold.connect(postgres_url, pool_max=4) as db:
+        entered, leave = threading.Barrier(3, timeout=20), threading.Event()
+
+        def blocks(tx: Tx) -> None:
+            tx.one("SELECT 1")
+            entered.wait()
+            assert leave.wait(30)
+
+        threads = [threading.Thread(target=db.run, args=(blocks,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        entered.wait()
+        try:
+            with pytest.raises(Retry) as busy:
+                db.options(deadline_ms=50).run(get, "beat")
+            assert busy.value.code == "deadline"
+            with pytest.raises(Retry) as busy:
+                asyncio.run(db.options(deadline_ms=50).arun(get, "beat"))
+            assert busy.value.code == "deadline"
+            assert db.run(heartbeat) == 1
+            assert asyncio.run(db.arun(heartbeat)) == 1
+            assert db.metrics()["pool_busy"] == 2
+        finally:
+            leave.set()
+            for thread in threads:
+                thread.join()
+        assert db.run(get, "beat") == 1
+
+
+def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "WAITING_MAX", 1)
+    monkeypatch.setattr(workers_module, "QUEUE_MAX", 1)
+    with onefold.connect(postgres_url, pool_max=3) as db:
+        entered, leave = threading.Event(), threading.Event()
+
+        def blocks(tx: Tx) -> None:
+            entered.set()
+            assert leave.wait(30)
+
+        async def scenario() -> None:
+            running = asyncio.create_task(db.arun(blocks))
+            while not entered.is_set():
+                await asyncio.sleep(0)
+            waiting = asyncio.create_task(db.arun(get, "a"))
+            await asyncio.sleep(0)
+            with pytest.raises(Retry) as full:
+                await db.arun(get, "a")
+            assert full.value.code == "queue_full"
+            leave.set()
+            await asyncio.gather(running, waiting)
+
+        asyncio.run(scenario())
+
+
+def test_callers_of_a_hot_key_do_not_take_all_connections(postgres_url: str) -> None:
+    with onefold.connect(postgres_url, pool_max=4) as db:
+        entered, leave = threading.Event(), threading.Event()
+        order: list[int] = []
+
+        def hot(tx: Tx, number: int) -> int:
+            order.append(number)
+            entered.set()
+            assert leave.wait(30)
+            put(tx, "hot", number)
+            return number
+
+        async def scenario() -> None:
+            handle = db.options(hot="sku/1")
+            tasks = [asyncio.create_task(handle.arun(hot, n)) for n in range(20)]
+            while not entered.is_set():
+                await asyncio.sleep(0)
+            assert await db.arun(get, "other") is None  # A connection and a thread are free.
+            assert db.run(get, "other") is None
+            with pytest.raises(Retry) as busy:
+                await asyncio.to_thread(db.options(hot="sku/1", deadline_ms=50).run, hot, 99)
+            assert busy.value.code == "deadline"
+            tasks[5].cancel()
+            leave.set()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(answers[5], asyncio.CancelledError)
+            assert [a for a in answers if isinstance(a, int)] == [n for n in range(20) if n != 5]
+
+        asyncio.run(scenario())
+        assert order == [n for n in range(20) if n != 5]
+        assert db.options(hot="sku/1").run(get, "hot") == 19
+
+
+def test_pool_max_has_a_range(postgres_url: str) -> None:
+    for wrong in (2, 101):
+        with pytest.raises(Invalid, match="pool_max"):
+            onefold.connect(postgres_url, pool_max=wrong)

@@ -1,0 +1,315 @@
+"""Connections that break: before COMMIT, at COMMIT, for good; and servers that restart under load."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from postgres_proxy import Fate, Proxy, once
+from postgres_words import INSERT, get
+
+import onefold
+from onefold import Database, OnefoldError, Retry, Tx, Unknown
+from onefold.engine.postgres import engine as engine_module
+from onefold.engine.postgres import unknown
+from onefold.engine.postgres.engine import PostgresEngine
+from onefold.testing.postgres import Cluster
+
+ADD_ONE = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)
+             ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + 1 RETURNING total"""
+
+
+def until(condition: Callable[[], object]) -> bool:
+    give_up = time.monotonic() + 20
+    while time.monotonic() < give_up:
+        if condition():
+            return True
+        threading.Event().wait(0.01)
+    return False
+
+
+class Counting:
+    """A function over tx that counts its attempts."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+
+    def __call__(self, tx: Tx, key: str) -> int:
+        self.attempts += 1
+        row = tx.one(ADD_ONE, key=key)
+        assert row is not None
+        return row[0]
+
+
+@pytest.fixture
+def direct(postgres_url: str) -> Iterator[Database]:
+    with onefold.connect(postgres_url) as db:
+        yield db
+
+
+@pytest.fixture
+def proxy(postgres_cluster: Cluster) -> Iterator[Proxy]:
+    with Proxy(postgres_cluster) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied(proxy: Proxy, postgres_url: str) -> Iterator[Database]:
+    with onefold.connect(proxy.url(database_of(postgres_url))) as db:
+        yield db
+
+
+def database_of(url: str) -> str:
+    return url.partition("@/")[2].partition("?")[0]
+
+
+def engine_of(db: Database) -> PostgresEngine:
+    assert isinstance(db._engine, PostgresEngine)
+    return db._engine
+
+
+# -- at COMMIT ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", ["cut_after", "hang_up_client"])
+def test_a_commit_whose_answer_was_lost_is_found_and_answered(
+    proxied: Database, proxy: Proxy, direct: Database, fate: Fate
+) -> None:
+    fn, heard = Counting(), threading.Event()
+    proxy.fate = once(b"COMMIT", fate)
+
+    def work(tx: Tx) -> int:
+        tx.on_commit(heard.set)
+        return fn(tx, "a")
+
+    assert proxied.run(work) == 1
+    assert fn.attempts == 1
+    assert direct.run(get, "a") == 1
+    assert heard.wait(10)
+    assert proxied.run(fn, "a") == 2
+
+
+def test_a_fused_write_and_commit_whose_answer_was_lost_is_found(
+    proxied: Database, proxy: Proxy, direct: Database
+) -> None:
+    attempts: list[int] = []
+
+    def work(tx: Tx) -> str:
+        attempts.append(1)
+        tx.run(ADD_ONE, key="a")
+        return "done"
+
+    proxy.fate = once(b"COMMIT", "cut_after")
+    assert proxied.at("tenant/1").run(work) == "done"
+    assert direct.at("tenant/1").run(get, "a") == len(attempts) == 1
+
+
+def test_a_commit_that_never_arrived_is_made_again(proxied: Database, proxy: Proxy, direct: Database) -> None:
+    fn = Counting()
+    proxy.fate = once(b"COMMIT", "cut_before")
+    assert proxied.run(fn, "a") == 1
+    assert fn.attempts == 2
+    assert direct.run(get, "a") == 1
+
+
+def test_a_backend_killed_inside_its_commit_is_made_sure_of(
+    postgres_cluster: Cluster, postgres_url: str, direct: Database
+) -> None:
+    name = database_of(postgres_url)
+    with postgres_cluster.admin(name) as holder, postgres_cluster.admin(name) as killer:
+        # COMMIT waits for a lock that the test holds.
+        holder.execute("SELECT pg_advisory_lock(7)")
+        killer.execute("""CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql
+                          AS 'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END'""")
+        killer.execute("""CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON onefold.counter_totals
+                          DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hold()""")
+        fn, answers = Counting(), []
+        thread = threading.Thread(target=lambda: answers.append(direct.run(fn, "a")))
+        thread.start()
+        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event = 'advisory' AND query = 'COMMIT'"
+        found: list[int] = []
+        assert until(lambda: found.extend(row[0] for row in killer.execute(waiting, (name,))) or found)
+        killer.execute("SELECT pg_terminate_backend(%s)", (found[0],))
+        assert until(lambda: fn.attempts == 2)
+        holder.execute("SELECT pg_advisory_unlock(7)")
+        thread.join(20)
+    assert answers == [1]
+    assert direct.run(get, "a") == 1
+
+
+def test_a_backend_that_still_commits_is_ended_before_the_look() -> None:
+    """COMMIT waits for a standby that is not there; the client is cut off meanwhile."""
+    with Cluster(settings={"synchronous_standby_names": "nobody", "synchronous_commit": "local"}) as cluster:
+        onefold.migrate(cluster.create_database("a"))
+        with Proxy(cluster) as proxy, onefold.connect(proxy.url("a")) as db:
+            fn = Counting()
+
+            def work(tx: Tx) -> int:
+                tx.one("SELECT set_config('synchronous_commit', 'on', true)")
+                return fn(tx, "a")
+
+            proxy.fate = once(b"COMMIT", "hang_up_client")
+            assert db.run(work) == 1
+            assert fn.attempts == 1
+            assert db.run(get, "a") == 1
+        assert "canceling the wait for synchronous replication" in cluster.log
+
+
+def test_an_outcome_that_cannot_be_told_is_unknown(
+    proxied: Database, proxy: Proxy, direct: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown, "RESOLVE_NS_MAX", 200_000_000)
+    fn = Counting()
+
+    def fate(chunk: bytes) -> Fate:
+        if b"COMMIT" in chunk:
+            proxy.close()  # And nobody will be let in any more.
+            return "cut_after"
+        return "pass"
+
+    proxy.fate = fate
+    with pytest.raises(Unknown):
+        proxied.run(fn, "a")
+    assert fn.attempts == 1
+    assert until(lambda: direct.run(get, "a") == 1)  # It had happened.
+
+
+def test_another_server_or_branch_of_history_proves_only_presence(direct: Database) -> None:
+    parts = engine_of(direct)._open()
+    direct.run(Counting(), "a")
+    row = direct.run(lambda tx: tx.one("SELECT id FROM onefold.tx"))
+    assert row is not None
+    wire = parts.pool.take(time.monotonic_ns() + 10**10)
+    gone = wire.identity._replace(backend_start="1.5")  # The same pid, an older process.
+    parts.pool.give(wire)
+    assert unknown.committed(parts.pool, gone, row[0]) is True
+    assert unknown.committed(parts.pool, gone, 5) is False
+    for other in (gone._replace(system="another"), gone._replace(timeline="00000009")):
+        assert unknown.committed(parts.pool, other, row[0]) is True
+        assert unknown.committed(parts.pool, other, 5) is None
+
+
+def test_ids_of_attempts_differ_between_threads_and_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unknown, "_COUNT_BITS", 4)
+    ids = unknown.AttemptIds()
+    drawn: list[int] = []
+    threads = [threading.Thread(target=lambda: drawn.extend(ids.next() for _ in range(500))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(drawn)) == 2_000
+    assert all(0 <= number < 2**63 for number in drawn)
+
+
+# -- before COMMIT ------------------------------------------------------------------------------------
+
+
+def test_a_connection_lost_before_commit_is_run_again(proxied: Database, proxy: Proxy, direct: Database) -> None:
+    fn = Counting()
+    proxy.fate = once(b"ON CONFLICT (space, key)", "cut_after")
+    assert proxied.run(fn, "a") == 1
+    assert fn.attempts == 2
+    assert direct.run(get, "a") == 1
+    assert sum(r["count"] for r in proxied.metrics()["retries"]) == 1
+
+
+def test_a_reader_that_lost_its_connection_reads_again(proxied: Database, proxy: Proxy) -> None:
+    proxy.fate = once(b"SELECT total", "cut_after")
+    assert proxied.reader().run(get, "a") is None
+
+
+def test_connections_that_break_again_and_again_are_given_up(proxied: Database, proxy: Proxy) -> None:
+    fn = Counting()
+    proxy.fate = lambda chunk: "cut_before" if b"ON CONFLICT (space, key)" in chunk else "pass"
+    with pytest.raises(Retry) as given_up:
+        proxied.run(fn, "a")
+    assert given_up.value.code == "unavailable"
+    assert fn.attempts == engine_module.LOSSES_MAX
+    proxy.fate = lambda _: "pass"
+    assert proxied.run(fn, "a") == 1
+
+
+def test_a_server_that_is_away_is_waited_for_until_the_deadline() -> None:
+    with Cluster() as cluster:
+        onefold.migrate(cluster.create_database("a"))
+        with onefold.connect(cluster.dsn("a")) as db:
+            assert db.run(Counting(), "a") == 1
+            cluster.stop()
+            with pytest.raises(Retry) as away:
+                db.options(deadline_ms=300).run(get, "a")
+            assert away.value.code == "unavailable"
+            assert db.metrics()["oldest_snapshot_ms"] == -1.0
+            answers: list[Any] = []
+            thread = threading.Thread(target=lambda: answers.append(db.run(get, "a")))
+            thread.start()
+            cluster.start()
+            thread.join(20)
+            assert answers == [1]
+
+
+# -- under load -----------------------------------------------------------------------------------------
+
+
+
+class Load:
+    """Threads that insert keys of their own and remember what they were told about each."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.acknowledged: set[str] = set()
+        self.unknown: set[str] = set()
+        self.unexpected: list[BaseException] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._work, args=(n,)) for n in range(6)]
+        for thread in self._threads:
+            thread.start()
+
+    def progressed(self, by: int) -> bool:
+        target = len(self.acknowledged) + by
+        return until(lambda: len(self.acknowledged) >= target)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(40)
+
+    def _work(self, number: int) -> None:
+        count = 0
+        while not self._stop.is_set():
+            count += 1
+            key = f"{number}/{count}"
+            try:
+                self.db.options(deadline_ms=20_000).run(lambda tx, k: tx.run(INSERT, key=k, total=1), key)
+            except Unknown:
+                self.unknown.add(key)
+            except OnefoldError as error:
+                self.unexpected.append(error)
+            else:
+                self.acknowledged.add(key)
+
+
+def test_a_server_that_restarts_under_load_loses_nothing_acknowledged() -> None:
+    with Cluster() as cluster:
+        onefold.migrate(cluster.create_database("a"))
+        with onefold.connect(cluster.dsn("a")) as db:
+            load = Load(db)
+            try:
+                assert load.progressed(by=100)
+                cluster.restart()
+                assert load.progressed(by=100)
+                cluster.restart(immediate=True)
+                assert load.progressed(by=100)
+                cluster.kill9()
+                cluster.start()
+                assert load.progressed(by=100)
+            finally:
+                load.stop()
+            stored = {row[0] for row in db.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals"))}
+    assert not load.unexpected
+    assert load.acknowledged <= stored
+    assert stored <= load.acknowledged | load.unknown
+    assert not load.unknown  # The server came back, so that every outcome could be told.

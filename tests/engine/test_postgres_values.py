@@ -1,0 +1,195 @@
+"""Values and errors on PostgreSQL, and who is let in: schemas, migrations, passwords."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from postgres_words import INSERT, get, put
+
+import onefold
+from onefold import Conflict, Database, Invalid, Retry, Tx
+from onefold.engine import schema
+from onefold.engine.postgres import engine as engine_module
+from onefold.testing.postgres import Cluster
+
+# -- values, and errors -------------------------------------------------------------------------------
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+def test_types_are_exact_and_null_takes_any(plain: Database) -> None:
+    def types(tx: Tx) -> Any:
+        return tx.one(
+            """SELECT CAST(pg_typeof(:i) AS text), CAST(pg_typeof(:s) AS text), CAST(pg_typeof(:f) AS text),
+                      CAST(pg_typeof(:b) AS text), CAST(pg_typeof(:y) AS text)""",
+            i=1, s="x", f=0.5, b=True, y=b"z",
+        )  # fmt: skip
+
+    assert plain.run(types) == ("bigint", "text", "double precision", "boolean", "bytea")
+    for value in (None, 5, None, 2**62):
+        assert plain.run(lambda tx: tx.one("SELECT coalesce(:v, CAST(7 AS bigint))", v=value)) == (value or 7,)
+    assert plain.run(lambda tx: tx.one("SELECT :c || :l", c=Colour.RED, l="!")) == ("red!",)
+    assert plain.run(lambda tx: tx.one("SELECT :n + 1", n=Level.HIGH)) == (4,)
+
+
+def test_whole_numerics_are_ints(plain: Database) -> None:
+    row = plain.run(lambda tx: tx.one("SELECT sum(n), avg(n), 1.50, CAST('NaN' AS numeric) FROM (VALUES (1), (2)) AS v (n)"))
+    assert row is not None
+    assert row[:3] == (3, 1.5, 1.5)
+    assert [type(value) for value in row] == [int, float, float, float]
+    assert row[3] != row[3]
+
+
+plain_values = st.one_of(
+    st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.binary(max_size=300),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=300),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_database(postgres_cluster: Cluster) -> Iterator[Database]:
+    url = postgres_cluster.create_database("values", template="onefold_template")
+    with onefold.connect(url) as db:
+        yield db
+    postgres_cluster.drop_database("values")
+
+
+@given(st.lists(plain_values, min_size=1, max_size=6))
+def test_any_value_comes_back_as_it_went(one_database: Database, values: list[Any]) -> None:
+    kinds = {int: "bigint", float: "float8", bool: "boolean", bytes: "bytea", str: "text"}
+    columns = ", ".join(f"CAST(:v{n} AS {kinds[type(v)]})" for n, v in enumerate(values))
+    parameters = {f"v{n}": v for n, v in enumerate(values)}
+    row = one_database.reader().run(lambda tx: tx.one(f"SELECT {columns}", **parameters))
+    assert row == tuple(values)
+    assert [type(v) for v in row] == [type(v) for v in values]
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "code"),
+    [
+        (INSERT + " RETURNING total", Conflict, "unique"),
+        ("INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, '', 1)", Invalid, "check"),
+        ("INSERT INTO onefold.counter_totals (space, key) VALUES (:space, 'b')", Invalid, "check"),
+        ("SELECT 1 / (:total - :total)", Invalid, "check"),
+        ("SELECT CAST(:key AS bigint)", Invalid, "check"),
+        ("SELECT nonsense", Invalid, "statement"),
+        ("SELECT * FROM onefold.nowhere", Invalid, "statement"),
+    ],
+)
+def test_errors_speak_our_language(plain: Database, sql: Any, kind: type[Exception], code: str) -> None:
+    plain.run(put, "a", 1)
+    with pytest.raises(kind) as raised:
+        plain.run(lambda tx: tx.all(sql, key="a", total=1))
+    assert raised.value.code == code  # type: ignore[attr-defined]
+    with pytest.raises(kind):  # The same when nobody waited for it.
+        plain.run(lambda tx: tx.run(sql, key="a", total=1))
+    assert plain.run(get, "a") == 1
+
+
+def test_references_speak_our_language(plain: Database, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute("CREATE TABLE parent (id bigint PRIMARY KEY)")
+        owner.execute("CREATE TABLE child (id bigint REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(Conflict) as missing:
+        plain.run(lambda tx: tx.run("INSERT INTO child (id) VALUES (1)"))  # Found at COMMIT.
+    assert missing.value.code == "reference"
+    assert plain.run(lambda tx: tx.one("SELECT count(*) FROM child")) == (0,)
+
+
+def test_a_plan_that_a_migration_made_stale_is_made_anew(plain: Database, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute("CREATE TABLE changing (a bigint)")
+        assert plain.run(lambda tx: tx.all("SELECT * FROM changing")) == []
+        owner.execute("ALTER TABLE changing ALTER a TYPE text")
+        owner.execute("INSERT INTO changing VALUES ('x')")
+    assert plain.run(lambda tx: tx.all("SELECT * FROM changing")) == [("x",)]
+
+
+# -- connecting --------------------------------------------------------------------------------------
+
+
+def test_an_unmigrated_database_is_refused_with_the_command_to_run(postgres_cluster: Cluster) -> None:
+    url = postgres_cluster.create_database("bare")
+    try:
+        with pytest.raises(Conflict, match="onefold migrate URL") as refused:
+            onefold.connect(url)
+        assert refused.value.code == "schema_missing"
+        later = [*schema.load(()), schema.SchemaFile("later", 1, "CREATE TABLE onefold.later (a INTEGER) {table};")]
+        onefold.migrate(url, files=schema.load(()))
+        with pytest.raises(Conflict) as behind:
+            onefold.connect(url, files=later)
+        assert behind.value.facts["missing"] == ["later 001"]
+        assert onefold.migrate(url, files=later) == [("later", 1)]
+        with pytest.raises(Conflict) as newer:
+            onefold.connect(url, files=schema.load(()))
+        assert newer.value.code == "schema_newer"
+        with pytest.raises(Conflict):
+            onefold.migrate(url, files=schema.load(()))
+        onefold.connect(url, files=later).close()
+    finally:
+        postgres_cluster.drop_database("bare")
+
+
+def test_several_migrators_at_once_do_it_once(postgres_cluster: Cluster) -> None:
+    url = postgres_cluster.create_database("crowded")
+    try:
+        answers: list[Any] = []
+        threads = [threading.Thread(target=lambda: answers.append(onefold.migrate(url))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == 4
+        assert sum(1 for answer in answers if answer) == 1
+        onefold.connect(url).close()
+    finally:
+        postgres_cluster.drop_database("crowded")
+
+
+def test_a_migration_that_fails_leaves_no_trace(postgres_cluster: Cluster) -> None:
+    url = postgres_cluster.create_database("failing")
+    bad = [*schema.load(()), schema.SchemaFile("bad", 1, "CREATE TABLE onefold.good (a INTEGER);\nCREATE NONSENSE;")]
+    try:
+        with pytest.raises(Invalid) as refused:
+            onefold.migrate(url, files=bad)
+        assert refused.value.code == "migration"
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT to_regnamespace('onefold')").fetchone() == (None,)
+    finally:
+        postgres_cluster.drop_database("failing")
+
+
+def test_no_error_tells_the_password(postgres_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "CONNECT_NS", 300_000_000)
+    secret = "s3cr3t-word"
+    right = postgres_cluster.dsn("onefold_template", tcp=True)
+    wrong = right.replace(postgres_cluster.password, secret)
+    for url, kind in (
+        (wrong, Invalid), (right.replace("onefold_template", "nowhere"), Invalid),
+        (f"postgresql://u:{secret}@127.0.0.1:1/x", Retry), (f"postgresql://u:{secret}@host:port:what/x", Invalid),
+        (f"postgresql://u:begun@{secret}@host/x", Invalid), (f"postgresql://u:%{secret}@host/x", Invalid),
+    ):  # fmt: skip
+        for attempt in (onefold.connect, onefold.migrate):
+            with pytest.raises(kind) as refused:
+                attempt(url)
+            text = f"{refused.value} {refused.value.facts} {refused.value!r}"
+            assert secret not in text
+            assert postgres_cluster.password not in text
+
+
+def test_a_connection_over_tcp_with_a_password_works(postgres_cluster: Cluster) -> None:
+    with onefold.connect(postgres_cluster.dsn("onefold_template", tcp=True)) as db:
+        assert db.reader().run(get, "a") is None

@@ -1,0 +1,424 @@
+"""Wake-ups between processes, forks, foreign transactions, and the engine's own loops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from postgres_words import INSERT, PUT, get, put
+
+import onefold
+from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
+from onefold.engine import loops
+from onefold.engine.postgres import listen
+from onefold.engine.postgres.engine import PostgresEngine
+from onefold.engine.postgres.joined import JoinedPostgresTx, join_postgres
+from onefold.testing.postgres import Cluster
+
+SOURCE = str(Path(onefold.__file__).parents[1])
+
+
+@pytest.fixture
+def here(postgres_url: str) -> Iterator[Database]:
+    with onefold.connect(postgres_url) as db:
+        yield db
+
+
+@pytest.fixture
+def there(postgres_url: str) -> Iterator[Database]:
+    """Another process, as far as the engine can tell: it has its own name on the channel."""
+    with onefold.connect(postgres_url) as db:
+        yield db
+
+
+# -- wake-ups -----------------------------------------------------------------------------------
+
+
+def test_a_commit_wakes_waiters_elsewhere(here: Database, there: Database) -> None:
+    waiter, other = here.waiter("jobs/mail"), here.waiter("jobs/sms")
+    there.run(lambda tx: (put(tx, "a", 1), tx.wake("jobs/mail")))
+    assert waiter.wait(10)
+    assert here.run(get, "a") == 1
+    assert not other.wait(0)
+
+
+def test_an_aborted_transaction_wakes_nobody(here: Database, there: Database) -> None:
+    waiter = here.waiter("topic")
+
+    def fails(tx: Tx) -> None:
+        tx.wake("topic")
+        raise Conflict("No.")
+
+    with pytest.raises(Conflict):
+        there.run(fails)
+    there.run(lambda tx: tx.wake("after"))
+    after = here.waiter("after")
+    there.run(lambda tx: tx.wake("after"))
+    assert after.wait(10)  # What was said before it has arrived as well.
+    assert not waiter.wait(0)
+
+
+def test_nobody_hears_himself_from_outside(here: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    engine = here._engine
+    assert isinstance(engine, PostgresEngine)
+    waiter = here.waiter("topic")
+    listener = engine._open().listener
+    real = listener._heard
+    arrived = threading.Event()
+
+    def spy(payload: str) -> None:
+        real(payload)
+        heard.append(payload)
+        arrived.set()
+
+    monkeypatch.setattr(listener, "_heard", spy)
+    here.run(lambda tx: tx.wake("topic"))
+    assert waiter.wait(10)
+    assert arrived.wait(10)
+    assert not waiter.wait(0)  # Woken once, at the commit.
+
+
+def test_topics_are_packed_and_unspeakable_ones_wake_everybody() -> None:
+    many = [f"topic/{n:04}" for n in range(2_000)]
+    payloads = listen.payloads_of("me", many)
+    assert all(len(payload.encode()) < 8_000 for payload in payloads)
+    assert [t for payload in payloads for t in payload.split("\n")[1:]] == many
+    assert len(payloads) < 5
+    assert listen.payloads_of("me", []) == []
+    for unspeakable in ("a\nb", "\ud800", "x" * 8_000, "", "a\0"):
+        assert listen.payloads_of("me", ["fine", unspeakable]) == [f"me\n{listen.EVERYTHING}"]
+
+
+def test_a_topic_without_a_form_on_the_channel_still_wakes(here: Database, there: Database) -> None:
+    waiter = here.waiter("anything")
+    there.run(lambda tx: tx.wake("y" * 9_000))
+    assert waiter.wait(10)
+
+
+def test_listening_goes_on_after_a_restart_and_looks_at_everything() -> None:
+    with Cluster() as cluster:
+        onefold.migrate(cluster.create_database("a"))
+        with onefold.connect(cluster.dsn("a")) as here, onefold.connect(cluster.dsn("a")) as there:
+            waiter = here.waiter("topic")
+            there.run(lambda tx: tx.wake("topic"))
+            assert waiter.wait(10)
+            cluster.restart()
+            assert waiter.wait(20)  # Back again: something may have been missed.
+            there.run(lambda tx: tx.wake("topic"))
+            assert waiter.wait(20)
+
+
+def test_nobody_listens_until_somebody_waits(here: Database, postgres_cluster: Cluster) -> None:
+    with postgres_cluster.admin() as admin:
+        listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%'"
+        name = here.run(lambda tx: tx.one("SELECT current_database()"))
+        assert admin.execute(listening, name).fetchone() == (0,)
+        here.waiter("topic").close()
+        assert admin.execute(listening, name).fetchone() == (1,)
+
+
+def test_closing_ends_all_connections(postgres_url: str, postgres_cluster: Cluster) -> None:
+    db = onefold.connect(postgres_url)
+    waiter = db.waiter("topic")
+    db.run(lambda tx: tx.wake("topic"))
+    asyncio.run(db.arun(put, "a", 1))
+    waiter.close()
+    db.close()
+    db.close()
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("onefold-")]
+    assert not [name for name in threads if name.startswith(("onefold-run", "onefold-listen", "onefold-notify"))]
+    name = postgres_url.partition("@/")[2].partition("?")[0]
+    give_up = time.monotonic() + 10
+    with postgres_cluster.admin() as admin:
+        while admin.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (name,)).fetchone() != (0,):
+            assert time.monotonic() < give_up
+
+
+def test_closing_lets_running_calls_finish(postgres_url: str) -> None:
+    db = onefold.connect(postgres_url)
+    entered, leave, answers = threading.Event(), threading.Event(), []
+
+    def slow(tx: Tx) -> str:
+        put(tx, "a", 1)
+        entered.set()
+        assert leave.wait(20)
+        return "done"
+
+    thread = threading.Thread(target=lambda: answers.append(db.run(slow)))
+    thread.start()
+    assert entered.wait(20)
+    closer = threading.Thread(target=db.close)
+    closer.start()
+    leave.set()
+    thread.join(20)
+    closer.join(20)
+    assert answers == ["done"]
+    with onefold.connect(postgres_url) as again:
+        assert again.run(get, "a") == 1
+
+
+# -- forks ------------------------------------------------------------------------------------------
+
+FORK = """
+import os, sys, threading
+import onefold
+from onefold import Invalid
+
+def put(tx, key):
+    return tx.one('''INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)
+                     ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + 1
+                     RETURNING total, pg_backend_pid()''', key=key)
+
+def child_ends(work):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException as error:
+            print("child:", repr(error), file=sys.stderr)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+db = onefold.connect(sys.argv[1])
+waiter = db.waiter("topic")
+parents = {db.run(put, "parent")[1] for _ in range(3)}
+
+def in_child():
+    total, backend = db.run(put, "child")
+    assert total == 1 and backend not in parents
+    assert db.run(put, "child")[0] == 2
+    woken = db.waiter("mine")
+    db.run(lambda tx: tx.wake("mine"))
+    assert woken.wait(10)
+    db.close()
+
+child_ends(in_child)
+total, backend = db.run(put, "parent")
+assert total == 4 and backend in parents, (total, backend, parents)
+
+def forks(tx):
+    put(tx, "inside")
+    def refused():
+        try:
+            put(tx, "inside")
+        except Invalid as error:
+            assert error.code == "forked", error
+        else:
+            raise AssertionError("the child used its parent's transaction")
+    child_ends(refused)
+    return "fine"
+
+assert db.run(forks) == "fine"
+assert db.run(lambda tx: tx.one("SELECT total FROM onefold.counter_totals WHERE key = 'inside'")) == (1,)
+with onefold.connect(sys.argv[1]) as other:
+    other.run(lambda tx: tx.wake("topic"))
+    assert waiter.wait(10)
+db.close()
+print("ok")
+"""
+
+
+def test_a_child_opens_its_own_connections_and_leaves_its_parents_alone(postgres_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, postgres_url], env={"PYTHONPATH": SOURCE, "PATH": os.defpath}, capture_output=True,
+        text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "ok\n", done.stderr
+
+
+# -- foreign transactions -------------------------------------------------------------------------------
+
+
+def test_our_writes_are_in_the_owners_transaction(here: Database, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute("CREATE TABLE orders (id bigint)")
+        owner.commit()
+        owner.execute("INSERT INTO orders VALUES (1)")
+        tx = onefold.use(owner, space_name="tenant/1")
+        assert isinstance(tx, JoinedPostgresTx)
+        put(tx, "a", 1)
+        assert get(tx, "a") == 1
+        owner.rollback()
+        assert here.at("tenant/1").run(get, "a") is None
+        owner.execute("INSERT INTO orders VALUES (2)")
+        put(onefold.use(owner, space_name="tenant/1"), "a", 2)
+        owner.commit()
+        assert owner.execute("SELECT id FROM orders").fetchall() == [(2,)]
+    assert here.at("tenant/1").run(get, "a") == 2
+    assert ("tenant/1",) in here.run(lambda tx: tx.all("SELECT name FROM onefold.spaces"))
+
+
+def test_the_owner_wakes_when_it_says_so(here: Database, there: Database, postgres_url: str) -> None:
+    near, far = here.waiter("topic"), there.waiter("topic")
+    heard: list[int] = []
+    with psycopg.connect(postgres_url) as owner:
+        tx = onefold.use(owner)
+        put(tx, "a", 1)
+        tx.wake("topic")
+        tx.on_commit(lambda: heard.append(1))
+        owner.commit()
+        assert not near.wait(0)
+        tx.committed()
+    assert near.wait(10)
+    assert far.wait(10)
+    assert heard == [1]
+
+
+def test_isolation_is_the_owners(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner:
+        owner.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        row = onefold.use(owner).one("SELECT current_setting('transaction_isolation')")
+    assert row == ("repeatable read",)
+
+
+def test_savepoints_and_doom_are_the_same_there(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner:
+        tx = onefold.use(owner)
+        put(tx, "a", 1)
+        with pytest.raises(Conflict) as taken, tx.savepoint():
+            put(tx, "inside", 1)
+            tx.run(INSERT, key="a", total=9)
+        assert taken.value.code == "unique"
+        tx.many(PUT, [{"key": f"k{n}", "total": n} for n in range(5)])
+        tx.add("visits", 3)
+        assert (get(tx, "inside"), get(tx, "k4"), tx.total("visits")) == (None, 4, 3)
+        with pytest.raises(Conflict):
+            tx.run(INSERT, key="a", total=9)
+        with pytest.raises(Doomed):
+            put(tx, "b", 1)
+        owner.rollback()
+
+
+def test_values_are_the_same_there(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner:
+        tx = onefold.use(owner)
+        row = tx.one(
+            """SELECT CAST(pg_typeof(:i) AS text), CAST(pg_typeof(:s) AS text), CAST(pg_typeof(:f) AS text),
+                      CAST(pg_typeof(:b) AS text), CAST(pg_typeof(:y) AS text), sum(v), 7 % 4 FROM (VALUES (1), (2)) AS t (v)""",
+            i=1, s="x", f=0.5, b=True, y=b"z",
+        )  # fmt: skip
+        assert row == ("bigint", "text", "double precision", "boolean", "bytea", 3, 3)
+        for bad in ("a\0", 2**63, float("nan"), [1]):
+            fresh = onefold.use(owner)
+            with pytest.raises(Invalid):
+                fresh.one("SELECT :value", value=bad)
+        with pytest.raises(Invalid):
+            onefold.use(owner).one("SELECT :missing")
+
+
+def test_what_cannot_be_joined_is_refused(postgres_url: str, postgres_cluster: Cluster) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        with pytest.raises(Invalid) as refused:
+            onefold.use(owner)
+        assert refused.value.code == "autocommit"
+        with owner.transaction():
+            put(onefold.use(owner), "a", 1)  # In a transaction after all.
+    with psycopg.connect(postgres_url) as owner:
+        with pytest.raises(psycopg.Error):
+            owner.execute("SELECT nonsense")
+        with pytest.raises(Invalid) as refused:
+            onefold.use(owner)
+        assert refused.value.code == "not_ready"
+        owner.rollback()
+    with pytest.raises(Invalid):
+        join_postgres(object(), space_name="")
+    with psycopg.connect(postgres_cluster.dsn("postgres")) as bare, pytest.raises(Conflict) as missing:
+        onefold.use(bare)
+    assert missing.value.code == "schema_missing"
+
+
+def test_a_conflict_is_the_owners_to_retry(here: Database, postgres_url: str) -> None:
+    here.run(put, "a", 1)
+    with psycopg.connect(postgres_url) as owner:
+        owner.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+        tx = onefold.use(owner)
+        assert get(tx, "a") == 1
+        here.run(put, "a", 2)
+        with pytest.raises(Retry) as conflict:
+            put(tx, "a", 3)
+        assert conflict.value.code == "conflict"
+        owner.rollback()
+
+
+# -- the engine's loops ------------------------------------------------------------------------------------
+
+
+def test_counters_are_folded_and_stay_exact(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "FOLD_BATCH", 30)
+    loop = db.options(isolation="read_committed")
+
+    def bump(tx: Tx) -> None:
+        for n in range(10):
+            tx.add(f"k{n % 3}", n)
+
+    for _ in range(7):
+        db.run(bump)
+        db.at("tenant/1").run(bump)
+    expected = [7 * sum(n for n in range(10) if n % 3 == k) for k in range(3)]
+    while loop.run(loops.fold_counters):
+        assert [db.run(lambda tx, k=k: tx.total(f"k{k}")) for k in range(3)] == expected
+    assert db.run(lambda tx: tx.one("SELECT count(*) FROM onefold.counter_deltas")) == (0,)
+    for handle in (db, db.at("tenant/1")):
+        assert [handle.run(lambda tx, k=k: tx.total(f"k{k}")) for k in range(3)] == expected
+    assert not loop.run(loops.fold_counters)
+
+
+def test_folders_at_once_beside_adders_lose_nothing(here: Database) -> None:
+    stop = threading.Event()
+    errors: list[BaseException] = []
+    loop = here.options(isolation="read_committed")
+
+    def fold() -> None:
+        try:
+            while not stop.is_set():
+                loop.run(loops.fold_counters)
+        except BaseException as error:
+            errors.append(error)
+
+    def add(number: int) -> None:
+        for _ in range(40):
+            here.run(lambda tx: (tx.add("hot", 1), tx.add(f"own/{number}", 1)))
+
+    folders = [threading.Thread(target=fold) for _ in range(2)]
+    adders = [threading.Thread(target=add, args=(n,)) for n in range(4)]
+    for thread in (*folders, *adders):
+        thread.start()
+    for thread in adders:
+        thread.join()
+    stop.set()
+    for thread in folders:
+        thread.join()
+    assert not errors
+    assert here.run(lambda tx: tx.total("hot")) == 160
+    while loop.run(loops.fold_counters):
+        pass
+    assert [here.run(get, key) for key in ("hot", "own/0", "own/3")] == [160, 40, 40]
+
+
+def test_old_attempts_are_swept_in_batches(here: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "SWEEP_BATCH", 10)
+
+    def old(tx: Tx) -> None:
+        tx.many(
+            "INSERT INTO onefold.tx (id, at_ms) VALUES (:id, :at_ms) -- all spaces",
+            [{"id": n, "at_ms": tx.now_ms - loops.TX_KEPT_MS - 1 - n} for n in range(25)],
+        )
+
+    here.run(old)
+    loop = here.options(isolation="read_committed")
+    assert [loop.run(loops.sweep_tx) for _ in range(3)] == [True, True, False]
+    left = here.run(lambda tx: tx.all("SELECT id, at_ms FROM onefold.tx"))
+    assert left
+    assert not [row for row in left if row[0] < 25]

@@ -1,0 +1,127 @@
+"""Every route asks for a token and its right; nothing but the probes goes without."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+
+from http_calls import Direct, bearer_for, dump
+
+import onefold
+from onefold import Database, Tx, tokens
+from onefold.core.clock import FakeClock
+from onefold.core.route import Route
+from onefold.server import asgi
+from onefold.server.auth import TRUST_MS
+from onefold.server.routes import all_routes
+
+PATH_PARAMETER = "x"
+
+
+def targets() -> list[tuple[Route, str]]:
+    """Every route with something in the place of its parameters."""
+    found = []
+    for route in all_routes():
+        parts = [PATH_PARAMETER if part.startswith("{") else part for part in route.path.split("/")]
+        found.append((route, "/v1" + "/".join(parts)))
+    return found
+
+
+def test_no_route_answers_without_a_token(direct: Direct) -> None:
+    before = dump(direct.db)
+    assert len(targets()) > 3
+    for route, target in targets():
+        for headers in ({}, {"authorization": "Bearer x"}, {"authorization": f"Basic {direct.token}"}, {"authorization": ""}):
+            reply = direct(route.verb, target, token=None, headers=headers)
+            assert reply.status == 401, (route.verb, target, headers)
+            assert reply.headers["www-authenticate"].startswith("Bearer")
+    assert dump(direct.db) == before
+
+
+def test_no_route_answers_without_its_right(direct: Direct, db: Database) -> None:
+    weak = bearer_for(db, "nothing:read")
+    before = dump(db)
+    for route, target in targets():
+        reply = direct(route.verb, target, token=weak)
+        assert (reply.status, reply.json["code"]) == (403, "right"), (route.verb, target)
+        assert reply.json["facts"]["needs"] == route.needs
+    assert dump(db) == before
+
+
+def test_the_right_itself_is_enough(direct: Direct, db: Database) -> None:
+    assert direct("GET", "/v1/tokens", token=bearer_for(db, "tokens:read")).status == 200
+    assert direct("GET", "/v1/tokens", token=bearer_for(db, "tokens:*")).status == 200
+    assert direct("GET", "/v1/tokens", token=bearer_for(db, "tokens:write")).status == 403
+
+
+def add_one(tx: Tx) -> int:
+    """Count in the caller's space."""
+    tx.add("here", 1)
+    return tx.total("here")
+
+
+def test_a_token_opens_its_own_space_alone(direct_to: Callable[..., Direct], db: Database) -> None:
+    app = direct_to(Route("POST", "/add", add_one, "test:write"))
+    seventh = bearer_for(db, space_name="tenant/7")
+    eighth = bearer_for(db, space_name="tenant/8")
+    assert app("POST", "/v1/add", token=seventh).json == 1
+    assert app("POST", "/v1/add", token=seventh).json == 2
+    assert app("POST", "/v1/add", token=eighth).json == 1
+    assert db.reader().run(lambda tx: tx.total("here")) == 0
+
+
+def test_tokens_made_in_a_tenants_space_are_never_accepted(direct: Direct, db: Database) -> None:
+    tenant = bearer_for(db, "tokens:write", space_name="tenant/7")
+    secret, digest = tokens.new_secret()
+    made = direct("POST", "/v1/tokens", send={"name": "n", "digest": digest, "rights": ["*"]}, token=tenant)
+    assert made.status == 200
+    assert direct("GET", "/v1/tokens", token=tokens.bearer(made.json["id"], secret)).status == 401
+
+
+def test_a_revocation_holds_at_once_here_and_soon_elsewhere(db_url: str, clock: FakeClock) -> None:
+    with onefold.connect(db_url, clock=clock) as one, onefold.connect(db_url, clock=clock) as other:
+        here, there = Direct(asgi(one), one), Direct(asgi(other), other)
+        doomed = bearer_for(one)
+        token_id = tokens.parse(doomed)[0]  # type: ignore[index]
+        assert here("GET", "/v1/tokens", token=doomed).status == 200
+        assert there("GET", "/v1/tokens", token=doomed).status == 200
+        assert here("DELETE", f"/v1/tokens/{token_id}").status == 200
+        revoked_at = time.monotonic()
+        while there("GET", "/v1/tokens", token=doomed).status == 200:
+            assert time.monotonic() < revoked_at + TRUST_MS / 1_000 + 1, "trusted for too long"
+        while here("GET", "/v1/tokens", token=doomed).status == 200:
+            assert time.monotonic() < revoked_at + TRUST_MS / 1_000 + 1
+        here.close()
+        there.close()
+
+
+def test_pages_take_the_token_as_a_password_and_routes_do_not(direct: Direct, db: Database) -> None:
+    basic = {"authorization": "Basic " + base64.b64encode(f"me:{bearer_for(db)}".encode()).decode()}
+    for page in ("/docs", "/openapi.json"):
+        refused = direct("GET", page, token=None)
+        assert refused.status == 401
+        assert direct("GET", page, token=None, headers=basic).status == 200
+        assert direct("GET", page).status == 200
+    assert direct("GET", "/v1/tokens", token=None, headers=basic).status == 401, "also when a page trusted it before"
+    assert direct("GET", "/docs", token=None, headers={"authorization": "Basic %%%"}).status == 401
+
+
+def test_two_credentials_are_refused(direct: Direct) -> None:
+    scope = {
+        "type": "http", "method": "GET", "path": "/v1/tokens", "raw_path": b"/v1/tokens", "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {direct.token}".encode())] * 2,
+    }  # fmt: skip
+    reply = direct._runner.run(direct._call(scope, b""))
+    assert (reply.status, reply.json["code"]) == (400, "header")
+
+
+def test_use_is_noted(db: Database) -> None:
+    app = Direct(asgi(db), db)
+    secret, digest = tokens.new_secret()
+    token = db.run(tokens.create, "fresh", digest=digest, rights=("*",))
+    assert app("GET", "/v1/tokens", token=tokens.bearer(token.id, secret)).status == 200
+    app._runner.run(app.app.drain())
+    used = {t.id: t.used_at_ms for t in db.reader().run(tokens.list_tokens).items}
+    assert used[token.id] is not None
+    app.close()

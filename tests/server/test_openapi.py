@@ -1,0 +1,57 @@
+"""The description of the API is valid, complete, and says what the code says."""
+
+from __future__ import annotations
+
+import re
+
+from http_calls import Direct
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from onefold.server.routes import all_routes
+
+
+def test_the_document_is_valid_openapi_3_1(direct: Direct) -> None:
+    document = direct("GET", "/openapi.json").json
+    assert document["openapi"].startswith("3.1")
+    OpenAPIV31SpecValidator(document).validate()
+
+
+def test_every_route_stands_in_it_with_its_right(direct: Direct) -> None:
+    document = direct("GET", "/openapi.json").json
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations) == len(all_routes())
+    for route in all_routes():
+        operation = document["paths"]["/v1" + route.path][route.verb.lower()]
+        assert operation["x-onefold-right"] == route.needs
+        assert operation["summary"]
+        in_path = {parameter["name"] for parameter in operation["parameters"] if parameter.get("in") == "path"}
+        assert in_path == set(re.findall(r"{(\w+)}", route.path))
+        assert ("requestBody" in operation) <= (route.verb in {"POST", "PUT"})
+        assert {"200", "204"} & set(operation["responses"])
+
+
+def test_one_operation_as_an_example(direct: Direct) -> None:
+    document = direct("GET", "/openapi.json").json
+    create = document["paths"]["/v1/tokens"]["post"]
+    body = document["components"]["schemas"][create["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]]
+    assert body["required"] == ["name", "digest", "rights"]
+    assert body["additionalProperties"] is False
+    assert body["properties"]["ttl_ms"]["default"] is None
+    listing = document["paths"]["/v1/tokens"]["get"]
+    limit = next(parameter for parameter in listing["parameters"] if parameter.get("name") == "limit")
+    assert limit == {
+        "name": "limit", "in": "query", "required": False, "schema": {"type": "integer", "default": 100},
+    }  # fmt: skip
+
+
+def test_the_page_for_people_is_self_contained_and_complete(direct: Direct) -> None:
+    reply = direct("GET", "/docs")
+    text = reply.body.decode()
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    assert not re.search(r"(src|href)=\"(https?:)?//", text), "an outside asset"
+    assert "<script" not in text
+    for route in all_routes():
+        assert f"/v1{route.path}" in text
+    for kind in ("invalid", "conflict", "unknown"):
+        assert f'id="problem-{kind}"' in text
