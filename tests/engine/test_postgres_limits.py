@@ -14,7 +14,7 @@ import onefold
 from onefold import Database, Invalid, Retry, Tx
 from onefold.engine.postgres import pool as pool_module
 from onefold.engine.postgres import workers as workers_module
-from onefold.engine.postgres.pool import reserved
+from onefold.engine.reserved import reserved
 
 # -- limits ---------------------------------------------------------------------------------------
 
@@ -146,8 +146,12 @@ def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch
             with pytest.raises(Retry) as full:
                 await db.arun(get, "a")
             assert full.value.code == "queue_full"
+            with pytest.raises(Retry) as full:
+                await db.options(hot="key").arun(get, "a")
+            assert full.value.code == "queue_full"
             leave.set()
             await asyncio.gather(running, waiting)
+            assert await db.options(hot="key").arun(get, "a") is None  # It did not keep the key.
 
         asyncio.run(scenario())
 

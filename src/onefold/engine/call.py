@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import random
@@ -79,28 +80,12 @@ def name_of(fn: Callable[..., Any]) -> str:
     return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', repr(fn))}"
 
 
-class Outcome(asyncio.Future[Any]):
-    """What `arun` awaits. Cancelling it withdraws the call, or else waits for its outcome.
-
-    A task that is cancelled while the function may already be running gets its CancelledError
-    only when the outcome is known; the work may then have been committed.
-    """
-
-    call: Call
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Withdraw the call if nobody took it up yet."""
-        if self.call.take():
-            return super().cancel(msg)
-        return False
-
-
 class Call:
     """A function on its way through an engine. Exactly one taker wins `take()`."""
 
     __slots__ = (
-        "_ticket", "args", "bell", "deadline_ns", "done", "error", "fn", "future", "kwargs", "loop",
-        "options", "result", "seed", "space", "submitted_ns",
+        "_ticket", "args", "bell", "deadline_ns", "error", "fn", "future", "kwargs", "loop",
+        "options", "result", "seed", "space", "submitted_ns", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -119,9 +104,9 @@ class Call:
         self.deadline_ns = self.submitted_ns + options.deadline_ms * 1_000_000
         self.result: Any = None
         self.error: BaseException | None = None
-        self.done = False
+        self.tried = False
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.future: Outcome | None = None
+        self.future: asyncio.Future[Any] | None = None
         self.bell: threading.Lock | None = None
         self._ticket = [None]
 
@@ -133,19 +118,46 @@ class Call:
             return False
         return True
 
+    @property
+    def open(self) -> bool:
+        """Whether nobody has taken it yet."""
+        return bool(self._ticket)
+
+    def expect(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Say that a task on `loop` is going to await the outcome; before the call is submitted."""
+        self.loop = loop
+        self.future = loop.create_future()
+
+    async def awaited(self) -> Any:
+        """The outcome, for the task that said `expect`.
+
+        A task that is cancelled withdraws the call if nobody took it up yet. Else it gets its
+        CancelledError only when the outcome is known; the work may then have been committed.
+        """
+        future, loop = self.future, self.loop
+        assert future is not None
+        assert loop is not None
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                future.exception()  # Looked at, or asyncio complains that nobody did.
+            elif not self.take():
+                while self.future is not None:
+                    self.future = loop.create_future()
+                    with contextlib.suppress(asyncio.CancelledError, Exception):
+                        await self.future
+            raise
+
     def outcome(self) -> Any:
         """The result, or the error raised."""
         if self.error is not None:
             raise self.error
         return self.result
 
-    def settle_from_thread(self) -> None:
-        """Hand the outcome over from another thread than the loop's."""
-        settle([self])
-
     def settle_future(self) -> None:
         """Hand the outcome to the awaiting task; on its loop's thread only."""
-        future = self.future
+        future, self.future = self.future, None
         if future is None or future.done():
             return
         if self.error is not None:
@@ -156,7 +168,7 @@ class Call:
 
 def refuse_awaitable(call: Call, result: Any) -> None:
     """Refuse a function that answered a coroutine: nothing of it ran inside the transaction."""
-    if hasattr(type(result), "__await__"):
+    if result is not None and hasattr(type(result), "__await__"):
         if inspect.iscoroutine(result):
             result.close()
         raise Invalid("run takes a plain function over tx; this one answered an awaitable.", fn=name_of(call.fn))
@@ -166,9 +178,13 @@ def settle(calls: list[Call]) -> None:
     """Tell all callers their outcomes: one wake-up per event loop, one per waiting thread."""
     loops: dict[asyncio.AbstractEventLoop, list[Call]] = {}
     for call in calls:
-        call.done = True
-        if call.loop is not None:
-            loops.setdefault(call.loop, []).append(call)
+        loop = call.loop
+        if loop is not None:
+            group = loops.get(loop)
+            if group is None:
+                loops[loop] = [call]
+            else:
+                group.append(call)
         elif call.bell is not None:
             call.bell.release()
     for loop, group in loops.items():

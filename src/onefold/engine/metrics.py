@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-_BUCKETS = 40  # Powers of two of nanoseconds: up to 18 minutes.
+_BUCKETS = 64  # Powers of two of nanoseconds.
 FUNCTIONS_MAX = 1_000  # Names counted one by one; later ones are counted under "other".
 
 
@@ -21,7 +21,7 @@ class Histogram:
 
     def record(self, ns: int) -> None:
         """Count one duration."""
-        self.counts[min(max(ns, 1).bit_length(), _BUCKETS - 1)] += 1
+        self.counts[ns.bit_length()] += 1
         self.sum_ns += ns
 
     def quantile_ms(self, q: float) -> float:
@@ -57,7 +57,6 @@ class Metrics:
         self.transaction = Histogram()
         self.batch_sizes: Counter[int] = Counter()
         self.commits = 0
-        self.calls: Counter[str] = Counter()
         self.aborts: Counter[tuple[str, str]] = Counter()
         self.retries: Counter[str] = Counter()
         self.gauges: dict[str, float] = {}
@@ -70,6 +69,10 @@ class Metrics:
     def retry(self, function: str) -> None:
         """Count an attempt that was made again."""
         self._count(self.retries, function)
+
+    def forked(self) -> None:
+        """In a child process: whoever held the lock stayed behind."""
+        self._lock = threading.Lock()
 
     def _count(self, counter: Counter[Any], key: Any) -> None:
         with self._lock:

@@ -10,10 +10,13 @@ import asyncio
 import logging
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 _log = logging.getLogger("onefold.wake")
+
+HINTS_QUEUED_MAX = 100_000  # Transactions whose facts and callbacks wait for a slow callback.
 
 Fact = tuple[str, dict[str, Any]]
 
@@ -60,19 +63,29 @@ class Waiter:
                 self._futures.discard((loop, event))
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening. One that is forgotten stops by itself."""
         self._hub._leave(self._topic, self)
+
+    def __del__(self) -> None:
+        """Stop listening."""
+        self._hub._leave(self._topic, None)
+
+    def _forked(self) -> None:
+        self._event = threading.Event()  # A thread of the parent may have held its lock.
+        self._futures.clear()
 
 
 class Hub:
     """The in-process side: waiters by topic, subscribers by prefix, one dispatcher thread."""
 
     def __init__(self) -> None:
-        self._waiters: dict[str, tuple[Waiter, ...]] = {}
+        # Weakly: a waiter that nobody can wait on any more is no waiter.
+        self._waiters: dict[str, tuple[weakref.ref[Waiter], ...]] = {}
         self._subscribers: tuple[tuple[str, Callable[[str, dict[str, Any]], object]], ...] = ()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A forgotten waiter may leave while this thread holds it.
         self._queue: queue.SimpleQueue[tuple[list[Fact], list[Callable[[], object]]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._dropping = False
         #: Called for every new waiter; an engine that listens elsewhere for wake-ups begins then.
         self.on_waiter: Callable[[], None] | None = None
 
@@ -98,8 +111,9 @@ class Hub:
     def wake(self, topics: Iterable[str]) -> None:
         """Wake the local waiters of these topics."""
         for topic in topics:
-            for waiter in self._waiters.get(topic, ()):
-                waiter.wake()
+            for reference in self._waiters.get(topic, ()):
+                if (waiter := reference()) is not None:
+                    waiter.wake()
 
     def has_waiters(self) -> bool:
         """Whether anybody here waits for anything."""
@@ -118,13 +132,23 @@ class Hub:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._dispatch, name="onefold-facts", daemon=True)
                     self._thread.start()
+        if self._queue.qsize() >= HINTS_QUEUED_MAX:
+            if not self._dropping:
+                _log.error("a callback after commit is stuck; hints are dropped until it goes on")
+            self._dropping = True
+            return
+        self._dropping = False
         self._queue.put((facts, callbacks))
 
     def forked(self) -> None:
         """In a child process: the dispatcher thread and whoever held a lock stayed behind."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._queue = queue.SimpleQueue()
         self._thread = None
+        for references in tuple(self._waiters.values()):
+            for reference in references:
+                if (waiter := reference()) is not None:
+                    waiter._forked()
 
     def close(self) -> None:
         """Deliver what is queued, then stop."""
@@ -147,18 +171,19 @@ class Hub:
     def _guarded(callback: Callable[..., object], *args: Any) -> None:
         try:
             callback(*args)
-        except Exception:
+        except BaseException:  # Also SystemExit: it would end the thread, and all later hints with it.
             _log.exception("a callback after commit failed")
 
     def _join(self, topic: str, waiter: Waiter) -> None:
         with self._lock:
-            self._waiters[topic] = (*self._waiters.get(topic, ()), waiter)
+            self._waiters[topic] = (*self._waiters.get(topic, ()), weakref.ref(waiter))
         if self.on_waiter is not None:
             self.on_waiter()
 
-    def _leave(self, topic: str, waiter: Waiter) -> None:
+    def _leave(self, topic: str, waiter: Waiter | None) -> None:
+        """`waiter` goes, and with it those that nobody holds any more."""
         with self._lock:
-            left = tuple(w for w in self._waiters.get(topic, ()) if w is not waiter)
+            left = tuple(r for r in self._waiters.get(topic, ()) if (w := r()) is not None and w is not waiter)
             if left:
                 self._waiters[topic] = left
             else:

@@ -19,6 +19,8 @@ from onefold.coordination import locks
 from onefold.core.errors import OnefoldError
 from onefold.core.loop import Loop
 from onefold.engine.database import Database
+from onefold.engine.reserved import reserved
+from onefold.engine.tx import Tx
 from onefold.engine.wake import Waiter
 
 _log = logging.getLogger("onefold.loops")
@@ -136,9 +138,7 @@ class Supervisor:
         now = time.monotonic()
         if running.lease is not None and now < running.renew_at:
             return True
-        running.lease = self._db.run(
-            locks.try_acquire, f"loop/{running.loop.name}", owner=self._owner, ttl_ms=LEASE_TTL_MS
-        )
+        running.lease = self._db.run(_lease, running.loop.name, self._owner)
         running.renew_at = now + LEASE_TTL_MS / 3_000
         return running.lease is not None
 
@@ -149,3 +149,8 @@ class Supervisor:
             self._db.run(locks.release, running.lease)
         except OnefoldError as error:
             _log.info("the lease of %s lapses by itself: %s", running.loop.name, error)
+
+
+@reserved
+def _lease(tx: Tx, loop: str, owner: str) -> locks.Lock | None:
+    return locks.try_acquire(tx, f"loop/{loop}", owner=owner, ttl_ms=LEASE_TTL_MS)

@@ -12,6 +12,7 @@ with a copy. A watchdog process ends the server and removes its files when this 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -363,10 +364,9 @@ def _remove_at_exit(path: Path) -> None:
         [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(path), str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
     )  # fmt: skip
-    _janitors.append(watchdog)
-
-
-_janitors: list[subprocess.Popen[bytes]] = []  # Kept referenced: their stdin must stay open.
+    assert watchdog.stdin is not None
+    atexit.register(watchdog.wait, timeout=START_MS_MAX / 1000)
+    atexit.register(watchdog.stdin.close)  # Before the wait: last registered, first called.
 
 
 def _free_port() -> int:

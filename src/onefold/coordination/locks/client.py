@@ -18,6 +18,7 @@ from onefold.coordination.locks.ops import Lock
 from onefold.core.errors import Conflict, Invalid, OnefoldError, Retry, Unknown
 from onefold.core.loop import Loop
 from onefold.engine.database import Handle
+from onefold.engine.reserved import reserved
 from onefold.engine.tx import Tx
 
 _log = logging.getLogger("onefold.locks")
@@ -286,17 +287,15 @@ class Hold:
             raise refused
 
 
+# Signs of life may use the connections that are kept for them.
+@reserved
 def _renew(tx: Tx, lock: Lock, *, ttl_ms: int) -> Lock:
     return ops.renew(tx, lock, ttl_ms=ttl_ms)
 
 
+@reserved
 def _release(tx: Tx, lock: Lock) -> None:
     ops.release(tx, lock)
-
-
-# They may use the connections that are kept for signs of life.
-_renew.onefold_reserved = True  # pyright: ignore[reportFunctionMemberAccess]
-_release.onefold_reserved = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _now_ns() -> int:

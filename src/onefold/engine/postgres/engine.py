@@ -19,20 +19,21 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from onefold.core.errors import Invalid, OnefoldError, Retry, Unknown
-from onefold.engine.call import Call, Durability, Options, Outcome, name_of, refuse_awaitable, running
+from onefold.engine.call import Call, Durability, Options, name_of, refuse_awaitable, running, settle
 from onefold.engine.metrics import Metrics
 from onefold.engine.postgres import unknown
 from onefold.engine.postgres.clock import ServerClock
 from onefold.engine.postgres.errors import FATAL, Again, Lost, overdue
 from onefold.engine.postgres.listen import Listener, Notifier, new_instance
 from onefold.engine.postgres.migrate import check_schema
-from onefold.engine.postgres.pool import RESERVED, Pool, conninfo_of, is_reserved
+from onefold.engine.postgres.pool import RESERVED, Pool, conninfo_of
 from onefold.engine.postgres.rehearsing import Expected
 from onefold.engine.postgres.spaces import Spaces
 from onefold.engine.postgres.tx import OVER, PostgresTx
 from onefold.engine.postgres.wire import Wire, abandon_all
 from onefold.engine.postgres.workers import HotKey, HotKeys, Workers
 from onefold.engine.rehearsal import Rehearsal
+from onefold.engine.reserved import is_reserved, reserved
 from onefold.engine.schema import SchemaFile
 from onefold.engine.tx import Tx
 from onefold.engine.wake import Hub
@@ -135,16 +136,19 @@ class PostgresEngine:
         """See `Engine.arun`: a bounded number of threads does the work."""
         parts = self._open()
         loop = asyncio.get_running_loop()
-        call.loop = loop
-        future = call.future = Outcome(loop=loop)
-        future.call = call
+        call.expect(loop)
         workers = parts.heartbeats if is_reserved(call.fn) else parts.workers
         key = _hot_key(call)
         if key is None or parts.hot.enter(key, functools.partial(_admit_late, workers, call)):
-            workers.submit(call)
+            try:
+                workers.submit(call)
+            except OnefoldError:
+                if key is not None:
+                    parts.hot.leave(key)
+                raise
         timer = loop.call_later((call.deadline_ns - time.monotonic_ns()) / 1e9, _expire, call)
         try:
-            return await future
+            return await call.awaited()
         finally:
             timer.cancel()
 
@@ -159,7 +163,7 @@ class PostgresEngine:
                 call.result = self._run(call, parts)
             except BaseException as error:
                 call.error = error
-            call.settle_from_thread()
+            settle([call])
         finally:
             if parts is not None and (key := _hot_key(call)) is not None:
                 parts.hot.leave(key)
@@ -233,6 +237,8 @@ class PostgresEngine:
         attempt_id = parts.ids.next()
         tx = self._new_tx(call, wire, parts, attempt_id)
         result: Any = None
+        if not call.options.read_only and not self._spaces.knows(call.space):
+            self._spaces.register(wire, call.space, call.options.space_name)
         try:
             running.fn = call.fn
             try:
@@ -298,7 +304,7 @@ class PostgresEngine:
 
     def _new_tx(self, call: Call, wire: Wire, parts: _Parts, attempt_id: int) -> PostgresTx:
         return PostgresTx(
-            wire, self._spaces, call.options, self._durability, attempt_id=attempt_id, space=call.space,
+            wire, call.options, self._durability, attempt_id=attempt_id, space=call.space,
             now_ms=parts.clock.now_ms(), seed=call.seed,
         )  # fmt: skip
 
@@ -340,13 +346,8 @@ class PostgresEngine:
         self.hub.close()
 
     def _oldest_snapshot_ms(self, parts: _Parts) -> float:
-        def ask(tx: Tx) -> float:
-            row = tx.one(OLDEST_SNAPSHOT)
-            return float(row[0]) if row else 0.0
-
-        ask.onefold_reserved = True  # pyright: ignore[reportFunctionMemberAccess]
         try:
-            return float(self._run(Call(ask, (), {}, _GAUGE_OPTIONS, 0), parts))
+            return float(self._run(Call(_oldest_snapshot_ms, (), {}, _GAUGE_OPTIONS, 0), parts))
         except Retry:
             return -1.0  # Unknown: the server is away.
 
@@ -375,6 +376,12 @@ class PostgresEngine:
         self._lock = threading.Lock()
         self.metrics._lock = threading.Lock()
         self.hub.forked()
+
+
+@reserved
+def _oldest_snapshot_ms(tx: Tx) -> float:
+    row = tx.one(OLDEST_SNAPSHOT)
+    return float(row[0]) if row else 0.0
 
 
 def _hot_key(call: Call) -> HotKey | None:

@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections import deque
-from typing import TypeVar
 
 from psycopg import Error as DriverError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -26,8 +25,6 @@ WAITING_MAX = 10_000
 CLOCK_AGE_NS_MAX = 30_000_000_000
 CONNECT_NS_MAX = 10_000_000_000  # One attempt.
 CONNECT_PAUSE_S = (0.01, 0.5)  # First and longest pause between attempts.
-
-F = TypeVar("F")
 
 
 def conninfo_of(url: str) -> bytes:
@@ -205,17 +202,3 @@ class Pool:
                     raise
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  Jitter.
             pause_s = min(pause_s * 2, longest_s)
-
-
-def reserved(fn: F) -> F:
-    """Mark a function as one that keeps the process alive: it may use the reserved connections.
-
-    For heartbeats, lease renewals and readiness checks: short ones only.
-    """
-    fn.onefold_reserved = True  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
-    return fn
-
-
-def is_reserved(fn: object) -> bool:
-    """Whether `fn` was marked."""
-    return getattr(fn, "onefold_reserved", False) is True

@@ -18,20 +18,14 @@ class Spaces:
         self._known: set[int] = set()
 
     def knows(self, space: int) -> bool:
-        """Whether a committed transaction of this process saw or stored it."""
+        """Whether this process saw or stored it."""
         return space in self._known
 
-    def committed(self, space: int) -> None:
-        """The transaction that registered `space` is in."""
-        if len(self._known) >= KNOWN_MAX:
-            self._known.clear()
-        self._known.add(space)
-
-    @staticmethod
-    def register(wire: Wire, space: int, name: str) -> None:
+    def register(self, wire: Wire, space: int, name: str) -> None:
         """Store the name, and refuse another one with the same number.
 
-        Answered before anything else is queued: a collision must not meet a fused COMMIT.
+        A transaction of its own, before the caller's begins: else the first writer of a space, however
+        long it takes, would hold up all others at this one row.
         """
         for sql in (STORE, STORED):
             plan = plan_of(sql)
@@ -42,3 +36,6 @@ class Spaces:
                 "Two names of spaces have the same number; rename one.", code="space_collision",
                 ours=name, stored=stored,
             )  # fmt: skip
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        self._known.add(space)

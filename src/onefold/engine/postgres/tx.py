@@ -15,7 +15,6 @@ from onefold.engine.call import Durability, Options
 from onefold.engine.postgres.codec import plan_of
 from onefold.engine.postgres.errors import FATAL
 from onefold.engine.postgres.lent import lend
-from onefold.engine.postgres.spaces import Spaces
 from onefold.engine.postgres.wire import Wire
 from onefold.engine.tx import Row, Tx
 
@@ -38,24 +37,22 @@ class PostgresTx(Tx):
     """One attempt on one connection."""
 
     __slots__ = (
-        "_attempt_id", "_begun", "_lazy", "_marked", "_options", "_registered", "_spaces", "_wire",
+        "_attempt_id", "_begun", "_lazy", "_marked", "_options", "_wire",
         "commit_sent", "drawn", "fatal",
     )  # fmt: skip
 
     def __init__(
-        self, wire: Wire, spaces: Spaces, options: Options, durability: Durability, *, attempt_id: int, space: int,
+        self, wire: Wire, options: Options, durability: Durability, *, attempt_id: int, space: int,
         now_ms: int, seed: int,
     ) -> None:  # fmt: skip
         super().__init__(space=space, space_name=options.space_name, now_ms=now_ms, seed=seed)
         self._wire = wire
-        self._spaces = spaces
         self._options = options
         self._lazy = (options.durability or durability) == "everysec"
         self._attempt_id = attempt_id
         self._begun = False
-        # At which savepoint depth the id was inserted and the space registered; -1 for not yet.
+        # At which savepoint depth the id was inserted; -1 for not yet.
         self._marked = -1
-        self._registered = -1
         self.commit_sent = False
         #: The error after which this attempt cannot go on, whatever the function made of it.
         self.fatal: OnefoldError | None = None
@@ -172,12 +169,9 @@ class PostgresTx(Tx):
             if keep:
                 self._wire.command(b"RELEASE p%d" % depth)
                 self._marked = min(self._marked, depth - 1)
-                self._registered = min(self._registered, depth - 1)
             else:
                 if self._marked >= depth:
                     self._marked = -1
-                if self._registered >= depth:
-                    self._registered = -1
                 self._undo_to(depth)
         except BaseException as error:
             self._fail(error)
@@ -228,8 +222,6 @@ class PostgresTx(Tx):
         result = self._wire.sync()
         if result.command_status != b"COMMIT":
             raise Unknown("PostgreSQL answered COMMIT with something else.", code="commit", said=result.command_status)
-        if self._registered >= 0:
-            self._spaces.committed(self.space)
 
     def rollback(self) -> None:
         """Undo everything; its answer is not waited for."""
@@ -245,9 +237,6 @@ class PostgresTx(Tx):
         plan = plan_of(MARK)
         self._wire.execute(plan, *plan.encode({"id": self._attempt_id, "at_ms": self.now_ms}))
         self._marked = self._depth
-        if self._registered < 0 and not self._spaces.knows(self.space):
-            self._spaces.register(self._wire, self.space, self.space_name)
-            self._registered = self._depth
 
     def _fail(self, error: BaseException) -> None:
         self.doom(error)

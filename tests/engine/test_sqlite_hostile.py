@@ -1,0 +1,1013 @@
+"""What goes wrong around the embedded engine: closing, forks, signals, cancellation, foreign writers, odd paths."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import onefold
+from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
+from onefold.engine.sqlite import everysec, writer
+from onefold.engine.sqlite.gated import GatedConnection
+from onefold.host.gate import Gate
+
+PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
+         ON CONFLICT (space, key) DO UPDATE SET total = excluded.total"""
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000)"
+WAIT_S = 20
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Database]:
+    with onefold.connect(tmp_path / "a.db") as db:
+        yield db
+
+
+def put(tx: Tx, key: str, total: int = 1) -> None:
+    tx.run(PUT, key=key, total=total)
+
+
+def get(tx: Tx, key: str) -> int | None:
+    row = tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = :key", key=key)
+    return row[0] if row else None
+
+
+def count(tx: Tx) -> int:
+    row = tx.one("SELECT count(*) FROM onefold.counter_totals WHERE space = :space")
+    assert row is not None
+    return row[0]
+
+
+def python(program: str, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *args],
+        capture_output=True, text=True, timeout=60, check=False, **options,
+    )
+
+
+class Blocker:
+    """A function that sits on the writer until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def __call__(self, tx: Tx) -> None:
+        self.entered.set()
+        assert self.leave.wait(WAIT_S)
+
+
+# -- closing ---------------------------------------------------------------------------------------
+
+
+def test_closing_under_fire_answers_everybody_and_loses_nothing(tmp_path: Path) -> None:
+    """Calls in flight while the database closes are answered: done, or told that it is closed."""
+    for turn in range(15):
+        db = onefold.connect(tmp_path / f"{turn}.db")
+        acknowledged: list[str] = []
+        strange: list[BaseException] = []
+
+        def work(name: int, db: Database = db, acknowledged: list[str] = acknowledged, strange: list[BaseException] = strange) -> None:
+            for n in range(100_000):
+                try:
+                    if n % 3:
+                        db.run(put, f"{name}/{n}")
+                        acknowledged.append(f"{name}/{n}")
+                    else:
+                        db.reader().run(count)
+                except Invalid as error:
+                    if error.code != "closed":
+                        strange.append(error)
+                    return
+                except BaseException as error:
+                    strange.append(error)
+                    return
+
+        async def crowd(db: Database = db, acknowledged: list[str] = acknowledged) -> list[Any]:
+            async def one(name: int) -> None:
+                for n in range(100_000):
+                    await db.arun(put, f"a{name}/{n}")
+                    acknowledged.append(f"a{name}/{n}")
+                    await db.reader().arun(count)
+
+            return await asyncio.gather(*(one(n) for n in range(8)), return_exceptions=True)
+
+        answers: list[Any] = []
+        threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(4)]
+        threads.append(threading.Thread(target=lambda a=answers, c=crowd: a.extend(asyncio.run(c())), daemon=True))
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + WAIT_S
+        while len(acknowledged) < 40 + turn and time.monotonic() < until:
+            time.sleep(0)
+        db.close()
+        for thread in threads:
+            thread.join(WAIT_S)
+            assert not thread.is_alive(), "a call in flight hangs after close"
+        assert strange == []
+        assert [a.code for a in answers] == ["closed"] * 8
+        with sqlite3.connect(tmp_path / f"{turn}.db") as other:
+            stored = {row[0] for row in other.execute("SELECT key FROM onefold_counter_totals")}
+        other.close()
+        assert set(acknowledged) <= stored
+
+
+def test_closing_waits_for_readers_of_tasks_and_answers_them(plain: Database) -> None:
+    plain.run(put, "a")
+    entered, leave = threading.Semaphore(0), threading.Event()
+
+    def slow(tx: Tx) -> int | None:
+        entered.release()
+        assert leave.wait(WAIT_S)
+        return get(tx, "a")
+
+    async def scenario() -> list[Any]:
+        tasks = [asyncio.create_task(plain.reader().arun(slow)) for _ in range(12)]  # More than there are readers.
+        await asyncio.sleep(0)
+        for _ in range(8):
+            assert entered.acquire(timeout=WAIT_S)
+        closer = threading.Thread(target=plain.close)
+        closer.start()
+        while plain._engine._parts is not None:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        leave.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        closer.join(WAIT_S)
+        return answers
+
+    assert asyncio.run(scenario()) == [1] * 12
+
+
+def test_closing_behind_a_stopped_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onefold.engine.sqlite.engine.CLOSE_WAIT_S", 0.2)
+    db = onefold.connect(tmp_path / "a.db")
+    db.run(put, "a")
+    other = Gate(tmp_path / "a.db")
+    other.acquire()
+    late: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            db.options(deadline_ms=300).run(put, "b")
+        except Retry as error:
+            late.append(error)
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    until = time.monotonic() + WAIT_S
+    while not db._engine._parts.writer.waits_since_ns and time.monotonic() < until:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    closer = threading.Thread(target=db.close, daemon=True)
+    closer.start()
+    closer.join(WAIT_S)
+    caller.join(WAIT_S)
+    assert not closer.is_alive(), "close hangs as long as another process holds the gate"
+    assert [error.code for error in late] == ["gate"]  # type: ignore[attr-defined]
+    other.release()
+    with onefold.connect(tmp_path / "a.db") as again:
+        assert again.run(get, "a") == 1
+        assert again.run(get, "b") is None
+    other.close()
+
+
+def test_close_inside_a_function_is_refused(plain: Database) -> None:
+    with pytest.raises(Invalid):
+        plain.run(lambda tx: plain.close())
+    plain.run(put, "a")
+
+
+def test_a_callback_after_commit_may_run_and_close(tmp_path: Path) -> None:
+    db = onefold.connect(tmp_path / "a.db")
+    closed = threading.Event()
+
+    def after() -> None:
+        db.run(put, "b")
+        db.close()
+        closed.set()
+
+    db.run(lambda tx: tx.on_commit(after))
+    assert closed.wait(WAIT_S)
+
+
+@pytest.mark.parametrize("durability", ["always", "everysec"])
+def test_a_program_that_ends_without_close_ends_quietly(tmp_path: Path, durability: str) -> None:
+    program = f"""
+import asyncio, sys, threading, onefold
+db = onefold.connect(sys.argv[1], durability=sys.argv[2])
+def put(tx, key): tx.run({PUT!r}, key=key, total=1)
+def work(name):
+    n = 0
+    while True:
+        db.run(put, f"{{name}}/{{n}}")
+        sys.stdout.write(f"{{name}}/{{n}}\\n")
+        n += 1
+waiter = db.waiter("x")
+gone = db.arun(put, "never awaited"); gone.close()
+async def crowd(): await asyncio.gather(*(db.arun(put, f"task/{{n}}") for n in range(50)))
+asyncio.run(crowd())
+db.reader().run(lambda tx: None)
+for name in "ab": threading.Thread(target=work, args=(name,), daemon=True).start()
+import time; time.sleep(0.3)
+"""
+    for _ in range(3):
+        done = python(program, str(tmp_path / "a.db"), durability)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        with sqlite3.connect(tmp_path / "a.db") as other:
+            stored = {row[0] for row in other.execute("SELECT key FROM onefold_counter_totals")}
+        other.close()
+        acknowledged = set(done.stdout.split("\n")[:-1])
+        assert acknowledged <= stored
+        assert len(stored) >= 50
+
+
+# -- deadlines ----------------------------------------------------------------------------------------
+
+
+def test_a_foreign_writer_does_not_stretch_a_deadline(plain: Database) -> None:
+    plain.run(put, "a")
+    foreign = sqlite3.connect(plain.url, isolation_level=None)
+    foreign.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(Retry) as busy:
+        plain.options(deadline_ms=200).run(put, "b")
+    assert busy.value.code == "busy"
+    assert time.monotonic() - began < 2.0
+    assert {"code": "busy", "count": 1} in [{"code": a["code"], "count": a["count"]} for a in plain.metrics()["aborts"]]
+    foreign.execute("COMMIT")
+    foreign.close()
+    plain.run(put, "b")
+    assert plain.run(get, "b") == 1
+
+
+def test_a_foreign_writer_is_waited_for(plain: Database) -> None:
+    foreign = sqlite3.connect(plain.url, isolation_level=None, check_same_thread=False)
+    foreign.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.2, lambda: foreign.execute("COMMIT"))
+    timer.start()
+    plain.run(put, "b")
+    timer.join()
+    foreign.close()
+    assert plain.run(get, "b") == 1
+
+
+def test_a_call_behind_a_slow_function_hears_at_its_deadline(plain: Database) -> None:
+    blocker = Blocker()
+    thread = threading.Thread(target=plain.run, args=(blocker,))
+    thread.start()
+    assert blocker.entered.wait(WAIT_S)
+
+    async def late() -> None:
+        await plain.options(deadline_ms=100).arun(put, "never")
+
+    try:
+        with pytest.raises(Retry) as sync:
+            plain.options(deadline_ms=100).run(put, "never")
+        with pytest.raises(Retry) as task:
+            asyncio.run(asyncio.wait_for(late(), WAIT_S / 2))
+    finally:
+        blocker.leave.set()
+        thread.join()
+    assert {sync.value.code, task.value.code} == {"deadline"}
+    assert plain.run(get, "never") is None
+
+
+def test_readers_of_tasks_hear_at_their_deadline_while_all_readers_are_busy(plain: Database) -> None:
+    leave, entered = threading.Event(), threading.Semaphore(0)
+
+    def slow(tx: Tx) -> None:
+        entered.release()
+        assert leave.wait(WAIT_S)
+
+    async def scenario() -> BaseException | None:
+        tasks = [asyncio.create_task(plain.reader().arun(slow)) for _ in range(8)]
+        await asyncio.sleep(0)
+        for _ in range(8):
+            assert entered.acquire(timeout=WAIT_S)
+        late = plain.options(deadline_ms=100).reader().arun(count)
+        try:
+            return (await asyncio.wait_for(asyncio.gather(late, return_exceptions=True), WAIT_S / 2))[0]
+        finally:
+            leave.set()
+            await asyncio.gather(*tasks)
+
+    answer = asyncio.run(scenario())
+    assert isinstance(answer, Retry)
+    assert answer.code == "readers_busy"
+
+
+# -- batches -------------------------------------------------------------------------------------------
+
+
+def in_one_batch(db: Database, *calls: Any) -> list[Any]:
+    blocker = Blocker()
+
+    async def scenario() -> list[Any]:
+        first = asyncio.create_task(db.arun(blocker))
+        while not blocker.entered.is_set():
+            await asyncio.sleep(0)
+        rest = [asyncio.create_task((at or db).arun(fn, *args)) for at, fn, *args in calls]
+        await asyncio.sleep(0)
+        blocker.leave.set()
+        await first
+        return await asyncio.gather(*rest, return_exceptions=True)
+
+    return asyncio.run(scenario())
+
+
+def test_a_space_that_was_only_seen_in_an_undone_batch_is_written_down_later(plain: Database) -> None:
+    tenant = plain.at("tenant/1")
+
+    def fails(tx: Tx) -> None:
+        raise Conflict("No.")
+
+    answers = in_one_batch(plain, (tenant, fails), (tenant, fails))
+    assert all(isinstance(answer, Conflict) for answer in answers)
+    tenant.run(put, "a")
+    assert ("tenant/1",) in plain.run(lambda tx: tx.all("SELECT name FROM onefold.spaces"))
+
+
+def test_savepoints_in_a_batch_survive_transactions_that_are_lost(plain: Database) -> None:
+    plain.run(put, "taken")
+    rude_sql = "INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)"
+
+    def nested(tx: Tx, key: str) -> int:
+        put(tx, key)
+        with tx.savepoint():
+            put(tx, key + "/1")
+            with contextlib.suppress(Conflict), tx.savepoint():
+                put(tx, key + "/2")
+                raise Conflict("Only this part.")
+        return len(tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space AND key LIKE :like", like=key + "%"))
+
+    def rude(tx: Tx, key: str) -> None:
+        put(tx, key)
+        with contextlib.suppress(Exception), tx.savepoint():
+            with tx.savepoint():
+                tx.run(rude_sql)
+        put(tx, key + "/after")
+
+    calls = []
+    for n in range(12):
+        calls += [(None, nested, f"good{n:02}"), (None, rude, f"rude{n:02}")]
+    answers = in_one_batch(plain, *calls)
+    assert answers[::2] == [2] * 12
+    assert all(isinstance(answer, Doomed | Conflict | Invalid) for answer in answers[1::2])
+    keys = {row[0] for row in plain.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))}
+    assert keys == {"taken", *(f"good{n:02}" for n in range(12)), *(f"good{n:02}/1" for n in range(12))}
+
+
+def test_a_failure_of_the_writer_between_replays_leaves_nobody_waiting(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain.run(put, "taken")
+
+    def rude(tx: Tx) -> None:
+        tx.run("INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)")
+
+    real, begins = writer.Writer._begin, []
+
+    def broken(self: writer.Writer, *args: Any, **options: Any) -> Any:
+        begins.append(1)
+        if len(begins) > 4:  # After the losses, when everyone runs alone.
+            raise MemoryError
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(writer.Writer, "_begin", broken)
+    calls = [(None, put, "a"), (None, rude), (None, rude), (None, put, "b"), (None, put, "c"), (None, put, "d")]
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.extend(in_one_batch(plain, *calls)), daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    assert len(result) == 6, "calls were forgotten"
+    assert any(isinstance(answer, MemoryError) for answer in result)
+    monkeypatch.undo()
+    plain.run(put, "e")
+
+
+def test_hints_that_cannot_be_handed_on_do_not_undo_the_answer(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(plain._engine.hub, "committed", broken)
+
+    def hints(tx: Tx) -> str:
+        put(tx, "a")
+        tx.on_commit(lambda: None)
+        return "done"
+
+    assert plain.run(hints) == "done"
+    assert plain.run(get, "a") == 1
+
+
+def test_queue_age_counts_each_call_once_and_a_rollback_is_no_commit(plain: Database) -> None:
+    plain.run(put, "taken")
+    metrics = plain._engine.metrics
+    before, commits = sum(metrics.queue_age.counts), sum(metrics.commit.counts)
+
+    def rude(tx: Tx) -> None:
+        tx.run("INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)")
+
+    def fails(tx: Tx) -> None:
+        raise Conflict("No.")
+
+    in_one_batch(plain, (None, put, "a"), (None, put, "b"), (None, rude))
+    assert sum(metrics.queue_age.counts) - before == 4
+    assert metrics.retries.total() == 2
+    in_one_batch(plain, (None, fails), (None, fails))
+    assert sum(metrics.commit.counts) - commits == 3, "two for those that hold the batch up, one for the batch"
+    assert 0 not in metrics.batch_sizes
+
+
+# -- durability ------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_asked_for_everysec_is_on_the_disk_within_seconds(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = threading.Event()
+    monkeypatch.setattr(everysec, "PERIOD_S", 0.05)
+    monkeypatch.setattr(everysec, "sync_file", lambda path: synced.set())
+    plain.options(durability="everysec").run(put, "a")
+    assert synced.wait(WAIT_S), "no timer brings it to the disk"
+
+
+def test_a_disk_that_fails_the_promised_sync_says_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with onefold.connect(tmp_path / "a.db", durability="everysec") as db:
+        monkeypatch.setattr(writer, "sync_file", broken)
+        answers = in_one_batch(db, (None, put, "lazy"), (db.options(durability="always"), put, "sure"))
+        monkeypatch.undo()
+        assert answers[0] is None
+        assert isinstance(answers[1], onefold.Unknown)
+
+
+def test_a_file_that_may_not_grow_is_a_clear_error_and_ends(tmp_path: Path) -> None:
+    program = f"""
+import sys, resource, onefold
+db = onefold.connect(sys.argv[1])
+def put(tx, key): tx.run({PUT!r}, key=key, total=1)
+db.run(put, "first")
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+acknowledged, refused = [], None
+for n in range(20_000):
+    try:
+        db.run(put, f"{{n:0180d}}")
+    except onefold.OnefoldError as error:
+        refused = error
+        break
+    acknowledged.append(n)
+assert isinstance(refused, (onefold.Retry, onefold.Unknown)), refused
+assert acknowledged
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+db.run(put, "again")
+have = {{row[0] for row in db.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))}}
+assert {{f"{{n:0180d}}" for n in acknowledged}} <= have
+db.close()
+print("fine")
+"""
+    done = python(program, str(tmp_path / "a.db"))
+    assert done.stdout.strip() == "fine", done.stderr
+    other = sqlite3.connect(tmp_path / "a.db")
+    assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    other.close()
+
+
+def test_readers_that_overlap_for_ever_do_not_let_the_wal_grow_for_ever(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "WAL_BYTES_LARGE", 1 << 20)
+    monkeypatch.setattr(writer, "LOOK_COMMITS", 8)
+    plain.run(put, "a")
+    stop = threading.Event()
+    taken = [threading.Event(), threading.Event()]
+
+    def overlapping(me: int) -> None:
+        """Holds a snapshot until the other one has its own: there is one at every moment."""
+
+        def holds(tx: Tx) -> None:
+            get(tx, "a")
+            taken[me].set()
+            taken[1 - me].wait(0.02)
+            taken[1 - me].clear()
+
+        while not stop.is_set():
+            plain.reader().run(holds)
+
+    threads = [threading.Thread(target=overlapping, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    largest = 0.0
+    rows = [{"key": f"{n:0190d}", "total": 1} for n in range(500)]
+    for n in range(60):
+        plain.run(lambda tx, n=n: tx.many(PUT, [{**row, "total": n} for row in rows]))
+        largest = max(largest, plain.metrics()["wal_bytes"])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert largest < 9e6 + 2_000 * 4_120, f"the WAL grew to {largest / 1e6:.1f} MB"
+
+
+# -- tasks and loops ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_storm_of_cancellations_loses_nobody(plain: Database, kind: str) -> None:
+    if kind == "uvloop":
+        uvloop = pytest.importorskip("uvloop")
+    complaints: list[Any] = []
+    acknowledged: list[str] = []
+
+    def fails(tx: Tx) -> None:
+        raise Conflict("No.")
+
+    async def one(name: int) -> None:
+        for n in range(40):
+            key = f"{name}/{n}"
+            try:
+                async with asyncio.timeout((n * name % 7) / 5_000):
+                    await plain.arun(fails if n % 5 == 0 else put, *([] if n % 5 == 0 else [key]))
+                acknowledged.append(key)
+            except (TimeoutError, Conflict):
+                continue
+
+    async def storm() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+        await asyncio.wait_for(asyncio.gather(*(one(n) for n in range(64))), 60)
+        await asyncio.wait_for(plain.arun(put, "after"), WAIT_S)
+        gc.collect()
+
+    if kind == "uvloop":
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(storm())
+    else:
+        asyncio.run(storm())
+    stored = {row[0] for row in plain.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))}
+    assert set(acknowledged) <= stored
+    assert "after" in stored
+    assert complaints == []
+
+
+def test_cancelling_twice_still_waits_for_the_outcome(plain: Database) -> None:
+    blocker = Blocker()
+
+    async def scenario() -> bool:
+        task = asyncio.create_task(plain.arun(blocker))
+        while not blocker.entered.is_set():
+            await asyncio.sleep(0)
+        for _ in range(3):
+            task.cancel()
+            for _ in range(3):
+                await asyncio.sleep(0)
+        early = task.done()
+        blocker.leave.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, WAIT_S)
+        return early
+
+    assert not asyncio.run(scenario())
+
+
+def test_a_loop_that_goes_away_takes_nobody_with_it(plain: Database) -> None:
+    blocker = Blocker()
+    thread = threading.Thread(target=plain.run, args=(blocker,))
+    thread.start()
+    assert blocker.entered.wait(WAIT_S)
+    loop = asyncio.new_event_loop()
+    tasks = [loop.create_task(plain.arun(put, f"gone{n}")) for n in range(3)]
+    loop.run_until_complete(asyncio.sleep(0))
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    del tasks, task
+    gc.collect()
+    blocker.leave.set()
+    thread.join(WAIT_S)
+    plain.run(put, "after")
+    assert plain.run(get, "after") == 1
+
+
+def test_many_loops_at_once(plain: Database) -> None:
+    def loop(name: int) -> None:
+        async def crowd() -> None:
+            await asyncio.gather(*(plain.arun(put, f"{name}/{n}") for n in range(50)))
+
+        for _ in range(3):
+            asyncio.run(crowd())
+
+    threads = [threading.Thread(target=loop, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    assert plain.run(count) == 300
+
+
+def test_a_call_leaves_no_cycle_behind(plain: Database) -> None:
+    async def crowd() -> int:
+        await asyncio.gather(*(plain.arun(put, f"k{n}") for n in range(64)))
+        gc.collect()
+        gc.disable()
+        try:
+            for n in range(300):
+                await plain.arun(put, f"k{n % 64}")
+                plain.run(put, f"k{n % 64}")
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(crowd()) < 100, "work for the garbage collector with every call"
+
+
+def test_signals_tear_nothing(tmp_path: Path) -> None:
+    """A handler that raises, at random moments, in a thread that runs its own functions."""
+    program = f"""
+import random, signal, sys, threading, onefold
+class Torn(Exception): pass
+def torn(*_): raise Torn
+db = onefold.connect(sys.argv[1])
+def put(tx, key): tx.run({PUT!r}, key=key, total=1)
+signal.signal(signal.SIGALRM, torn)
+acknowledged, torn_count, n = [], 0, 0
+dice = random.Random(int(sys.argv[2]))
+while torn_count < 400:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, dice.random() * 0.0008 + 0.00001)
+        while True:
+            n += 1
+            db.run(put, f"k{{n}}")
+            acknowledged.append(n)
+    except Torn:
+        torn_count += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+db.run(put, "after")
+other = onefold.host.gate.Gate(__import__("pathlib").Path(sys.argv[1]))
+assert other.try_acquire(), "the gate stayed shut"
+other.close()
+have = {{row[0] for row in db.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))}}
+assert {{f"k{{n}}" for n in acknowledged}} <= have
+db.close()
+print("fine")
+"""
+    for seed in ("1", "2"):
+        done = python("import onefold.host.gate\n" + program, str(tmp_path / f"{seed}.db"), seed)
+        assert done.stdout.strip() == "fine", done.stderr[-2_000:]
+
+
+# -- forks -------------------------------------------------------------------------------------------------
+
+
+def test_a_child_made_inside_a_transaction_cannot_end_it(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, onefold
+def put(tx, key): tx.run({PUT!r}, key=key, total=1)
+db = onefold.connect(sys.argv[1])
+def forks(tx):
+    put(tx, "a")
+    child = os.fork()
+    if child == 0:
+        return "child"
+    os.waitpid(child, 0)
+    put(tx, "b")
+    return "parent"
+try:
+    print(db.run(forks), flush=True)
+except onefold.Doomed:
+    print("refused", flush=True)
+    sys.exit(0)  # An orderly end, which closes what can be closed.
+put2 = db.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space ORDER BY key"))
+print(put2, flush=True)
+db.close()
+"""
+    done = python(program, str(tmp_path / "a.db"))
+    assert done.stdout.split("\n")[:3] == ["refused", "parent", "[('a',), ('b',)]"], done.stderr
+    other = sqlite3.connect(tmp_path / "a.db")
+    assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    other.close()
+
+
+def test_a_child_keeps_no_gate_of_its_dead_parent(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, time, onefold
+db = onefold.connect(sys.argv[1])
+def forks(tx):
+    tx.run({PUT!r}, key="half", total=1)
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    print("in", flush=True)
+    time.sleep(60)
+db.run(forks)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "a.db")],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        process.kill()
+        process.wait(WAIT_S)
+        with onefold.connect(tmp_path / "a.db") as db:
+            db.options(deadline_ms=5_000).run(put, "a")
+            assert db.run(get, "half") is None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_a_child_of_a_program_with_an_open_orm_transaction_does_not_shut_the_gate(tmp_path: Path) -> None:
+    onefold.migrate(tmp_path / "a.db")
+    orm = sqlite3.connect(tmp_path / "a.db", factory=GatedConnection)
+    orm.begin_gated()
+    ready, done = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(done)
+        os.read(ready, 1)
+        os._exit(0)
+    os.close(ready)
+    try:
+        orm.commit()
+        other = Gate(tmp_path / "a.db")
+        assert other.try_acquire(), "the child's copy of the descriptor holds the gate"
+        other.close()
+    finally:
+        os.close(done)
+        os.waitpid(child, 0)
+        orm.close()
+
+
+FORKS = f"""
+import asyncio, multiprocessing, os, sys, threading, onefold
+path, mode = sys.argv[1:3]
+db = onefold.connect(path)
+def put(tx, key): tx.run({PUT!r}, key=key, total=1)
+def child(key):
+    db.run(put, key)
+    db.close()
+    os._exit(0)
+def fork(key):
+    pid = os.fork()
+    if pid == 0:
+        child(key)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+def spawned(path, key):
+    with onefold.connect(path) as mine:
+        mine.run(put, key)
+stop = threading.Event()
+def reads():
+    while not stop.is_set():
+        db.reader().run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))
+async def crowd():
+    async def one(n):
+        for k in range(30):
+            await db.arun(put, f"task/{{n}}/{{k}}")
+            await db.reader().arun(lambda tx: None)
+    tasks = [asyncio.create_task(one(n)) for n in range(16)]
+    for n in range(3):
+        await asyncio.sleep(0.01)
+        fork(f"child{{n}}")
+    await asyncio.gather(*tasks)
+if __name__ == "__main__":
+    if mode == "asyncio":
+        asyncio.run(crowd())
+    elif mode == "readers":
+        threads = [threading.Thread(target=reads) for _ in range(4)]
+        for t in threads: t.start()
+        for n in range(5): fork(f"child{{n}}"); db.run(put, f"parent{{n}}")
+        stop.set()
+        for t in threads: t.join()
+    elif mode == "on_commit":
+        done = threading.Event()
+        def after():
+            fork("child0")
+            db.run(put, "parent0")
+            done.set()
+        db.run(lambda tx: tx.on_commit(after))
+        assert done.wait(20)
+    else:
+        context = multiprocessing.get_context(mode)
+        db.run(put, "first")
+        children = [context.Process(target=spawned, args=(path, f"child{{n}}")) for n in range(3)]
+        for c in children: c.start()
+        for n in range(20): db.run(put, f"parent{{n}}")
+        for c in children: c.join(30); assert c.exitcode == 0
+    print(db.run(lambda tx: len(tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))))
+    db.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "rows"), [("asyncio", 16 * 30 + 3), ("readers", 10), ("on_commit", 2), ("fork", 24), ("spawn", 24)]
+)
+def test_forks_in_every_state(tmp_path: Path, mode: str, rows: int) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FORKS)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(program), str(tmp_path / "a.db"), mode],
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert done.stdout.strip() == str(rows), done.stderr[-2_000:]
+    assert done.stderr == ""
+
+
+# -- wake-ups ----------------------------------------------------------------------------------------------
+
+
+def test_a_forgotten_waiter_is_forgotten(plain: Database) -> None:
+    for n in range(100):
+        plain.waiter(f"topic/{n}")
+    gc.collect()
+    assert not plain._engine.hub.has_waiters()
+    kept = plain.waiter("topic/1")
+    plain.run(lambda tx: tx.wake("topic/1"))
+    assert kept.wait(WAIT_S)
+    kept.close()
+
+
+def test_a_callback_that_ends_its_thread_does_not_end_the_callbacks(plain: Database) -> None:
+    heard = threading.Event()
+    plain.run(lambda tx: tx.on_commit(lambda: sys.exit(1)))
+    plain.run(lambda tx: tx.on_commit(heard.set))
+    assert heard.wait(WAIT_S)
+
+
+@pytest.mark.parametrize("topic", ["\ud800", "two\nlines", "x" * 5_000])
+def test_odd_topics_reach_other_databases(tmp_path: Path, topic: str) -> None:
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+        odd, plain = two.waiter(topic), two.waiter("plain")
+        one.run(lambda tx: tx.wake(topic))
+        assert odd.wait(WAIT_S)
+        names = {thread.name for thread in threading.enumerate() if thread.is_alive()}
+        assert sum(thread.name == "onefold-tell" for thread in threading.enumerate()) == 2, names
+        odd.close()
+        plain.close()
+
+
+def test_stale_sockets_go_and_do_no_harm(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+        folder = tmp_path / "a.db-peers"
+        for n in range(20):
+            stale = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            stale.bind(str(folder / f"9{n}-x.sock"))
+            stale.close()
+        waiter = two.waiter("t")
+        until = time.monotonic() + WAIT_S
+        while len(list(folder.iterdir())) > 2 and time.monotonic() < until:
+            one.run(lambda tx: tx.wake("t"))
+            assert waiter.wait(WAIT_S)
+        assert len(list(folder.iterdir())) == 2
+        waiter.close()
+
+
+def test_without_a_folder_for_sockets_the_poll_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "a.db-peers").write_text("Somebody's file.")
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+        waiter = two.waiter("t")
+        woken = False
+        for n in range(20):
+            one.run(put, f"k{n}")
+            if woken := waiter.wait(1):
+                break
+        assert woken
+        waiter.close()
+
+
+# -- paths -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["with space.db", "50%.db", "what?.db", "a#b.db", "ünï.db", "x" * 120 + ".db"])
+def test_odd_paths(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / ("d" * 100)
+    folder.mkdir()
+    with onefold.connect(folder / name) as one, onefold.connect(folder / name) as two:
+        waiter = two.waiter("t")
+        one.run(lambda tx: (put(tx, "a"), tx.wake("t")))
+        assert waiter.wait(WAIT_S)
+        assert two.reader().run(get, "a") == 1
+        waiter.close()
+    assert (folder / name).exists()
+
+
+def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with onefold.connect("a.db") as db:
+        db.run(put, "a")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        db._engine._before_fork()  # type: ignore[attr-defined]  What a fork does: all is closed,
+        db._engine._after_fork()  # type: ignore[attr-defined]  and opened again at the next call.
+        db.run(put, "b")
+        assert db.reader().run(count) == 2
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_link_to_the_file_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    onefold.migrate(tmp_path / "real" / "a.db")
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "a.db")
+    other = Gate(tmp_path / "real" / "a.db")
+    with onefold.connect(tmp_path / "link.db") as db:
+        db.run(put, "a")
+        assert db.metrics()["wal_bytes"] > 0
+        other.acquire()
+        with pytest.raises(Retry) as shut:
+            db.options(deadline_ms=200).run(put, "b")
+        assert shut.value.code == "gate"
+        other.close()
+        db.run(put, "b")
+    assert not list(tmp_path.glob("link.db-*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting read-only needs root")
+def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], check=False, capture_output=True).returncode:
+        pytest.skip("mount refused")
+    try:
+        with pytest.raises(Invalid):
+            onefold.connect(place / "a.db")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+# -- the watchdog, the gate ------------------------------------------------------------------------------------
+
+
+def test_the_gates_time_limit_can_be_met_again_and_again(tmp_path: Path) -> None:
+    first, second = Gate(tmp_path / "g"), Gate(tmp_path / "g")
+    first.acquire()
+    for _ in range(3):
+        assert not second.acquire_within(0.02)
+    assert second.holder() == f"pid {os.getpid()}"
+    first.release()
+    assert second.acquire_within(WAIT_S)
+    assert not first.try_acquire()
+    second.close()
+    second.close()
+    assert first.acquire_within(WAIT_S)
+    first.close()
+
+
+def test_a_gate_that_was_forgotten_is_open(tmp_path: Path) -> None:
+    forgotten = Gate(tmp_path / "g")
+    forgotten.acquire()
+    del forgotten
+    gc.collect()
+    other = Gate(tmp_path / "g")
+    assert other.try_acquire()
+    other.close()
+
+
+def test_a_slow_disk_is_nobodys_fault(plain: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = writer.Writer._commit
+    slept = threading.Event()
+
+    def slow(self: writer.Writer, *args: Any) -> None:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            time.sleep(0.05)
+        slept.set()
+        real(self, *args)
+
+    monkeypatch.setattr(writer.Writer, "_commit", slow)
+    with caplog.at_level(logging.WARNING, logger="onefold.watchdog"):
+        plain.run(put, "a")
+    assert slept.is_set()
+    assert caplog.records == []
+
+
+def test_two_databases_on_one_file_in_one_process(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+
+        def work(db: Database, name: str) -> None:
+            for n in range(40):
+                db.run(put, f"{name}/{n}")
+
+        threads = [threading.Thread(target=work, args=(db, f"{n}")) for n, db in enumerate((one, two, one, two))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert one.run(count) == two.reader().run(count) == 160
+        two.close()
+        one.run(put, "still")
+    other = sqlite3.connect(tmp_path / "a.db")
+    assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    other.close()
