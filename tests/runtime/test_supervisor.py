@@ -92,6 +92,8 @@ def test_stopping_ends_the_rest(plain: Database) -> None:
     assert all(entry.thread is not None and not entry.thread.is_alive() for entry in running._running)
 
 
-def test_every_loop_of_ours_takes_a_step_on_an_empty_database(db: Database) -> None:
+def test_every_loop_of_ours_comes_to_rest_on_an_empty_database(db: Database) -> None:
     for loop in all_loops():
-        assert db.options(isolation=loop.isolation).run(loop.step) is False
+        handle = db.options(isolation=loop.isolation)
+        steps = [handle.run(loop.step) for _ in range(3)]  # The first may only find out where it is.
+        assert steps[-1] is False, loop.name
