@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onefold.core.errors import Conflict, Denied, Doomed, Invalid, NotFound, OnefoldError, Retry, Unknown
 from onefold.core.money import Money
@@ -21,15 +20,18 @@ if TYPE_CHECKING:
     from onefold.integrations import sqlalchemy
     from onefold.messaging import events, idempotency, jobs
     from onefold.products import booking, ledger
+    from onefold.server import asgi
 
 __all__ = [
     "Conflict", "Database", "Denied", "Doomed", "Handle", "Invalid", "Money", "NotFound", "OnefoldError",
-    "Page", "Retry", "Tx", "Unknown", "booking", "connect", "events", "idempotency", "jobs", "ledger",
+    "Page", "Retry", "Tx", "Unknown", "asgi", "booking", "connect", "events", "idempotency", "jobs", "ledger",
     "locks", "migrate", "operation", "sqlalchemy", "tokens", "use",
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
+    if name == "asgi":
+        return importlib.import_module("onefold.server").asgi
     if module := BLOCKS.get(name) or BRIDGES.get(name):
         return importlib.import_module(module)
     raise AttributeError(f"module 'onefold' has no attribute {name!r}")

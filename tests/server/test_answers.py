@@ -59,6 +59,8 @@ ROUTES = (
     Route("POST", "/nothing", nothing, "test:write"),
     Route("GET", "/maybe", maybe, "test:read"),
     Route("GET", "/echo/fixed", maybe, "test:read"),
+    Route("DELETE", "/echo/{name}", echo, "test:write"),
+    Route("PUT", "/echo/{name}", echo, "test:write"),
 )
 
 
@@ -106,6 +108,8 @@ def test_arguments_come_from_path_query_and_body(app: Direct) -> None:
     assert reply.json == {"name": "a/b c", "count": 5, "price": None, "tags": ["x", "y"]}
     reply = app("POST", "/v1/echo/a", send={"price": {"minor": 100, "currency": "EUR"}})
     assert reply.json == {"name": "a", "count": 3, "price": {"minor": 100, "currency": "EUR"}, "tags": []}
+    assert app("DELETE", "/v1/echo/a?count=4").json["count"] == 4
+    assert app("PUT", "/v1/echo/a", send={"count": 4}).json["count"] == 4
 
 
 def test_a_literal_segment_wins_over_a_parameter(app: Direct) -> None:
@@ -155,7 +159,7 @@ def test_bad_requests_are_refused_before_anything_is_written(app: Direct) -> Non
         reply = app(method, target, **extra)
         assert (reply.status, reply.json["status"]) == (status, status), (method, target, extra)
         if status == 405:
-            assert set(reply.headers["allow"].split(", ")) <= {"GET", "HEAD", "POST"}
+            assert set(reply.headers["allow"].split(", ")) <= {"GET", "HEAD", "POST", "DELETE", "PUT"}
     assert dump(app.db) == before
 
 

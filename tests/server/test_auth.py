@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from collections.abc import Callable
 
+import pytest
 from http_calls import Direct, bearer_for, dump
 
 import onefold
 from onefold import Database, Tx, tokens
 from onefold.core.clock import FakeClock
 from onefold.core.route import Route
-from onefold.server import asgi
+from onefold.server import asgi, auth
 from onefold.server.auth import TRUST_MS
 from onefold.server.routes import all_routes
 
@@ -86,7 +88,7 @@ def test_a_revocation_holds_at_once_here_and_soon_elsewhere(db_url: str, clock: 
         token_id = tokens.parse(doomed)[0]  # type: ignore[index]
         assert here("GET", "/v1/tokens", token=doomed).status == 200
         assert there("GET", "/v1/tokens", token=doomed).status == 200
-        assert here("DELETE", f"/v1/tokens/{token_id}").status == 200
+        assert here("POST", f"/v1/tokens/{token_id}/revoke").status == 200
         revoked_at = time.monotonic()
         while there("GET", "/v1/tokens", token=doomed).status == 200:
             assert time.monotonic() < revoked_at + TRUST_MS / 1_000 + 1, "trusted for too long"
@@ -125,3 +127,29 @@ def test_use_is_noted(db: Database) -> None:
     used = {t.id: t.used_at_ms for t in db.reader().run(tokens.list_tokens).items}
     assert used[token.id] is not None
     app.close()
+
+
+def test_many_requests_with_one_unknown_token_ask_the_database_once(direct: Direct, db: Database) -> None:
+    fresh = bearer_for(db)
+    asked: list[str] = []
+    gatekeeper = direct.app._gatekeeper
+    reader = gatekeeper._reader
+
+    class Counting:
+        async def arun(self, fn: Callable[..., object], token_id: str, **arguments: object) -> object:
+            asked.append(token_id)
+            return await reader.arun(fn, token_id, **arguments)  # type: ignore[arg-type]
+
+    gatekeeper._reader = Counting()  # type: ignore[assignment]
+
+    async def crowd() -> list[object]:
+        return list(await asyncio.gather(*(gatekeeper.caller(f"Bearer {fresh}".encode()) for _ in range(50))))
+
+    assert len(direct._runner.run(crowd())) == 50
+    assert len(asked) == 1
+
+
+def test_lookups_are_bounded(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "LOOKUPS_MAX", 0)
+    reply = direct("GET", "/v1/tokens")
+    assert (reply.status, reply.json["code"]) == (503, "overloaded")

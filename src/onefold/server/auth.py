@@ -20,6 +20,7 @@ _log = logging.getLogger("onefold.http")
 
 TRUST_MS = 2_000  # A revocation holds everywhere after this; in the process that did it, at once.
 TRUSTED_MAX = 10_000
+LOOKUPS_MAX = 256  # At once. Strangers with made-up tokens get no further than this.
 TOUCH_MS = 3_600_000
 TOUCHES_MAX = 64  # Notes of use on their way at once; more are left out.
 
@@ -49,6 +50,7 @@ class Gatekeeper:
         self._db = db
         self._reader = db.reader()
         self._trusted: OrderedDict[bytes, Caller] = OrderedDict()
+        self._asking: dict[tuple[str, str], asyncio.Future[tokens.Token]] = {}
         self._touches: set[asyncio.Task[None]] = set()
         self.close = db.subscribe("tokens.revoked", self._forget)
 
@@ -68,12 +70,29 @@ class Gatekeeper:
         sent = tokens.parse(_bearer_of(header, page=page))
         if sent is None:
             raise Refused(401, "token", "The token is not valid.", headers=challenge)
-        token_id, digest = sent
         try:
-            token = await self._reader.arun(tokens.verify, token_id, digest=digest)
+            token = await self._looked_up(*sent)
         except Denied:
             raise Refused(401, "token", "The token is not valid.", headers=challenge) from None
         return self._trust(header, token)
+
+    async def _looked_up(self, token_id: str, digest: str) -> tokens.Token:
+        """Ask the database; who asks for the same at the same time shares the answer."""
+        asking = self._asking.get((token_id, digest))
+        if asking is None:
+            if len(self._asking) >= LOOKUPS_MAX:
+                raise Refused(
+                    503, "overloaded", "Too many tokens are being looked up.", headers=[(b"retry-after", b"1")]
+                )
+            lookup = self._reader.arun(tokens.verify, token_id, digest=digest)
+            asking = self._asking[token_id, digest] = asyncio.ensure_future(lookup)
+            asking.add_done_callback(lambda done: self._answered(token_id, digest, done))
+        return await asyncio.shield(asking)  # One client that goes away takes nothing from the others.
+
+    def _answered(self, token_id: str, digest: str, done: asyncio.Future[tokens.Token]) -> None:
+        self._asking.pop((token_id, digest), None)
+        if not done.cancelled():
+            done.exception()  # Seen, also when nobody waits any more.
 
     def _trust(self, header: bytes, token: tokens.Token) -> Caller:
         handle = self._db.at(token.space_name)

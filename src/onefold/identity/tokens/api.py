@@ -27,5 +27,5 @@ def _some(tx: Tx) -> dict[str, Any]:
 ROUTES = (
     Route("POST", "/tokens", ops.create, "tokens:write", _new),
     Route("GET", "/tokens", ops.list_tokens, "tokens:read", _some),
-    Route("DELETE", "/tokens/{token_id}", ops.revoke, "tokens:write", _one),
+    Route("POST", "/tokens/{token_id}/revoke", ops.revoke, "tokens:write", _one),
 )
