@@ -68,7 +68,7 @@ class Waiter:
 
     def __del__(self) -> None:
         """Stop listening."""
-        self._hub._leave(self._topic, None)
+        self.close()
 
     def _forked(self) -> None:
         self._event = threading.Event()  # A thread of the parent may have held its lock.
@@ -180,8 +180,7 @@ class Hub:
         if self.on_waiter is not None:
             self.on_waiter()
 
-    def _leave(self, topic: str, waiter: Waiter | None) -> None:
-        """`waiter` goes, and with it those that nobody holds any more."""
+    def _leave(self, topic: str, waiter: Waiter) -> None:
         with self._lock:
             left = tuple(r for r in self._waiters.get(topic, ()) if (w := r()) is not None and w is not waiter)
             if left:

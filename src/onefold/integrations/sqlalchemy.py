@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from onefold.core.errors import Invalid
+from onefold.core.errors import Doomed, Invalid
 from onefold.engine.call import new_seed, space_of
 from onefold.engine.errors import translate
 from onefold.engine.joined import JoinedTx, register_space, tell_through
@@ -231,6 +231,12 @@ class _Borrowed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
+
+    def cursor(self, *args: Any) -> Any:
+        """A cursor; Doomed once SQLite has ended the transaction, or each statement would commit itself."""
+        if not getattr(self._raw, "in_transaction", True):
+            raise Doomed("The transaction is over; nothing more can be done in it.", code="over")
+        return self._raw.cursor(*args)
 
     def commit(self) -> None:
         """Nothing: `run` commits."""

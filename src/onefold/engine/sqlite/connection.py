@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sqlite3
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ CACHED_STATEMENTS = 512
 BUSY_TIMEOUT_S = 5.0  # For writers that do not take the gate; ours never meet.
 CACHE_KIB = 65_536
 CHECKPOINT_PAGES = 2_000
+WAL_BYTES_KEPT = 64 << 20  # A WAL that grew beyond it, behind a long reader, is cut back afterwards.
 
 SYNCHRONOUS: dict[Durability, str] = {"always": "FULL", "everysec": "NORMAL"}
 
@@ -43,6 +45,7 @@ def open_connection(path: Path, *, readonly: bool = False, durability: Durabilit
             if mode != "wal":
                 raise Invalid("The file system does not support WAL; use a local disk.", path=str(path), mode=mode)
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
         connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -57,6 +60,11 @@ def open_connection(path: Path, *, readonly: bool = False, durability: Durabilit
         connection.close()
         raise
     return connection
+
+
+def real_path(path: Path) -> Path:
+    """Without links: SQLite keeps the WAL beside the real file, and the gate must be one for all names."""
+    return Path(os.path.realpath(path))
 
 
 def wal_of(path: Path) -> Path:

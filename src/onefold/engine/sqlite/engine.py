@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import threading
 import weakref
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onefold.core.clock import Clock
-from onefold.core.errors import Invalid
-from onefold.engine.call import Call, Durability, Outcome, running
+from onefold.core.errors import Invalid, OnefoldError
+from onefold.engine.call import Call, Durability, running
 from onefold.engine.metrics import Metrics
 from onefold.engine.schema import SchemaFile
-from onefold.engine.sqlite.connection import steady_heap, wal_of
+from onefold.engine.sqlite.connection import real_path, steady_heap, wal_of
 from onefold.engine.sqlite.everysec import EverySecond
 from onefold.engine.sqlite.migrate import migrate_sqlite
 from onefold.engine.sqlite.parked import Parked
@@ -27,29 +28,49 @@ from onefold.engine.sqlite.writer import Writer
 from onefold.engine.wake import Hub
 from onefold.host.gate import Gate
 
+CLOSE_WAIT_S = 5.0  # For the gate, at the end; whoever holds it longer has the file open, so nothing is written back.
+
 
 class _Parts:
     """All that holds a thread, a descriptor or a connection."""
 
     def __init__(self, engine: SqliteEngine) -> None:
+        self._path = engine.path
         self.gate = Gate(engine.path)
         self.wakes = Wakes(engine.path, engine.hub)
+        self.every_second = EverySecond(engine.path)
         self.writer = Writer(
             engine.path, self.gate, clock=engine.clock, durability=engine.durability, rehearse=engine.rehearse,
-            metrics=engine.metrics, wakes=self.wakes,
+            metrics=engine.metrics, wakes=self.wakes, unsynced=self.every_second.unsynced,
         )
         self.readers = Readers(engine.path, clock=engine.clock, metrics=engine.metrics)
-        self.watchdog = Watchdog(self.writer, self.gate)
-        self.every_second = EverySecond(engine.path) if engine.durability == "everysec" else None
+        self.watchdog = Watchdog(self.writer, self.readers)
 
     def close(self) -> None:
-        self.readers.close()
-        self.writer.close()
-        if self.every_second is not None:
-            self.every_second.close()
+        """Finish what was admitted; the watchdog goes on failing what is late meanwhile."""
+        self.writer.stop()
+        self.readers.stop()
+        self.every_second.close()
         self.watchdog.close()
         self.wakes.close()
-        self.gate.close()
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # The folder may be gone.
+                gate = Gate(self._path)
+                stack.callback(gate.close)
+                gate.acquire_within(CLOSE_WAIT_S)
+            self.readers.close_connections()
+            self.wakes.close_connection()
+            self.writer.close_connection()
+        if not self.writer.abandoned:
+            self.gate.close()
+
+    def forked(self) -> None:
+        """In a child made inside a transaction: touch nothing of the parent's, ever."""
+        self.writer.forked()
+        self.wakes.forked()
+        for connection in (self.writer.connection, *self.readers.connections()):
+            if connection is not None:  # Closing one would undo the parent's transaction in shared memory.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 class SqliteEngine:
@@ -60,7 +81,7 @@ class SqliteEngine:
     def __init__(
         self, path: Path, files: Sequence[SchemaFile], *, durability: Durability, rehearse: bool, clock: Clock
     ) -> None:
-        self.path = path
+        path = self.path = real_path(path)
         self.durability: Durability = durability
         self.rehearse = rehearse
         self.clock = clock
@@ -69,6 +90,7 @@ class SqliteEngine:
         self._parts: _Parts | None = None
         self._lock = threading.Lock()
         self._refused: str | None = None
+        self._forking: int | None = None  # The thread that holds `_lock` around a fork.
         steady_heap()
         migrate_sqlite(path, files)
         self._open()
@@ -85,31 +107,32 @@ class SqliteEngine:
                     return call.outcome()
                 bell = call.bell = threading.Lock()
                 bell.acquire()
-                parts.writer.submit(call)
+                try:
+                    parts.writer.submit(call)
+                    bell.acquire()
+                except (Parked, OnefoldError):
+                    raise
+                except BaseException:  # Ctrl-C: withdraw, or wait for the outcome.
+                    if not call.take():
+                        bell.acquire()
+                    raise
+                return call.outcome()
             except Parked:
                 continue
-            try:
-                bell.acquire()
-            except BaseException:  # Ctrl-C: withdraw, or wait for the outcome.
-                if not call.take():
-                    bell.acquire()
-                raise
-            return call.outcome()
 
     async def arun(self, call: Call) -> Any:
         """See `Engine.arun`."""
-        loop = asyncio.get_running_loop()
-        call.loop = loop
-        future = call.future = Outcome(loop=loop)
-        future.call = call
+        call.expect(asyncio.get_running_loop())
         while True:
             parts = self._parts or self._open()
-            with contextlib.suppress(Parked):
+            try:
                 if call.options.read_only:
                     parts.readers.start(call)
                 else:
                     parts.writer.submit(call)
-                return await future
+            except Parked:
+                continue
+            return await call.awaited()
 
     def refresh_gauges(self) -> None:
         """See `Engine.refresh_gauges`."""
@@ -124,6 +147,8 @@ class SqliteEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
+        if getattr(running, "fn", None) is not None:
+            raise Invalid("close was called inside a function over tx.", code="inside")
         with self._lock:
             parts, self._parts = self._parts, None
             self._refused = "The database is closed."
@@ -146,20 +171,25 @@ class SqliteEngine:
         if getattr(running, "fn", None) is not None:
             return  # A function forks, against all rules: the parent goes on, the child is refused.
         self._lock.acquire()
-        if self._parts is not None:
-            self._parts.close()
-            self._parts = None
+        self._forking = threading.get_ident()
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.close()
 
     def _after_fork(self) -> None:
-        if self._lock.locked():
+        if self._forking == threading.get_ident():
+            self._forking = None
             self._lock.release()
 
     def _after_fork_in_child(self) -> None:
         if self._parts is not None:
-            _left_behind.append(self._parts)  # Not closed: that would end the parent's locks.
+            self._parts.forked()
+            _left_behind.append(self._parts)
             self._parts = None
             self._refused = "The process was forked inside a transaction; connect anew after the fork."
+        self._forking = None
         self._lock = threading.Lock()
+        self.metrics.forked()
         self.hub.forked()
 
 

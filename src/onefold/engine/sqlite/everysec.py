@@ -20,19 +20,31 @@ class EverySecond:
     def __init__(self, path: Path) -> None:
         self._wal = wal_of(path)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="onefold-everysec", daemon=True)
-        self._thread.start()
+        self._dirty = False
+        self._thread: threading.Thread | None = None
+
+    def unsynced(self) -> None:
+        """A commit did not wait for the disk; the writer's owner says so, one at a time."""
+        self._dirty = True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="onefold-everysec", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
         """Sync once more and stop."""
         self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _loop(self) -> None:
         last = False
         while not last:
             last = self._stop.wait(PERIOD_S)
+            if not self._dirty:
+                continue
+            self._dirty = False
             try:
                 sync_file(self._wal)
             except OSError:
+                self._dirty = True
                 _log.exception("the WAL could not be synced; what was committed since may be lost with the machine")

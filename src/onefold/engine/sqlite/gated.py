@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onefold.core.errors import Retry
+from onefold.engine.sqlite.connection import real_path
 from onefold.host.gate import Gate
 
 GATE_WAIT_S = 30.0
@@ -22,7 +23,7 @@ class GatedConnection(sqlite3.Connection):
     def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
         kwargs["isolation_level"] = None  # BEGIN is said here, never by the driver.
         super().__init__(database, *args, **kwargs)
-        self._path = Path(database).absolute()
+        self._path = real_path(Path(database))
         self._gate: Gate | None = None
         self.execute("PRAGMA busy_timeout = 5000")
         self.execute("PRAGMA wal_autocheckpoint = 0")
@@ -35,7 +36,7 @@ class GatedConnection(sqlite3.Connection):
         self._gate = gate
         try:
             self.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error:
+        except BaseException:
             self._let_go()
             raise
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onefold.core.errors import Invalid, Retry
 from onefold.engine import schema
-from onefold.engine.sqlite.connection import open_connection, translated
+from onefold.engine.sqlite.connection import open_connection, real_path, translated
 from onefold.host.gate import Gate
 
 GATE_WAIT_S = 30.0
@@ -18,6 +18,7 @@ GATE_WAIT_S = 30.0
 
 def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple[str, int]]:
     """Apply what is missing; answer what was applied. Several processes may call it at once."""
+    path = real_path(path)
     if not path.parent.is_dir():
         raise Invalid("The folder of the database file does not exist.", folder=str(path.parent))
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from onefold.core.clock import Clock
 from onefold.core.errors import Doomed, Retry
-from onefold.engine.call import Call, name_of, refuse_awaitable, running
+from onefold.engine.call import Call, name_of, refuse_awaitable, running, settle
 from onefold.engine.metrics import Metrics
 from onefold.engine.sqlite.connection import open_connection, translated
 from onefold.engine.sqlite.parked import Parked
@@ -47,14 +47,81 @@ class Readers:
         self._all: list[Reader] = []
         self._permits = threading.BoundedSemaphore(READERS_MAX)
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._admitted = 0
+        self._waiting: set[Call] = set()  # Of tasks, not yet taken up by a thread.
         self._closing = False
         self._threads = ThreadPoolExecutor(READERS_MAX, thread_name_prefix="onefold-read")
 
     def run(self, call: Call) -> Any:
         """Run the function on a snapshot in this thread."""
+        self._enter()
+        try:
+            return self._run(call)
+        finally:
+            self._leave()
+
+    def start(self, call: Call) -> None:
+        """Run the function on a thread of the pool; its future hears of the outcome."""
+        self._enter()
+        try:
+            self._waiting.add(call)
+            self._threads.submit(self._run_for_task, call)
+        except BaseException:
+            self._leave()
+            raise
+
+    def expire(self, now_ns: int) -> None:
+        """Fail calls of tasks whose deadline is over before a thread took them up."""
+        late = [call for call in tuple(self._waiting) if call.deadline_ns < now_ns and call.take()]
+        for call in late:
+            self._waiting.discard(call)
+            call.error = self._busy(call)
+        settle(late)
+
+    def oldest_ms(self) -> float:
+        """Age of the oldest open snapshot: it keeps the WAL from being reused."""
+        now = time.monotonic_ns()
+        ages = [now - reader.since_ns for reader in tuple(self._all) if reader.since_ns]
+        return max(ages, default=0) / 1e6
+
+    def connections(self) -> list[sqlite3.Connection]:
+        """All that are open."""
+        return [reader.connection for reader in self._all]
+
+    def stop(self) -> None:
+        """Take no more calls, and wait for those that are here."""
+        with self._lock:
+            self._closing = True
+            while self._admitted:
+                self._changed.wait()
+        self._threads.shutdown(wait=True)
+
+    def close_connections(self) -> None:
+        """After `stop`, under the gate: the last one to close writes the WAL back into the file."""
+        for connection in self.connections():
+            connection.close()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._closing:
+                raise Parked
+            self._admitted += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._admitted -= 1
+            if self._closing:
+                self._changed.notify_all()
+
+    def _busy(self, call: Call) -> Retry:
+        self._metrics.abort(name_of(call.fn), "readers_busy")
+        return Retry("All readers were busy until the deadline.", code="readers_busy", most=READERS_MAX)
+
+    def _run(self, call: Call) -> Any:
         left_s = (call.deadline_ns - time.monotonic_ns()) / 1e9
         if left_s <= 0 or not self._permits.acquire(timeout=left_s):
-            raise Retry("All readers were busy until the deadline.", code="readers_busy", most=READERS_MAX)
+            raise self._busy(call)
         try:
             reader = self._take()
             try:
@@ -66,28 +133,7 @@ class Readers:
         finally:
             self._permits.release()
 
-    def start(self, call: Call) -> None:
-        """Run the function on a thread of the pool; its future hears of the outcome."""
-        self._threads.submit(self._run_for_task, call)
-
-    def oldest_ms(self) -> float:
-        """Age of the oldest open snapshot: it keeps the WAL from being reused."""
-        now = time.monotonic_ns()
-        ages = [now - reader.since_ns for reader in tuple(self._all) if reader.since_ns]
-        return max(ages, default=0) / 1e6
-
-    def close(self) -> None:
-        """Wait for running readers, then close their connections."""
-        self._closing = True
-        self._threads.shutdown(wait=True)
-        for _ in range(READERS_MAX):
-            self._permits.acquire()
-        for reader in self._all:
-            reader.connection.close()
-
     def _take(self) -> Reader:
-        if self._closing:
-            raise Parked
         try:
             return self._idle.pop()
         except IndexError:
@@ -102,10 +148,10 @@ class Readers:
         tx = SqliteTx(
             cursor, space=call.space, space_name=call.options.space_name, now_ms=self._clock.now_ms(), seed=call.seed
         )
-        reader.since_ns = time.monotonic_ns()
-        cursor.execute("BEGIN")
-        running.fn = call.fn
         try:
+            reader.since_ns = time.monotonic_ns()
+            cursor.execute("BEGIN")
+            running.fn = call.fn
             result = call.fn(tx, *call.args, **call.kwargs)
             refuse_awaitable(call, result)
             if tx._doom is not None:
@@ -125,10 +171,14 @@ class Readers:
                 cursor.execute("COMMIT")
 
     def _run_for_task(self, call: Call) -> None:
-        if not call.take():
-            return
+        self._waiting.discard(call)
         try:
-            call.result = self.run(call)
-        except BaseException as error:
-            call.error = error
-        call.settle_from_thread()
+            if not call.take():
+                return
+            try:
+                call.result = self._run(call)
+            except BaseException as error:
+                call.error = error
+            settle([call])
+        finally:
+            self._leave()

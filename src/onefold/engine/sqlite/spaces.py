@@ -7,6 +7,8 @@ import sqlite3
 from onefold.core.errors import Invalid
 from onefold.engine.tx import Tx
 
+KNOWN_MAX = 100_000
+
 
 class Spaces:
     """Which spaces this process knows to be stored."""
@@ -38,5 +40,7 @@ class Spaces:
     def committed(self) -> None:
         """The transaction is in; what it stored is known."""
         if self._new:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()  # They are looked up again.
             self._known.update(self._new)
             self._new.clear()

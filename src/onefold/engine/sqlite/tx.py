@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, LiteralString
 
 from onefold.core.errors import Doomed, Invalid
-from onefold.engine.sql import Dialect, Statement, compile_statement
+from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.connection import translated
 from onefold.engine.tx import Row, Tx
 from onefold.engine.values import check_parameters
@@ -15,7 +15,7 @@ from onefold.engine.values import check_parameters
 STATEMENTS_MAX = 10_000
 OVER = Doomed("The function has returned; its tx is over.", code="over")
 
-_statements: dict[str, Statement] = {}
+_texts: dict[str, str] = {}  # As a block wrote it: as SQLite takes it.
 
 
 class SqliteTx(Tx):
@@ -31,30 +31,35 @@ class SqliteTx(Tx):
 
     def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
         """See `Tx.one`."""
-        rows = self.all(sql, **parameters)
+        rows = self._fetch(sql, parameters)
+        if not rows:
+            return None
         if len(rows) > 1:
             error = Invalid("The statement gave more than one row; use all.", code="many_rows")
             self.doom(error)
             raise error
-        return rows[0] if rows else None
+        return rows[0]
 
     def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
         """See `Tx.all`."""
-        if self._doom is not None:
-            self._check_alive()
-        try:
-            statement = _statements.get(sql) or _compiled(sql)
-            check_parameters(parameters)
-            parameters["space"] = self.space
-            parameters["now_ms"] = self.now_ms
-            return self._cursor.execute(statement.text, parameters).fetchall()
-        except BaseException as error:
-            self._fail(error)
-            raise
+        return self._fetch(sql, parameters)
 
     def run(self, sql: LiteralString, /, **parameters: Any) -> None:
         """See `Tx.run`."""
-        self.all(sql, **parameters)
+        self._fetch(sql, parameters)
+
+    def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
+        if self._doom is not None:
+            self._check_alive()
+        try:
+            text = _texts.get(sql) or _compiled(sql)
+            check_parameters(parameters)
+            parameters["space"] = self.space
+            parameters["now_ms"] = self.now_ms
+            return self._cursor.execute(text, parameters).fetchall()
+        except BaseException as error:
+            self._fail(error)
+            raise
 
     def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
         """See `Tx.many`."""
@@ -62,13 +67,13 @@ class SqliteTx(Tx):
             self._check_alive()
         bound = {"space": self.space, "now_ms": self.now_ms}
         try:
-            statement = _statements.get(sql) or _compiled(sql)
+            text = _texts.get(sql) or _compiled(sql)
             ready: list[dict[str, Any]] = []
             for row in rows:
                 values = {**row, **bound}
                 check_parameters(values)
                 ready.append(values)
-            self._cursor.executemany(statement.text, ready)
+            self._cursor.executemany(text, ready)
         except BaseException as error:
             self._fail(error)
             raise
@@ -113,8 +118,8 @@ class SqliteTx(Tx):
         self.doom(error)
 
 
-def _compiled(sql: str) -> Statement:
-    if len(_statements) >= STATEMENTS_MAX:
+def _compiled(sql: str) -> str:
+    if len(_texts) >= STATEMENTS_MAX:
         raise Invalid("Too many different SQL texts; pass values as parameters.", most=STATEMENTS_MAX)
-    statement = _statements[sql] = compile_statement(sql, "sqlite")
-    return statement
+    text = _texts[sql] = compile_statement(sql, "sqlite").text
+    return text

@@ -3,24 +3,29 @@
 Every process that has the file open binds a datagram socket in the folder FILE-peers. A
 datagram carries topics, no data; it may be lost. Behind it each process with waiters looks at
 `PRAGMA data_version` four times a second. (inotify on the WAL is no use: it fires before the
-commit is visible.)
+commit is visible.) Where the folder cannot be used, the look is all there is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import secrets
 import socket
 import sqlite3
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from onefold.engine.sqlite.connection import open_connection
 from onefold.engine.tx import Tx
 from onefold.engine.wake import Hub
+
+_log = logging.getLogger("onefold.wake")
 
 POLL_S = 0.25
 PEERS_REFRESH_S = 0.25
@@ -28,18 +33,56 @@ DATAGRAM_BYTES_MAX = 4_096
 PEERS_MAX = 256
 
 
-def tell_peers(path: Path, topics: list[str]) -> None:
-    """Tell every process that has `path` open to look, from one that may not have it open itself."""
-    with contextlib.suppress(OSError):
-        folder = os.open(folder_of(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+class Peers:
+    """The folder of sockets, and how to reach those in it."""
+
+    def __init__(self, path: Path, *, make: bool) -> None:
+        """Open the folder; OSError where that cannot be."""
+        self._folder = folder_of(path)
+        if make:
+            with contextlib.suppress(FileExistsError):
+                self._folder.mkdir(mode=0o700)
+        # By descriptor, for the path may be moved away.
+        self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sender.setblocking(False)
+
+    def bind(self, receiver: socket.socket) -> str:
+        """Give `receiver` a name that was never used; answers it."""
+        name = f"{os.getpid()}-{secrets.token_hex(6)}.sock"
+        receiver.bind(self.address(name))
+        return name
+
+    def names(self) -> list[str]:
+        """Who may be there."""
+        return [name for name in os.listdir(self._descriptor) if name.endswith(".sock")][:PEERS_MAX]  # noqa: PTH208
+
+    def send(self, name: str, datagram: bytes) -> bool:
+        """Tell one; False when its process is gone, and then its socket too: nobody else cleans up after it."""
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.setblocking(False)
-                for name in os.listdir(folder)[:PEERS_MAX]:  # noqa: PTH208
-                    with contextlib.suppress(OSError):
-                        sender.sendto("\n".join(topics).encode()[:DATAGRAM_BYTES_MAX], address_of(folder, path, name))
-        finally:
-            os.close(folder)
+            self._sender.sendto(datagram, self.address(name))
+        except (ConnectionRefusedError, FileNotFoundError):
+            self.unlink(name)
+            return False
+        except OSError:
+            return True  # Its buffer is full: it has enough reason to look already.
+        return True
+
+    def unlink(self, name: str) -> None:
+        """Take a socket away."""
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self._descriptor)
+
+    def address(self, name: str) -> str:
+        """The address of one socket. sun_path holds 108 bytes; the path of a database may be longer."""
+        if sys.platform == "linux":
+            return f"/proc/self/fd/{self._descriptor}/{name}"
+        return str(self._folder / name)
+
+    def close(self) -> None:
+        """Leave."""
+        self._sender.close()
+        os.close(self._descriptor)
 
 
 def folder_of(path: Path) -> Path:
@@ -47,11 +90,29 @@ def folder_of(path: Path) -> Path:
     return path.with_name(path.name + "-peers")
 
 
-def address_of(folder: int, path: Path, name: str) -> str:
-    """The address of one socket in there. sun_path holds 108 bytes; the path of a database may be longer."""
-    if sys.platform == "linux":
-        return f"/proc/self/fd/{folder}/{name}"
-    return str(folder_of(path) / name)
+def datagram_of(topics: Iterable[str]) -> bytes:
+    """The topics, one a line; nothing, which means "look at everything", when they do not fit."""
+    topics = tuple(topics)
+    text = "\n".join(topics)
+    if text.count("\n") >= len(topics):
+        return b""
+    try:
+        datagram = text.encode()
+    except UnicodeEncodeError:
+        return b""
+    return datagram if len(datagram) <= DATAGRAM_BYTES_MAX else b""
+
+
+def tell_peers(path: Path, topics: list[str]) -> None:
+    """Tell every process that has `path` open to look, from one that may not have it open itself."""
+    with contextlib.suppress(OSError):
+        peers = Peers(path, make=False)
+        try:
+            datagram = datagram_of(topics)
+            for name in peers.names():
+                peers.send(name, datagram)
+        finally:
+            peers.close()
 
 
 class Wakes:
@@ -60,116 +121,125 @@ class Wakes:
     def __init__(self, path: Path, hub: Hub) -> None:
         self._path = path
         self._hub = hub
-        self._topics: dict[str, None] = {}
-        self._name = f"{os.getpid()}-{id(self):x}.sock"
-        self._peers: list[str] = []
-        self._peers_at = 0.0
+        self._seen: list[str] = []  # Peers, as last looked at.
+        self._seen_at = 0.0
         self._out: deque[list[str]] = deque(maxlen=1_000)
         self._ring = threading.Event()
         self._closing = False
-        with contextlib.suppress(FileExistsError):
-            folder_of(path).mkdir(mode=0o700)
-        self._directory = os.open(folder_of(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._connection: sqlite3.Connection | None = None
+        self._version = -1
+        # Both ends of the listener: a socket that others know, and one to call it off with.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self._address(self._name))
         self._socket.settimeout(POLL_S)
-        self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._sender.setblocking(False)
-        self._threads = [
-            threading.Thread(target=self._listen, name="onefold-listen", daemon=True),
-            threading.Thread(target=self._tell, name="onefold-tell", daemon=True),
-        ]
+        self._peers: Peers | None = None
+        self._name = ""
+        try:
+            self._peers = Peers(path, make=True)
+            self._name = self._peers.bind(self._socket)
+        except OSError as error:
+            _log.warning("no wake-ups between processes, they poll: %s", error)
+        self._threads = [threading.Thread(target=self._listen, name="onefold-listen", daemon=True)]
+        if self._peers is not None:
+            self._threads.append(threading.Thread(target=self._tell, name="onefold-tell", daemon=True))
         for thread in self._threads:
             thread.start()
 
-    def committed(self, tx: Tx) -> None:
-        """One function of the batch is committed; call it in commit order."""
-        self._hub.committed(tx._facts, tx._callbacks)
-        for topic in tx._wakes:
-            self._topics[topic] = None
-
-    def flush(self) -> None:
-        """The batch is told: wake its topics, here at once, elsewhere by datagram."""
-        if not self._topics:
+    def committed(self, txs: Sequence[Tx]) -> None:
+        """The transaction of these functions is committed: wake their topics, here at once, elsewhere soon."""
+        topics: dict[str, None] = {}
+        for tx in txs:
+            self._hub.committed(tx._facts, tx._callbacks)
+            for topic in tx._wakes:
+                topics[topic] = None
+        if not topics:
             return
-        topics = list(self._topics)
-        self._topics.clear()
         self._hub.wake(topics)
-        if self._peers or time.monotonic() - self._peers_at > PEERS_REFRESH_S:
-            self._out.append(topics)
+        if self._peers is not None and (self._seen or time.monotonic() - self._seen_at > PEERS_REFRESH_S):
+            self._out.append(list(topics))
             self._ring.set()
 
     def close(self) -> None:
-        """Leave the folder and stop."""
+        """Leave the folder and stop; the connection waits for `close_connection`."""
         self._closing = True
         self._ring.set()
-        with contextlib.suppress(OSError):
-            self._sender.sendto(b"", self._address(self._name))  # The listener looks up.
+        peers = self._peers
+        if peers is not None:
+            peers.send(self._name, b"")  # The listener looks up.
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=2)
         self._socket.close()
-        self._sender.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._name, dir_fd=self._directory)
-        os.close(self._directory)
+        if peers is not None:
+            peers.unlink(self._name)
+            peers.close()
 
-    def _address(self, name: str) -> str:
-        return address_of(self._directory, self._path, name)
+    def close_connection(self) -> None:
+        """After `close`, under the gate."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def forked(self) -> None:
+        """In a child that has nothing to do with it: let go of the copies of its sockets."""
+        self._socket.close()
+        if self._peers is not None:
+            self._peers.close()
 
     def _tell(self) -> None:
         while True:
             self._ring.wait()
+            self._ring.clear()
+            try:
+                self._tell_all()
+            except OSError:
+                _log.exception("other processes could not be told; they poll")
             if self._closing:
                 return
-            self._ring.clear()
-            now = time.monotonic()
-            if now - self._peers_at > PEERS_REFRESH_S:
-                # By descriptor, as the folder was opened: the path may be moved away.
-                names = [name for name in os.listdir(self._directory) if name.endswith(".sock")]  # noqa: PTH208
-                self._peers = [name for name in names if name != self._name][:PEERS_MAX]
-                self._peers_at = now
-            topics: dict[str, None] = {}
-            while self._out:
-                topics.update(dict.fromkeys(self._out.popleft()))
-            datagram = "\n".join(topics).encode()
-            if len(datagram) > DATAGRAM_BYTES_MAX:
-                datagram = b""  # Too much to name: look at everything.
-            for peer in tuple(self._peers):
-                self._send(peer, datagram)
 
-    def _send(self, peer: str, datagram: bytes) -> None:
-        try:
-            self._sender.sendto(datagram, self._address(peer))
-        except (ConnectionRefusedError, FileNotFoundError):
-            self._peers.remove(peer)  # Its process is gone; nobody else cleans up after it.
-            with contextlib.suppress(OSError):
-                os.unlink(peer, dir_fd=self._directory)
-        except OSError:
-            return  # Its buffer is full: it has enough reason to look already.
+    def _tell_all(self) -> None:
+        peers = self._peers
+        topics: dict[str, None] = {}
+        while self._out:
+            topics.update(dict.fromkeys(self._out.popleft()))
+        if peers is None or not topics:
+            return
+        now = time.monotonic()
+        if now - self._seen_at > PEERS_REFRESH_S:
+            self._seen = [name for name in peers.names() if name != self._name]
+            self._seen_at = now
+        datagram = datagram_of(topics)
+        self._seen = [name for name in self._seen if peers.send(name, datagram)]
 
     def _listen(self) -> None:
-        connection: sqlite3.Connection | None = None
-        seen = -1
+        looked_at = time.monotonic()
         while not self._closing:
             try:
-                datagram = self._socket.recv(DATAGRAM_BYTES_MAX)
-            except TimeoutError:
-                if not self._hub.has_waiters():
-                    continue
-                with contextlib.suppress(sqlite3.Error, Exception):
-                    if connection is None:
-                        connection = open_connection(self._path, readonly=True)
-                    version = connection.execute("PRAGMA data_version").fetchone()[0]
-                    if seen not in {-1, version}:
-                        self._hub.wake_all()
-                    seen = version
-                continue
+                datagram = self._receive()
             except OSError:
-                break
+                return
             if datagram:
                 self._hub.wake(datagram.decode("utf-8", "replace").split("\n"))
-            else:
+            elif datagram is not None:
                 self._hub.wake_all()
-        if connection is not None:
-            connection.close()
+            # Also while datagrams come and come: one commit's may be lost among them.
+            if time.monotonic() - looked_at >= POLL_S:
+                looked_at = time.monotonic()
+                if self._hub.has_waiters() and not self._closing:
+                    self._look()
+
+    def _receive(self) -> bytes | None:
+        try:
+            return self._socket.recv(DATAGRAM_BYTES_MAX)
+        except TimeoutError:
+            return None
+
+    def _look(self) -> None:
+        try:
+            if self._connection is None:
+                self._connection = open_connection(self._path, readonly=True)
+            version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except Exception as error:
+            _log.debug("no look at the file: %s", error)
+            return
+        if self._version not in {-1, version}:
+            self._hub.wake_all()
+        self._version = version

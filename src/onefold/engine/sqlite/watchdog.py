@@ -9,8 +9,8 @@ import time
 import traceback
 
 from onefold.engine.call import name_of
+from onefold.engine.sqlite.readers import Readers
 from onefold.engine.sqlite.writer import Writer
-from onefold.host.gate import Gate
 
 _log = logging.getLogger("onefold.watchdog")
 
@@ -19,11 +19,11 @@ HOLDS_WRITER_NS = 250_000_000
 
 
 class Watchdog:
-    """A thread that looks ten times a second, and speaks once per offender."""
+    """A thread that looks ten times a second, fails what is late, and speaks once per offender."""
 
-    def __init__(self, writer: Writer, gate: Gate) -> None:
+    def __init__(self, writer: Writer, readers: Readers) -> None:
         self._writer = writer
-        self._gate = gate
+        self._readers = readers
         self._stop = threading.Event()
         self._named: object = None
         self._thread = threading.Thread(target=self._loop, name="onefold-watchdog", daemon=True)
@@ -37,8 +37,9 @@ class Watchdog:
     def _loop(self) -> None:
         while not self._stop.wait(TICK_S):
             now = time.monotonic_ns()
-            if self._writer.waits_since_ns:
-                self._writer.expire(now, self._gate.holder())
+            self._writer.expire(now)
+            self._writer.nudge()
+            self._readers.expire(now)
             current = self._writer.current
             if current is None or now - current[2] < HOLDS_WRITER_NS or current is self._named:
                 continue

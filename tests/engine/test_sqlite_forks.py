@@ -1,0 +1,405 @@
+"""Forks in every state, wake-ups that go astray, odd paths, gates that were forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import onefold
+from onefold import Database, Invalid, Retry, Tx
+from onefold.engine.sqlite import writer
+from onefold.engine.sqlite.gated import GatedConnection
+from onefold.host.gate import Gate
+
+PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
+         ON CONFLICT (space, key) DO UPDATE SET total = excluded.total"""
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000)"
+WAIT_S = 20
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Database]:
+    with onefold.connect(tmp_path / "a.db") as db:
+        yield db
+
+
+def put(tx: Tx, key: str, total: int = 1) -> None:
+    tx.run(PUT, key=key, total=total)
+
+
+def get(tx: Tx, key: str) -> int | None:
+    row = tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = :key", key=key)
+    return row[0] if row else None
+
+
+def count(tx: Tx) -> int:
+    row = tx.one("SELECT count(*) FROM onefold.counter_totals WHERE space = :space")
+    assert row is not None
+    return row[0]
+
+
+def python(program: str, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *args],
+        capture_output=True, text=True, timeout=60, check=False, **options,
+    )
+
+
+# -- forks -------------------------------------------------------------------------------------------------
+
+
+def test_a_child_made_inside_a_transaction_cannot_end_it(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, onefold
+def put(tx, key): tx.run({PUT!r}, key=key, total=1)
+db = onefold.connect(sys.argv[1])
+def forks(tx):
+    put(tx, "a")
+    child = os.fork()
+    if child == 0:
+        return "child"
+    os.waitpid(child, 0)
+    put(tx, "b")
+    return "parent"
+try:
+    print(db.run(forks), flush=True)
+except onefold.Doomed:
+    print("refused", flush=True)
+    sys.exit(0)  # An orderly end, which closes what can be closed.
+put2 = db.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space ORDER BY key"))
+print(put2, flush=True)
+db.close()
+"""
+    done = python(program, str(tmp_path / "a.db"))
+    assert done.stdout.split("\n")[:3] == ["refused", "parent", "[('a',), ('b',)]"], done.stderr
+    other = sqlite3.connect(tmp_path / "a.db")
+    assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    other.close()
+
+
+def test_a_child_keeps_no_gate_of_its_dead_parent(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, time, onefold
+db = onefold.connect(sys.argv[1])
+def forks(tx):
+    tx.run({PUT!r}, key="half", total=1)
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    print("in", flush=True)
+    time.sleep(60)
+db.run(forks)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "a.db")],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        process.kill()
+        process.wait(WAIT_S)
+        with onefold.connect(tmp_path / "a.db") as db:
+            db.options(deadline_ms=5_000).run(put, "a")
+            assert db.run(get, "half") is None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_a_child_of_a_program_with_an_open_orm_transaction_does_not_shut_the_gate(tmp_path: Path) -> None:
+    onefold.migrate(tmp_path / "a.db")
+    orm = sqlite3.connect(tmp_path / "a.db", factory=GatedConnection)
+    orm.begin_gated()
+    ready, done = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(done)
+        os.read(ready, 1)
+        os._exit(0)
+    os.close(ready)
+    try:
+        orm.commit()
+        other = Gate(tmp_path / "a.db")
+        assert other.try_acquire(), "the child's copy of the descriptor holds the gate"
+        other.close()
+    finally:
+        os.close(done)
+        os.waitpid(child, 0)
+        orm.close()
+
+
+FORKS = f"""
+import asyncio, multiprocessing, os, sys, threading, onefold
+path, mode = sys.argv[1:3]
+db = onefold.connect(path)
+def put(tx, key): tx.run({PUT!r}, key=key, total=1)
+def child(key):
+    db.run(put, key)
+    db.close()
+    os._exit(0)
+def fork(key):
+    pid = os.fork()
+    if pid == 0:
+        child(key)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+def spawned(path, key):
+    with onefold.connect(path) as mine:
+        mine.run(put, key)
+stop = threading.Event()
+def reads():
+    while not stop.is_set():
+        db.reader().run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))
+async def crowd():
+    async def one(n):
+        for k in range(30):
+            await db.arun(put, f"task/{{n}}/{{k}}")
+            await db.reader().arun(lambda tx: None)
+    tasks = [asyncio.create_task(one(n)) for n in range(16)]
+    for n in range(3):
+        await asyncio.sleep(0.01)
+        fork(f"child{{n}}")
+    await asyncio.gather(*tasks)
+if __name__ == "__main__":
+    if mode == "asyncio":
+        asyncio.run(crowd())
+    elif mode == "readers":
+        threads = [threading.Thread(target=reads) for _ in range(4)]
+        for t in threads: t.start()
+        for n in range(5): fork(f"child{{n}}"); db.run(put, f"parent{{n}}")
+        stop.set()
+        for t in threads: t.join()
+    elif mode == "on_commit":
+        done = threading.Event()
+        def after():
+            fork("child0")
+            db.run(put, "parent0")
+            done.set()
+        db.run(lambda tx: tx.on_commit(after))
+        assert done.wait(20)
+    else:
+        context = multiprocessing.get_context(mode)
+        db.run(put, "first")
+        children = [context.Process(target=spawned, args=(path, f"child{{n}}")) for n in range(3)]
+        for c in children: c.start()
+        for n in range(20): db.run(put, f"parent{{n}}")
+        for c in children: c.join(30); assert c.exitcode == 0
+    print(db.run(lambda tx: len(tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))))
+    db.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "rows"), [("asyncio", 16 * 30 + 3), ("readers", 10), ("on_commit", 2), ("fork", 24), ("spawn", 24)]
+)
+def test_forks_in_every_state(tmp_path: Path, mode: str, rows: int) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FORKS)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(program), str(tmp_path / "a.db"), mode],
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert done.stdout.strip() == str(rows), done.stderr[-2_000:]
+    assert done.stderr == ""
+
+
+# -- wake-ups ----------------------------------------------------------------------------------------------
+
+
+def test_a_forgotten_waiter_is_forgotten(plain: Database) -> None:
+    for n in range(100):
+        plain.waiter(f"topic/{n}")
+    gc.collect()
+    assert not plain._engine.hub.has_waiters()
+    kept = plain.waiter("topic/1")
+    plain.run(lambda tx: tx.wake("topic/1"))
+    assert kept.wait(WAIT_S)
+    kept.close()
+
+
+def test_a_callback_that_ends_its_thread_does_not_end_the_callbacks(plain: Database) -> None:
+    heard = threading.Event()
+    plain.run(lambda tx: tx.on_commit(lambda: sys.exit(1)))
+    plain.run(lambda tx: tx.on_commit(heard.set))
+    assert heard.wait(WAIT_S)
+
+
+@pytest.mark.parametrize("topic", ["\ud800", "two\nlines", "x" * 5_000])
+def test_odd_topics_reach_other_databases(tmp_path: Path, topic: str) -> None:
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+        odd, plain = two.waiter(topic), two.waiter("plain")
+        one.run(lambda tx: tx.wake(topic))
+        assert odd.wait(WAIT_S)
+        names = {thread.name for thread in threading.enumerate() if thread.is_alive()}
+        assert sum(thread.name == "onefold-tell" for thread in threading.enumerate()) == 2, names
+        odd.close()
+        plain.close()
+
+
+def test_stale_sockets_go_and_do_no_harm(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+        folder = tmp_path / "a.db-peers"
+        for n in range(20):
+            stale = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            stale.bind(str(folder / f"9{n}-x.sock"))
+            stale.close()
+        waiter = two.waiter("t")
+        until = time.monotonic() + WAIT_S
+        while len(list(folder.iterdir())) > 2 and time.monotonic() < until:
+            one.run(lambda tx: tx.wake("t"))
+            assert waiter.wait(WAIT_S)
+        assert len(list(folder.iterdir())) == 2
+        waiter.close()
+
+
+def test_without_a_folder_for_sockets_the_poll_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "a.db-peers").write_text("Somebody's file.")
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+        waiter = two.waiter("t")
+        woken = False
+        for n in range(20):
+            one.run(put, f"k{n}")
+            if woken := waiter.wait(1):
+                break
+        assert woken
+        waiter.close()
+
+
+# -- paths -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["with space.db", "50%.db", "what?.db", "a#b.db", "ünï.db", "x" * 120 + ".db"])
+def test_odd_paths(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / ("d" * 100)
+    folder.mkdir()
+    with onefold.connect(folder / name) as one, onefold.connect(folder / name) as two:
+        waiter = two.waiter("t")
+        one.run(lambda tx: (put(tx, "a"), tx.wake("t")))
+        assert waiter.wait(WAIT_S)
+        assert two.reader().run(get, "a") == 1
+        waiter.close()
+    assert (folder / name).exists()
+
+
+def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with onefold.connect("a.db") as db:
+        db.run(put, "a")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        db._engine._before_fork()  # type: ignore[attr-defined]  What a fork does: all is closed,
+        db._engine._after_fork()  # type: ignore[attr-defined]  and opened again at the next call.
+        db.run(put, "b")
+        assert db.reader().run(count) == 2
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_link_to_the_file_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    onefold.migrate(tmp_path / "real" / "a.db")
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "a.db")
+    other = Gate(tmp_path / "real" / "a.db")
+    with onefold.connect(tmp_path / "link.db") as db:
+        db.run(put, "a")
+        assert db.metrics()["wal_bytes"] > 0
+        other.acquire()
+        with pytest.raises(Retry) as shut:
+            db.options(deadline_ms=200).run(put, "b")
+        assert shut.value.code == "gate"
+        other.close()
+        db.run(put, "b")
+    assert not list(tmp_path.glob("link.db-*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting read-only needs root")
+def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], check=False, capture_output=True).returncode:
+        pytest.skip("mount refused")
+    try:
+        with pytest.raises(Invalid):
+            onefold.connect(place / "a.db")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+# -- the watchdog, the gate ------------------------------------------------------------------------------------
+
+
+def test_the_gates_time_limit_can_be_met_again_and_again(tmp_path: Path) -> None:
+    first, second = Gate(tmp_path / "g"), Gate(tmp_path / "g")
+    first.acquire()
+    for _ in range(3):
+        assert not second.acquire_within(0.02)
+    assert second.holder() == f"pid {os.getpid()}"
+    first.release()
+    assert second.acquire_within(WAIT_S)
+    assert not first.try_acquire()
+    second.close()
+    second.close()
+    assert first.acquire_within(WAIT_S)
+    first.close()
+
+
+def test_a_gate_that_was_forgotten_is_open(tmp_path: Path) -> None:
+    forgotten = Gate(tmp_path / "g")
+    forgotten.acquire()
+    del forgotten
+    gc.collect()
+    other = Gate(tmp_path / "g")
+    assert other.try_acquire()
+    other.close()
+
+
+def test_a_slow_disk_is_nobodys_fault(plain: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = writer.Writer._commit
+    slept = threading.Event()
+
+    def slow(self: writer.Writer, *args: Any) -> None:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            time.sleep(0.05)
+        slept.set()
+        real(self, *args)
+
+    monkeypatch.setattr(writer.Writer, "_commit", slow)
+    with caplog.at_level(logging.WARNING, logger="onefold.watchdog"):
+        plain.run(put, "a")
+    assert slept.is_set()
+    assert caplog.records == []
+
+
+def test_two_databases_on_one_file_in_one_process(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+
+        def work(db: Database, name: str) -> None:
+            for n in range(40):
+                db.run(put, f"{name}/{n}")
+
+        threads = [threading.Thread(target=work, args=(db, f"{n}")) for n, db in enumerate((one, two, one, two))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert one.run(count) == two.reader().run(count) == 160
+        two.close()
+        one.run(put, "still")
+    other = sqlite3.connect(tmp_path / "a.db")
+    assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    other.close()
