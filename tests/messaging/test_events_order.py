@@ -275,7 +275,7 @@ def test_after_a_restore_into_another_cluster_the_order_goes_on(
             db.run(place, "order/0", 8)  # Before the first step there.
             monkeypatch.setattr(sequencer, "WALK_MAX", 3)
             steps = number(db)
-            assert steps > 3  # The walk was bounded too.
+            assert (steps > 3) == (version == 16)  # The walk was bounded too.
             after = everything(db)
             check_order(after)
             assert after[: len(before)] == before
@@ -332,3 +332,31 @@ def test_appends_to_disjoint_streams_do_not_abort_each_other(pg: Database, raw: 
             rates.append((sum(entry["count"] for entry in pg.metrics()["retries"]) - before) / (callers * turns))
     print("aborts per commit, fresh and analysed:", rates)
     assert max(rates) <= 0.05
+
+
+def test_a_planner_that_knows_nothing_reads_no_more_than_it_must(postgres_url: str, raw: psycopg.Connection[Any]) -> None:
+    """Statistics from when there was one event: the worst that a young database sees."""
+    tables = ("events", "event_positions", "event_streams", "event_steps", "event_subscriptions")
+    for table in tables:
+        raw.execute(f"ALTER TABLE onefold.{table} SET (autovacuum_enabled = off)")
+    count = 3_000
+    with onefold.connect(postgres_url) as db:
+        db.run(place, "rare/1")
+        number(db)
+        raw.execute("ANALYZE")
+        for n in range(3):
+            db.run(place, f"order/{n}", *range(1_000))
+        number(db)
+        assert len(everything(db)) == count + 1
+        for _ in range(20):  # Often enough that the plans no longer look at the values.
+            db.run(place, "order/0", 1)
+            number(db)
+            assert len(db.run(events.read_category, "rare").items) == 1
+            db.run(events.consume, "all", lambda tx, event: None, category="order", limit=200)
+            db.run(events.position_of, "order/2@500")
+    read = raw.execute(
+        "SELECT sum(idx_tup_read), sum(seq_tup_read) FROM pg_stat_user_indexes JOIN pg_stat_user_tables USING (relid)"
+        " WHERE pg_stat_user_tables.relname = ANY(%s)", [list(tables)]
+    ).fetchone()  # fmt: skip
+    print("index entries read per event:", float(read[0]) / count)
+    assert count < read[0] < 60 * count  # A plan that is quadratic anywhere reads a thousand times the count.

@@ -329,6 +329,7 @@ def test_a_subscriber_runs_by_itself_and_a_view_can_be_waited_for(db_url: str) -
             for n in range(5):
                 last = db.run(place, "order/a", n)
             number(db)
+            assert db.run(events.try_subscription_of, "nobody") is None
             assert events.wait_for(db, last.id, timeout_ms=20_000, subscription="notes") >= 5
             assert len(noted(db)) == 5
 
@@ -354,3 +355,13 @@ def test_an_event_that_takes_too_long_is_parked_alone(db_url: str) -> None:
         assert len(noted(db)) == 2
         assert [p.stream for p in db.run(events.list_parked, "notes").items] == ["order/b"]
         assert db.run(events.subscription_of, "notes").lag == 0
+
+
+def test_waiting_for_a_view_begins_before_the_subscription_does(db: Database) -> None:
+    last = db.run(place, "order/a", 1)
+    number(db)
+    with pytest.raises(Retry) as caught:
+        events.wait_for(db, last.id, timeout_ms=0, subscription="notes")
+    assert caught.value.code == "timeout"
+    db.run(events.consume, "notes", note)
+    assert events.wait_for(db, last.id, timeout_ms=0, subscription="notes") == 1

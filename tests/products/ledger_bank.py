@@ -48,23 +48,25 @@ def available(db: Handle, account: str) -> int:
 
 
 def audited(tx: Tx, *, limit: int = 3) -> dict[str, int]:
-    """Audit page after page at one moment; answers the posted balances, which sum up to nothing."""
+    """Audit everything at one moment, page after page; answers the posted balances, which sum up to nothing."""
+    sums: dict[str, int] = {}
     after: str | None = None
-    debits: dict[str, int] = {}
-    credits: dict[str, int] = {}
     while True:
         page = ledger.audit(tx, after=after, limit=limit)
         assert page.faults == []
-        for total, part in ((debits, page.debits), (credits, page.credits)):
-            for currency, minor in part.items():
-                total[currency] = total.get(currency, 0) + minor
+        for currency, minor in page.sums.items():
+            sums[currency] = sums.get(currency, 0) + minor
         after = page.after
         if after is None:
             break
-    assert debits == credits
+    assert set(sums.values()) <= {0}, "debits do not equal credits"
+    while True:
+        page = ledger.audit_journal(tx, after=after, limit=250)
+        assert page.faults == []
+        after = page.after
+        if after is None:
+            break
     balances = {a.name: ledger.balance(tx, a.name) for a in ledger.list_accounts(tx, limit=1_000).items}
-    for currency in debits:
-        assert sum(b.posted.minor for b in balances.values() if b.posted.currency == currency) == 0
     for balance in balances.values():
         assert balance.available is None or balance.available.minor >= 0, "overdrawn"
     return {name: balance.posted.minor for name, balance in balances.items()}
@@ -90,6 +92,7 @@ def rows(db: Handle) -> list[list[tuple]]:
             tx.all("SELECT * FROM onefold.ledger_accounts WHERE space = :space ORDER BY name"),
             tx.all("SELECT * FROM onefold.ledger_balances WHERE space = :space ORDER BY account"),
             tx.all("SELECT * FROM onefold.ledger_transfers WHERE space = :space ORDER BY id"),
+            tx.all("SELECT * FROM onefold.ledger_entries WHERE space = :space ORDER BY transfer_id, account"),
             tx.all("SELECT * FROM onefold.ledger_pendings WHERE space = :space ORDER BY id"),
             [(name, tx.total(f"ledger/{name}")) for name in ("bank", "till")],
         ]

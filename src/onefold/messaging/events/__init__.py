@@ -25,11 +25,13 @@ from onefold.messaging.events.subscriptions import (
     remove_subscription,
     subscribe,
     subscription_of,
+    try_subscription_of,
 )
 
 __all__ = [
     "Appended", "Consumed", "Event", "NewEvent", "Parked", "Subscriber", "Subscription", "append", "append_json",
     "consume", "drop_parked", "fail_next", "head", "kind", "list_parked", "list_subscriptions", "position_of",
     "read_all", "read_category", "read_correlation", "read_stream", "remove_subscription", "retry_parked",
-    "sequence", "subscribe", "subscription_of", "version_of", "wait_for",
+    "sequence", "subscribe", "subscription_of", "try_subscription_of", "version_of",
+    "wait_for",
 ]  # fmt: skip

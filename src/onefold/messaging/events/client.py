@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from onefold.core.errors import Invalid, NotFound, OnefoldError, Retry
+from onefold.core.errors import Invalid, OnefoldError, Retry
 from onefold.core.loop import Loop
 from onefold.core.page import LIMIT_DEFAULT
 from onefold.engine.database import Handle
@@ -18,7 +18,7 @@ from onefold.engine.tx import Tx
 from onefold.messaging.events.consuming import Consumed, Handler, consume, fail_next
 from onefold.messaging.events.ops import position_of
 from onefold.messaging.events.sequencer import sequence
-from onefold.messaging.events.subscriptions import subscription_of
+from onefold.messaging.events.subscriptions import try_subscription_of
 
 _log = logging.getLogger("onefold.events")
 
@@ -44,7 +44,7 @@ def wait_for(db: Handle, event_id: str, *, timeout_ms: int = 5_000, subscription
 
     Raises:
         Retry: the time is over.
-        NotFound: there is no such event or subscription.
+        NotFound: there is no such event.
     """
     if not 0 <= timeout_ms <= WAIT_MS_MAX:
         raise Invalid("timeout_ms is out of range.", timeout_ms=timeout_ms, most=WAIT_MS_MAX)
@@ -151,7 +151,5 @@ def _reached(tx: Tx, event_id: str, subscription: str | None) -> int | None:
     position = position_of(tx, event_id)
     if position is None or subscription is None:
         return position
-    try:
-        return position if subscription_of(tx, subscription).position >= position else None
-    except NotFound:
-        return None  # Its first step has not been yet.
+    found = try_subscription_of(tx, subscription)  # None: its first step has not been yet.
+    return position if found is not None and found.position >= position else None

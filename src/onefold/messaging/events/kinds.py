@@ -48,7 +48,8 @@ def kind(name: str, *, version: int = 1, upcast: Upcast | None = None) -> Callab
     checked_kind(name, version)
 
     def mark(cls: type[S]) -> type[S]:
-        if not (issubclass(cls, msgspec.Struct) and cls.__struct_config__.frozen):
+        config = getattr(cls, "__struct_config__", None)
+        if config is None or not config.frozen:
             raise Invalid("A kind of event is a frozen msgspec.Struct.", kind=name, type=cls.__name__)
         setattr(cls, _ATTRIBUTE, Kind(name, version, upcast))
         return cls

@@ -4,12 +4,12 @@
 count from 1; `expected` says which version the caller decided upon, and another writer's append in
 between is a Conflict. Readers by category, or of everything, go by *position*: whoever has read up
 to a position has missed nothing before it. SQLite numbers at append, where commits stand in one
-line anyway; on PostgreSQL the sequencer numbers what has committed (`sequencer.py`).
+line anyway (`writing.py`); on PostgreSQL the sequencer numbers what has committed (`sequencer.py`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.kinds import checked_kind, kind_of
 from onefold.messaging.events.records import Appended, Event, NewEvent, event_of_row, id_of
+from onefold.messaging.events.writing import append_postgres, append_sqlite
 
 STREAM_LENGTH_MAX = 200
 CAUSE_LENGTH_MAX = 250
@@ -51,13 +52,17 @@ def append(
     rows = _rows(events)
     category = category_of(stream)
     causation, correlation = _causes(causation, correlation)
-    version = _advance(tx, stream, len(rows), expected)
-    first = version - len(rows)
-    for number, row in enumerate(rows, start=first + 1):
-        row["version"] = number
+    for row in rows:
         row["stream"], row["category"] = stream, category
         row["causation"], row["correlation"] = causation, correlation
-    _insert(tx, stream, rows, first)
+    write = append_sqlite if tx.dialect == "sqlite" else append_postgres
+    version = write(tx, stream, rows, _expected(expected))
+    if version is None:
+        raise Conflict(
+            "The stream is not at the expected version.", code="version",
+            stream=stream, expected=expected, actual=version_of(tx, stream),
+        )  # fmt: skip
+    first = version - len(rows)
     tx.emit("events.appended", stream=stream, version=version, count=len(rows))
     return Appended(tuple(id_of(stream, number) for number in range(first + 1, version + 1)), version)
 
@@ -134,10 +139,14 @@ def read_correlation(tx: Tx, correlation: str, *, limit: int = LIMIT_DEFAULT) ->
 def version_of(tx: Tx, stream: str) -> int:
     """The version of `stream`, 0 when it does not exist. To decide upon it, pass it as `expected`."""
     category_of(stream)
-    row = tx.one(
-        "SELECT version FROM onefold.event_streams WHERE space = :space AND stream = :stream", stream=stream
-    )
-    return int(row[0]) if row else 0
+    if tx.dialect == "sqlite":
+        row = tx.one("SELECT max(version) FROM onefold.events WHERE space = :space AND stream = :stream", stream=stream)
+    else:
+        # This row is not among those that others insert, so reading it gets in nobody's way.
+        row = tx.one(
+            "SELECT version FROM onefold.event_streams WHERE space = :space AND stream = :stream", stream=stream
+        )
+    return int(row[0] or 0) if row else 0
 
 
 @operation
@@ -158,9 +167,9 @@ def position_of(tx: Tx, event_id: str) -> int | None:
     """
     stream, version = parse_id(event_id)
     row = tx.one(
-        """SELECT p.pos FROM onefold.events AS e
-           LEFT JOIN onefold.event_positions AS p ON p.seq = e.seq
-           WHERE e.space = :space AND e.stream = :stream AND e.version = :version""",
+        """SELECT coalesce(e.pos, (SELECT p.pos FROM onefold.event_positions AS p
+                                   WHERE p.seq = e.seq AND p.step IS NOT NULL))
+           FROM onefold.events AS e WHERE e.space = :space AND e.stream = :stream AND e.version = :version""",
         stream=stream, version=version,
     )  # fmt: skip
     if row is None:
@@ -222,96 +231,14 @@ def checked_cause(cause: str) -> None:
         raise Invalid("The id of a cause has 1 to 250 characters and no NUL.", code="cause", length=len(cause))
 
 
-def _advance(tx: Tx, stream: str, count: int, expected: Expected) -> int:
-    """Move the stream's version by `count` and answer it. This write decides between appends.
-
-    Written first and never read before: under SERIALIZABLE a read of the index beside inserts of
-    others conflicts with all that share its page.
-    """
-    row = None
+def _expected(expected: Expected) -> int | None:
     if expected is None or expected == "any":
-        row = tx.one(
-            """INSERT INTO onefold.event_streams (space, stream, version, appends)
-               VALUES (:space, :stream, :count, 1)
-               ON CONFLICT (space, stream) DO UPDATE SET
-                   version = onefold.event_streams.version + :count, appends = onefold.event_streams.appends + 1
-               RETURNING version""",
-            stream=stream, count=count,
-        )  # fmt: skip
-        assert row is not None
-        return int(row[0])
-    if expected in {"absent", 0}:
-        row = tx.one(
-            """INSERT INTO onefold.event_streams (space, stream, version, appends)
-               VALUES (:space, :stream, :count, 1)
-               ON CONFLICT (space, stream) DO NOTHING RETURNING version""",
-            stream=stream, count=count,
-        )  # fmt: skip
-    elif type(expected) is int and 0 < expected < VERSION_MAX:
-        # A stream that does not exist is inserted here; `appends` = 1 gives that away, and the error
-        # below undoes it. An UPDATE alone would read the index, see above.
-        row = tx.one(
-            """INSERT INTO onefold.event_streams (space, stream, version, appends)
-               VALUES (:space, :stream, :expected + :count, 1)
-               ON CONFLICT (space, stream) DO UPDATE SET
-                   version = onefold.event_streams.version + :count, appends = onefold.event_streams.appends + 1
-               WHERE onefold.event_streams.version = :expected
-               RETURNING version, appends""",
-            stream=stream, count=count, expected=expected,
-        )  # fmt: skip
-        if row is not None and row[1] == 1:
-            raise _moved(stream, expected, 0)
-    else:
+        return None
+    if expected == "absent":
+        return 0
+    if type(expected) is not int or not 0 <= expected < VERSION_MAX:
         raise Invalid('expected is a version, "absent", "any" or None.', code="expected", most=VERSION_MAX)
-    if row is None:
-        raise _moved(stream, expected, version_of(tx, stream))
-    return int(row[0])
-
-
-def _moved(stream: str, expected: Expected, actual: int) -> Conflict:
-    return Conflict(
-        "The stream is not at the expected version.", code="version", stream=stream, expected=expected, actual=actual
-    )
-
-
-def _insert(tx: Tx, stream: str, rows: list[dict[str, Any]], first: int) -> None:
-    # Two texts: what PostgreSQL's sequencer goes by does not exist on SQLite, which numbers here.
-    if tx.dialect == "postgres":
-        _many(
-            tx,
-            """INSERT INTO onefold.events (space, stream, version, category, kind, kind_version, data, at_ms,
-                                           causation, correlation, xid, system)
-               SELECT :space, :stream, :version, :category, :kind, :kind_version, :data, :now_ms,
-                      :causation, :correlation, CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT), system_identifier
-               FROM pg_control_system()""",
-            rows,
-        )
-        tx.wake("events.appended")
-        return
-    _many(
-        tx,
-        """INSERT INTO onefold.events (space, stream, version, category, kind, kind_version, data, at_ms,
-                                       causation, correlation)
-           VALUES (:space, :stream, :version, :category, :kind, :kind_version, :data, :now_ms,
-                   :causation, :correlation)""",
-        rows,
-    )
-    tx.run(
-        """INSERT INTO onefold.event_positions (space, pos, seq, category)
-           SELECT :space, version - :first
-                      + coalesce((SELECT max(pos) FROM onefold.event_positions WHERE space = :space), 0),
-                  seq, category
-           FROM onefold.events WHERE space = :space AND stream = :stream AND version > :first""",
-        stream=stream, first=first,
-    )  # fmt: skip
-    tx.wake("events")
-
-
-def _many(tx: Tx, sql: LiteralString, rows: list[dict[str, Any]]) -> None:
-    if len(rows) == 1:
-        tx.run(sql, **rows[0])
-    else:
-        tx.many(sql, rows)
+    return expected
 
 
 def place_of(after: int | str) -> int:

@@ -44,7 +44,8 @@ def sequence(tx: Tx) -> bool:
         """SELECT step, snap, system, walked FROM onefold.event_steps
            ORDER BY space DESC, step DESC LIMIT 1 -- all spaces"""
     )
-    # Not earlier: at READ COMMITTED this moment must come after the one of the last step.
+    # After the last step was read and before the events are: at READ COMMITTED the snapshot that is
+    # stored must be younger than that one and older than what is numbered.
     moment = tx.one(
         """SELECT system_identifier, CAST(pg_current_snapshot() AS TEXT) FROM pg_control_system() -- all spaces"""
     )
@@ -54,10 +55,8 @@ def sequence(tx: Tx) -> bool:
     if last is None or system != here:
         return _walk(tx, step + 1, here, system, walked)
     if _ends(snap)[0] > _ends(now)[0]:
-        # A snapshot from the future: the events came from a copy of this cluster that ran on.
-        _record(tx, step + 1, NOTHING_SEEN, 0, 0)
-        return True
-    count = _number(tx, here, snap, now)
+        snap = NOTHING_SEEN  # From the future: the events came from a copy of this cluster that ran on.
+    count = _number(tx, step + 1, here, snap)
     if count:
         done = count < BATCH_MAX
         _record(tx, step + 1, now if done else snap, here, 0)
@@ -66,70 +65,65 @@ def sequence(tx: Tx) -> bool:
     return count == BATCH_MAX
 
 
-def _number(tx: Tx, here: int, old: str, now: str) -> int:
-    """Number what the snapshot `now` sees and `old` did not; answer how many, at most `BATCH_MAX`."""
+def _number(tx: Tx, step: int, here: int, old: str) -> int:
+    """Number what is committed and the snapshot `old` did not see; answer how many, at most `BATCH_MAX`."""
     end, still_open = _ends(old)
     # Two index ranges that cannot overlap: what was open in `old`, and what began later. The text
-    # leaves the planner no choice (MATERIALIZED, a scalar subquery): guessing that a third of the
+    # leaves the planner no choice (MATERIALIZED, scalar subqueries): guessing that a third of the
     # table is new, it would read all of it in order of `seq` at every step.
     row = tx.one(
         """-- all spaces
         WITH candidate AS MATERIALIZED (
             SELECT seq, space, category, xid FROM onefold.events
-            WHERE system = :here AND xid = ANY(CAST(string_to_array(:still_open, ',') AS BIGINT[]))
+            WHERE system = :here AND xid = ANY(CAST(string_to_array(:still_open, ',') AS BIGINT[])) AND xid IS NOT NULL
             UNION ALL
-            SELECT seq, space, category, xid FROM onefold.events WHERE system = :here AND xid >= :end
+            SELECT seq, space, category, xid FROM onefold.events
+            WHERE system = :here AND xid >= :end AND xid IS NOT NULL
         ), fresh AS (
             SELECT seq, space, category FROM candidate
-            WHERE pg_visible_in_snapshot(CAST(CAST(xid AS TEXT) AS xid8), CAST(:now AS pg_snapshot))
-              AND (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = candidate.seq) IS NULL
+            WHERE (SELECT p.pos FROM onefold.event_positions AS p
+                   WHERE p.seq = candidate.seq AND p.step IS NOT NULL) IS NULL
             ORDER BY seq LIMIT :most
-        ), base AS (
-            SELECT space, coalesce((SELECT max(p.pos) FROM onefold.event_positions AS p
-                                    WHERE p.space = spaces.space), 0) AS pos
-            FROM (SELECT DISTINCT space FROM fresh) AS spaces
         ), numbered AS (
-            INSERT INTO onefold.event_positions (space, pos, seq, category)
-            SELECT space, base.pos + row_number() OVER (PARTITION BY space ORDER BY seq), seq, category
-            FROM fresh JOIN base USING (space) ORDER BY seq
+            INSERT INTO onefold.event_positions (space, pos, seq, category, step)
+            SELECT space,
+                   row_number() OVER (PARTITION BY space ORDER BY seq)
+                       + coalesce((SELECT max(p.pos) FROM onefold.event_positions AS p WHERE p.space = fresh.space), 0),
+                   seq, category, :step
+            FROM fresh ORDER BY seq
             RETURNING seq
         )
         SELECT count(*) FROM numbered""",
-        here=here, still_open=still_open, end=end, now=now, most=BATCH_MAX,
+        here=here, still_open=still_open, end=end, step=step, most=BATCH_MAX,
     )  # fmt: skip
     assert row is not None
     return int(row[0])
 
 
 def _walk(tx: Tx, step: int, here: int, system: int, walked: int) -> bool:
-    """Go on over the events of other clusters, in order of `seq`; all of them are committed.
-
-    Theirs are also those that this statement sees under a transaction that it could not see yet:
-    they were brought from a copy of this cluster.
-    """
+    """Go on over the events of other clusters, in order of `seq`; all of them are committed."""
     row = tx.one(
         """-- all spaces
         WITH foreigner AS MATERIALIZED (
             SELECT seq, space, category FROM onefold.events
-            WHERE seq > :walked
-              AND (system IS DISTINCT FROM :here
-                   OR xid >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT))
+            WHERE seq > :walked AND pos IS NULL -- Those that SQLite numbered keep their positions.
+              AND system IS DISTINCT FROM :here
             ORDER BY seq LIMIT :most
         ), fresh AS (
             SELECT seq, space, category FROM foreigner
-            WHERE (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = foreigner.seq) IS NULL
-        ), base AS (
-            SELECT space, coalesce((SELECT max(p.pos) FROM onefold.event_positions AS p
-                                    WHERE p.space = spaces.space), 0) AS pos
-            FROM (SELECT DISTINCT space FROM fresh) AS spaces
+            WHERE (SELECT p.pos FROM onefold.event_positions AS p
+                   WHERE p.seq = foreigner.seq AND p.step IS NOT NULL) IS NULL
         ), numbered AS (
-            INSERT INTO onefold.event_positions (space, pos, seq, category)
-            SELECT space, base.pos + row_number() OVER (PARTITION BY space ORDER BY seq), seq, category
-            FROM fresh JOIN base USING (space) ORDER BY seq
+            INSERT INTO onefold.event_positions (space, pos, seq, category, step)
+            SELECT space,
+                   row_number() OVER (PARTITION BY space ORDER BY seq)
+                       + coalesce((SELECT max(p.pos) FROM onefold.event_positions AS p WHERE p.space = fresh.space), 0),
+                   seq, category, :step
+            FROM fresh ORDER BY seq
             RETURNING seq
         )
         SELECT (SELECT max(seq) FROM foreigner), (SELECT count(*) FROM numbered)""",
-        walked=walked, here=here, most=WALK_MAX,
+        walked=walked, here=here, step=step, most=WALK_MAX,
     )  # fmt: skip
     assert row is not None
     reached, count = row

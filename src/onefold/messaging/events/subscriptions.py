@@ -86,6 +86,15 @@ def subscription_of(tx: Tx, name: str) -> Subscription:
     Raises:
         NotFound: there is none of this name.
     """
+    found = try_subscription_of(tx, name)
+    if found is None:
+        raise NotFound("There is no such subscription.", subscription=name)
+    return found
+
+
+@operation
+def try_subscription_of(tx: Tx, name: str) -> Subscription | None:
+    """The subscription as it stands, or None when there is none of this name."""
     row = tx.one(
         """SELECT s.name, s.category, s.pos,
                   CASE WHEN s.category IS NULL
@@ -96,9 +105,7 @@ def subscription_of(tx: Tx, name: str) -> Subscription:
            FROM onefold.event_subscriptions AS s WHERE s.space = :space AND s.name = :name""",
         name=checked_name(name),
     )  # fmt: skip
-    if row is None:
-        raise NotFound("There is no such subscription.", subscription=name)
-    return _subscription(*row)
+    return _subscription(*row) if row else None
 
 
 @operation

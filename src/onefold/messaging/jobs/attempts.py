@@ -28,39 +28,39 @@ CLAIM_MAX = 1_000
 # that fills it. A branch walks the index from `low` on, so that neither dead index entries nor
 # jobs that this worker does not know stand in its way. `replace(...) <> :kinds` is "kind is in the
 # list", the same on both engines; the scalar subquery is one that no planner turns into a join,
-# which would cost the order of the index.
+# which would cost the order of the index; `seq + 0` is the index's own expression.
 _CLAIM = """
 WITH picked AS MATERIALIZED (
     SELECT seq FROM (
         SELECT r.seq FROM onefold.jobs_ready r
-        WHERE r.queue = :queue AND r.priority = 2 AND r.seq >= :low_0
+        WHERE r.queue = :queue AND r.priority = 2 AND r.seq + 0 >= :low_0
           AND replace(:kinds, ',' || r.kind || ',', '') <> :kinds AND (:every = 1 OR r.space = :home)
           AND (SELECT p.queue FROM onefold.jobs_paused p WHERE p.space = r.space AND p.queue = r.queue) IS NULL
-        ORDER BY r.seq LIMIT :room {for_update} {skip_locked}) lane_0
+        ORDER BY r.seq + 0 LIMIT :room {for_update} {skip_locked}) lane_0
     UNION ALL SELECT seq FROM (
         SELECT r.seq FROM onefold.jobs_ready r
-        WHERE r.queue = :queue AND r.priority = 1 AND r.seq >= :low_1
+        WHERE r.queue = :queue AND r.priority = 1 AND r.seq + 0 >= :low_1
           AND replace(:kinds, ',' || r.kind || ',', '') <> :kinds AND (:every = 1 OR r.space = :home)
           AND (SELECT p.queue FROM onefold.jobs_paused p WHERE p.space = r.space AND p.queue = r.queue) IS NULL
-        ORDER BY r.seq LIMIT :room {for_update} {skip_locked}) lane_1
+        ORDER BY r.seq + 0 LIMIT :room {for_update} {skip_locked}) lane_1
     UNION ALL SELECT seq FROM (
         SELECT r.seq FROM onefold.jobs_ready r
-        WHERE r.queue = :queue AND r.priority = 0 AND r.seq >= :low_2
+        WHERE r.queue = :queue AND r.priority = 0 AND r.seq + 0 >= :low_2
           AND replace(:kinds, ',' || r.kind || ',', '') <> :kinds AND (:every = 1 OR r.space = :home)
           AND (SELECT p.queue FROM onefold.jobs_paused p WHERE p.space = r.space AND p.queue = r.queue) IS NULL
-        ORDER BY r.seq LIMIT :room {for_update} {skip_locked}) lane_2
+        ORDER BY r.seq + 0 LIMIT :room {for_update} {skip_locked}) lane_2
     UNION ALL SELECT seq FROM (
         SELECT r.seq FROM onefold.jobs_ready r
-        WHERE r.queue = :queue AND r.priority = -1 AND r.seq >= :low_3
+        WHERE r.queue = :queue AND r.priority = -1 AND r.seq + 0 >= :low_3
           AND replace(:kinds, ',' || r.kind || ',', '') <> :kinds AND (:every = 1 OR r.space = :home)
           AND (SELECT p.queue FROM onefold.jobs_paused p WHERE p.space = r.space AND p.queue = r.queue) IS NULL
-        ORDER BY r.seq LIMIT :room {for_update} {skip_locked}) lane_3
+        ORDER BY r.seq + 0 LIMIT :room {for_update} {skip_locked}) lane_3
     UNION ALL SELECT seq FROM (
         SELECT r.seq FROM onefold.jobs_ready r
-        WHERE r.queue = :queue AND r.priority = -2 AND r.seq >= :low_4
+        WHERE r.queue = :queue AND r.priority = -2 AND r.seq + 0 >= :low_4
           AND replace(:kinds, ',' || r.kind || ',', '') <> :kinds AND (:every = 1 OR r.space = :home)
           AND (SELECT p.queue FROM onefold.jobs_paused p WHERE p.space = r.space AND p.queue = r.queue) IS NULL
-        ORDER BY r.seq LIMIT :room {for_update} {skip_locked}) lane_4
+        ORDER BY r.seq + 0 LIMIT :room {for_update} {skip_locked}) lane_4
     LIMIT :room)
 DELETE FROM onefold.jobs_ready WHERE onefold.jobs_ready.seq IN (SELECT seq FROM picked) -- all spaces
 RETURNING space, space_name, id, kind, queue, priority, args, attempt + 1, failures, attempts_max, unique_key,
@@ -103,7 +103,8 @@ def claim(tx: Tx, worker: str, wanted: Wanted, *, room: int) -> list[Attempt]:
     for queue, lows in wanted.lows:
         rows = tx.all(
             _CLAIM, queue=queue, worker=worker, kinds=wanted.kinds, every=int(wanted.home is None),
-            home=wanted.home or 0, room=room - len(attempts), low_0=lows[0], low_1=lows[1], low_2=lows[2], low_3=lows[3], low_4=lows[4],
+            home=wanted.home or 0, room=room - len(attempts),
+            low_0=lows[0], low_1=lows[1], low_2=lows[2], low_3=lows[3], low_4=lows[4],
         )  # fmt: skip
         # RETURNING promises no order.
         rows.sort(key=lambda row: (-row[5], row[-1]))

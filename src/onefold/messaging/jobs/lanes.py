@@ -7,12 +7,15 @@ hint in memory, not state: a worker that starts, or doubts, starts at 0.
 
 Numbers are drawn in rising order but commit in any. On SQLite there is one writer: after a claim
 everything up to the last number taken is dealt with. On PostgreSQL a smaller number may still be
-in flight. So after a claim the worker notes (upto, xmax): the last number taken, and the first
-transaction id not yet given out. Whoever drew a number up to `upto` has an id below `xmax`; once
-every transaction below `xmax` has ended, one look at the lane up to `upto` sees all that is left
-there, and the low-water mark moves to the first of it, or past `upto`. (The number is drawn a
-moment before the id, which a stopped process could stretch; and a lane also hides jobs of paused
-queues. For both there is the look from 0 on, now and then.)
+in flight. So with a claim the worker notes the last number taken by the claims before, and the
+transactions in flight that are older than this one: whoever drew a number up to there has an older
+id (its first write comes before), so it has ended or is among them. Once they have all ended,
+one look at the lane up to there sees all that is left, and the mark moves to the first of it, or
+past the end. A transaction that takes its time is not waited for: its id is kept with the mark of
+then, and when it ends the mark goes back there.
+
+(The number is drawn a moment before the id, which a stopped process could stretch; and jobs of
+paused queues and unknown kinds are passed over. For these there is a claim from 0 on, now and then.)
 """
 
 from __future__ import annotations
@@ -26,25 +29,28 @@ from onefold.messaging.jobs.kinds import PRIORITIES
 from onefold.messaging.jobs.records import Attempt
 
 LOOK_AFTER = 200  # Claimed jobs between two moves of the marks; more means longer walks per claim.
-
+PATIENCE = 3  # Looks until a transaction in flight is no longer waited for.
+IN_FLIGHT_MAX = 10_000  # Ids; with more in flight there is no look.
+LATE_MAX = 200  # Transactions remembered per lane; with more the mark waits.
 _EDGE: Lows = (0, 0, 0, 0, 0)
 
 LaneName = tuple[str, int]
 
 
 class Pending(NamedTuple):
-    """A mark to be: once all transactions below `xmax` have ended."""
+    """A mark to be: when all that was in flight has ended, or after some looks."""
 
     low: int
     upto: int
-    xmax: int
+    in_flight: frozenset[int]
+    looks: int
 
 
 class Claimed(NamedTuple):
-    """What a claim took, and what it saw of the lanes."""
+    """What a claim took, and what it saw of the lanes; `in_flight` is None when it did not look."""
 
     attempts: list[Attempt]
-    xmax: int | None
+    in_flight: frozenset[int] | None
     moved: dict[LaneName, int]
 
 
@@ -64,6 +70,7 @@ class Lanes:
         self._low: dict[LaneName, int] = {}
         self._top: dict[LaneName, int] = {}
         self._pending: dict[LaneName, Pending] = {}
+        self._late: dict[LaneName, dict[int, int]] = {}  # Transaction in flight: mark to go back to.
         self._since_look = 0
 
     def lows(self, *, from_the_edge: bool = False) -> list[tuple[str, Lows]]:
@@ -74,27 +81,46 @@ class Lanes:
 
     def to_look_at(self) -> dict[LaneName, Pending] | None:
         """The marks to be tried with the next claim; None: not yet."""
-        return None if self._in_order or self._since_look < LOOK_AFTER else dict(self._pending)
+        if self._in_order or (self._since_look < LOOK_AFTER and not any(self._late.values())):
+            return None
+        return dict(self._pending)
 
-    def claimed(self, claimed: Claimed, *, age: int) -> None:
-        """Learn from a committed claim that began at that `age`."""
+    def claimed(self, claimed: Claimed, *, age: int) -> bool:
+        """Learn from a committed claim that began at that `age`; True: a mark went back, claim again."""
         if age != self.age:
-            return
+            return True
+        before = dict(self._top)
         for attempt in claimed.attempts:
             lane = (attempt.queue, attempt.priority)
             self._top[lane] = max(attempt.seq, self._top.get(lane, 0))
         if self._in_order:
             self._low = {lane: top + 1 for lane, top in self._top.items()}
-            return
+            return False
         self._since_look += len(claimed.attempts)
-        for lane, low in claimed.moved.items():
-            self._low[lane] = low
-            self._pending.pop(lane, None)
-        if claimed.xmax is not None:
+        return claimed.in_flight is not None and self._looked(before, claimed.in_flight, claimed.moved)
+
+    def _looked(self, tops: dict[LaneName, int], in_flight: frozenset[int], moved: dict[LaneName, int]) -> bool:
+        for lane, mark in tuple(self._pending.items()):
+            if lane in moved:
+                del self._pending[lane]
+                self._low[lane] = moved[lane]
+                for xid in mark.in_flight & in_flight:
+                    self._late.setdefault(lane, {}).setdefault(xid, mark.low)
+            elif len(self._late.get(lane, ())) < LATE_MAX:
+                self._pending[lane] = mark._replace(looks=mark.looks + 1)
+        back = False
+        for lane, late in self._late.items():
+            for xid in [xid for xid in late if xid not in in_flight]:
+                self._low[lane] = min(self._low[lane], late.pop(xid))
+                self._pending.pop(lane, None)
+                back = True
+        if self._since_look >= LOOK_AFTER:
             self._since_look = 0
-            for lane, top in self._top.items():
-                if lane not in self._pending:
-                    self._pending[lane] = Pending(self._low.get(lane, 0), top, claimed.xmax)
+        for lane, top in tops.items():
+            low = self._low.get(lane, 0)
+            if lane not in self._pending and top >= low:
+                self._pending[lane] = Pending(low, top, in_flight, 0)
+        return back
 
     def _lows_of(self, queue: str) -> Lows:
         first, second, third, fourth, fifth = (self._low.get((queue, priority), 0) for priority in PRIORITIES)
@@ -108,26 +134,37 @@ def claim_and_look(
     attempts = claim(tx, worker, wanted, room=room)
     if looks is None:
         return Claimed(attempts, None, {})
-    horizon = tx.one(
-        """SELECT CAST(CAST(pg_snapshot_xmin(s.now) AS TEXT) AS BIGINT),
-                  CAST(CAST(pg_snapshot_xmax(s.now) AS TEXT) AS BIGINT)
-           FROM (SELECT pg_current_snapshot() AS now) s -- all spaces"""
-    )
-    assert horizon is not None
-    xmin, xmax = horizon
-    ripe = {lane: mark for lane, mark in looks.items() if mark.xmax <= xmin}
-    return Claimed(attempts, xmax, dict(_look(tx, wanted, ripe)))
+    row = tx.one("SELECT CAST(pg_current_xact_id() AS TEXT), CAST(pg_current_snapshot() AS TEXT) -- all spaces")
+    assert row is not None
+    in_flight = _in_flight(int(row[0]), row[1])
+    if in_flight is None:
+        return Claimed(attempts, None, {})
+    ripe = {
+        lane: mark for lane, mark in looks.items() if mark.looks >= PATIENCE or not mark.in_flight & in_flight
+    }  # fmt: skip
+    return Claimed(attempts, in_flight, dict(_look(tx, wanted, ripe)))
+
+
+def _in_flight(mine: int, snapshot: str) -> frozenset[int] | None:
+    """The transactions older than this one that have not ended, from "xmin:xmax:id,id,..."; None: too many.
+
+    The list names those below xmax; whatever got its id since the last one ended is at or above it.
+    """
+    _, xmax, listed = snapshot.split(":")
+    if mine - int(xmax) > IN_FLIGHT_MAX:
+        return None
+    return frozenset({*(int(xid) for xid in listed.split(",") if xid), *range(int(xmax), mine)})
 
 
 def _look(tx: Tx, wanted: Wanted, ripe: dict[LaneName, Pending]) -> Iterable[tuple[LaneName, int]]:
     for (queue, priority), mark in ripe.items():
         first = tx.one(
             """SELECT r.seq FROM onefold.jobs_ready r
-               WHERE r.queue = :queue AND r.priority = :priority AND r.seq >= :low AND r.seq <= :upto
+               WHERE r.queue = :queue AND r.priority = :priority AND r.seq + 0 >= :low AND r.seq + 0 <= :upto
                  AND replace(:kinds, ',' || r.kind || ',', '') <> :kinds AND (:every = 1 OR r.space = :home)
                  AND (SELECT p.queue FROM onefold.jobs_paused p
                       WHERE p.space = r.space AND p.queue = r.queue) IS NULL -- all spaces
-               ORDER BY r.seq LIMIT 1""",
+               ORDER BY r.seq + 0 LIMIT 1""",
             queue=queue, priority=priority, low=mark.low, upto=mark.upto, kinds=wanted.kinds,
             every=int(wanted.home is None), home=wanted.home or 0,
         )  # fmt: skip

@@ -153,7 +153,7 @@ def _why_ready(tx: Tx, job: Job) -> str:
                SELECT 1 FROM onefold.jobs_ready r
                WHERE r.queue = :queue AND r.priority >= :priority
                  AND (r.priority > :priority
-                      OR r.seq < (SELECT m.seq FROM onefold.jobs_ready m WHERE m.space = :space AND m.id = :id))
+                      OR r.seq + 0 < (SELECT m.seq FROM onefold.jobs_ready m WHERE m.space = :space AND m.id = :id))
                LIMIT :most) waiting""",
         queue=job.queue, priority=job.priority, id=job.id, most=AHEAD_MAX,
     )  # fmt: skip

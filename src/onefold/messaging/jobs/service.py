@@ -247,7 +247,8 @@ class Service:
         claimed = await self._own.arun(
             claim_and_look, self._name, Wanted(self._kind_list, self._home, lows), wanted, lanes.to_look_at()
         )
-        lanes.claimed(claimed, age=age)
+        if lanes.claimed(claimed, age=age):
+            self._work.set()
         self.counts["claimed"] += len(claimed.attempts)
         for attempt in claimed.attempts:
             self._waiting.append(Held(attempt, self._kinds[attempt.kind]))
@@ -326,7 +327,7 @@ class Service:
             if run.finished:
                 return
             if limit.expired():
-                raise TimeoutError(_TIMED_OUT % kind.timeout_ms) from None
+                raise _OutOfTime(kind) from None
             raise
         except Exception as error:
             if not run.finished:
@@ -354,7 +355,7 @@ class Service:
             await asyncio.wait({future}, timeout=kind.timeout_ms / 1_000)
             if not future.done():
                 # Nothing can stop a thread. Its attempt is over; its slot is taken until it ends.
-                await self._report(held, fail, **_failure(kind, TimeoutError(_TIMED_OUT % kind.timeout_ms)))
+                await self._report(held, fail, **_failure(kind, _OutOfTime(kind)))
                 held.reported = True
                 await asyncio.wait({future})
         finally:
@@ -475,27 +476,30 @@ class Service:
             if held.reported or held.until + OVERDUE_S > now or held.until == 0.0:
                 continue
             _, plain = self._handles_of(held.attempt.space_name)
-            error = TimeoutError(_TIMED_OUT % held.kind.timeout_ms)
             try:
-                plain.run(fail, held.attempt, **_failure(held.kind, error))
+                plain.run(fail, held.attempt, **_failure(held.kind, _OutOfTime(held.kind)))
             except Conflict:
                 _log.info("job %s ended just before its time was called", held.attempt.id)
             held.reported = True
 
 
-_TIMED_OUT = "timed out after %d ms"
+class _OutOfTime(Exception):  # noqa: N818  Named as it is told.
+    """The attempt took longer than its kind allows."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(f"timed out after {kind.timeout_ms} ms")
 
 
 def _failure(kind: Kind, error: BaseException) -> dict[str, Any]:
     """What `fail` wants to know."""
+    backoff = {"backoff_ms": kind.backoff_ms, "backoff_max_ms": kind.backoff_max_ms}
+    if isinstance(error, _OutOfTime):
+        return {"error": str(error), **backoff}
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     where = f" ({frame.tb_frame.f_code.co_filename}:{frame.tb_lineno})" if frame else ""
-    return {
-        "error": f"{type(error).__name__}: {error}{where}",
-        "backoff_ms": kind.backoff_ms, "backoff_max_ms": kind.backoff_max_ms,
-    }  # fmt: skip
+    return {"error": f"{type(error).__name__}: {error}{where}", **backoff}
 
 
 def _is_lost(error: BaseException, attempt: Attempt) -> bool:

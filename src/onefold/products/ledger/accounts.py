@@ -46,8 +46,8 @@ def open_account(
         return _opened_before(tx, account, currency, kind)
     if kind == "limited":
         tx.run(
-            """INSERT INTO onefold.ledger_balances (space, account, posted, reserved, overdraft_minor)
-               VALUES (:space, :account, 0, 0, :overdraft_minor)""",
+            """INSERT INTO onefold.ledger_balances (space, account, posted, reserved, overdraft_minor, entries)
+               VALUES (:space, :account, 0, 0, :overdraft_minor, 0)""",
             account=account, overdraft_minor=overdraft_minor,
         )  # fmt: skip
     return Account(account, currency, kind, overdraft_minor, tx.now_ms)
@@ -98,9 +98,10 @@ def list_accounts(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAUL
         limit: 1 to 1,000.
     """
     rows = tx.all(
-        """SELECT a.name, a.currency, a.limited, b.overdraft_minor, a.opened_at_ms
+        """SELECT a.name, a.currency, a.limited,
+                  (SELECT b.overdraft_minor FROM onefold.ledger_balances b
+                   WHERE b.space = :space AND b.account = a.name), a.opened_at_ms
            FROM onefold.ledger_accounts a
-           LEFT JOIN onefold.ledger_balances b ON b.space = a.space AND b.account = a.name
            WHERE a.space = :space AND a.name > :after ORDER BY a.name LIMIT :most""",
         after=checked_after(after), most=checked_limit(limit) + 1,
     )  # fmt: skip
@@ -109,9 +110,10 @@ def list_accounts(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAUL
 
 def _row(tx: Tx, account: str) -> Row | None:
     return tx.one(
-        """SELECT a.name, a.currency, a.limited, b.overdraft_minor, a.opened_at_ms
+        """SELECT a.name, a.currency, a.limited,
+                  (SELECT b.overdraft_minor FROM onefold.ledger_balances b
+                   WHERE b.space = :space AND b.account = a.name), a.opened_at_ms
            FROM onefold.ledger_accounts a
-           LEFT JOIN onefold.ledger_balances b ON b.space = a.space AND b.account = a.name
            WHERE a.space = :space AND a.name = :name""",
         name=account,
     )

@@ -8,41 +8,61 @@ from __future__ import annotations
 from typing import NoReturn
 
 from onefold.core.errors import Conflict
-from onefold.engine.tx import Tx
+from onefold.engine.tx import Row, Tx
 from onefold.products.ledger.records import BALANCE_MINOR_MAX, counter_of
 
 RELEASE_MAX = 200  # Lapsed reservations per statement.
 
 
-def move(tx: Tx, *, debit: str, credit: str, minor: int, debit_limited: bool, credit_limited: bool) -> None:
+def move(
+    tx: Tx, id: str, *, debit: str, credit: str, minor: int, debit_limited: bool, credit_limited: bool
+) -> None:  # fmt: skip
     """Take from one account and give to the other, limited ones in the order of their names."""
     if credit_limited and debit_limited and credit < debit:
-        give(tx, credit, minor)
-        take(tx, debit, minor)
+        give(tx, id, credit, minor)
+        take(tx, id, debit, minor)
         return
     if debit_limited:
-        take(tx, debit, minor)
+        take(tx, id, debit, minor)
     if credit_limited:
-        give(tx, credit, minor)
+        give(tx, id, credit, minor)
     if not debit_limited:
         count(tx, debit, -minor)
     if not credit_limited:
         count(tx, credit, minor)
 
 
-def take(tx: Tx, account: str, minor: int) -> None:
+def take(tx: Tx, id: str, account: str, minor: int) -> None:
     """Take available funds; Conflict when there are not enough."""
     for _ in (1, 2):
         row = tx.one(
-            """UPDATE onefold.ledger_balances SET posted = posted - :minor
+            """UPDATE onefold.ledger_balances
+               SET posted = posted - :minor, entries = entries + 1, previous_id = last_id, last_id = :id
                WHERE space = :space AND account = :account AND posted - reserved + overdraft_minor >= :minor
-               RETURNING posted""",
-            account=account, minor=minor,
+               RETURNING posted, entries, previous_id""",
+            account=account, minor=minor, id=id,
         )  # fmt: skip
         if row is not None:
+            _enter(tx, id, account, row)
             return
         _make_room(tx, account, minor)
     _insufficient(account, minor, None)
+
+
+def give(tx: Tx, id: str, account: str, minor: int) -> None:
+    """Give; Conflict when the balance would pass 10^15 minor units."""
+    row = tx.one(
+        """UPDATE onefold.ledger_balances
+           SET posted = posted + :minor, entries = entries + 1, previous_id = last_id, last_id = :id
+           WHERE space = :space AND account = :account AND posted <= :most - :minor
+           RETURNING posted, entries, previous_id""",
+        account=account, minor=minor, most=BALANCE_MINOR_MAX, id=id,
+    )  # fmt: skip
+    if row is None:
+        raise Conflict(
+            "The account cannot hold that much.", code="balance_overflow", account=account, most=BALANCE_MINOR_MAX
+        )
+    _enter(tx, id, account, row)
 
 
 def reserve(tx: Tx, account: str, minor: int) -> None:
@@ -60,31 +80,31 @@ def reserve(tx: Tx, account: str, minor: int) -> None:
     _insufficient(account, minor, None)
 
 
-def settle(tx: Tx, account: str, *, reserved: int, taken: int) -> None:
-    """End a reservation and take what was posted of it: room for that was made when it began.
+def capture(tx: Tx, id: str, account: str, *, reserved: int, taken: int) -> bool:
+    """End a reservation and take what is posted of it: room for that was made when it began.
 
-    Too little is reserved only when the reservation has been released meanwhile. Then nothing is
-    changed here, and deleting its pending row, which the caller does next, finds nothing and decides.
+    False when too little is reserved: then it has been released meanwhile.
     """
-    tx.run(
-        """UPDATE onefold.ledger_balances SET posted = posted - :taken, reserved = reserved - :reserved
-           WHERE space = :space AND account = :account AND reserved >= :reserved""",
-        account=account, reserved=reserved, taken=taken,
-    )  # fmt: skip
-
-
-def give(tx: Tx, account: str, minor: int) -> None:
-    """Give; Conflict when the balance would pass 10^15 minor units."""
     row = tx.one(
-        """UPDATE onefold.ledger_balances SET posted = posted + :minor
-           WHERE space = :space AND account = :account AND posted <= :most - :minor
-           RETURNING posted""",
-        account=account, minor=minor, most=BALANCE_MINOR_MAX,
+        """UPDATE onefold.ledger_balances
+           SET posted = posted - :taken, reserved = reserved - :reserved,
+               entries = entries + 1, previous_id = last_id, last_id = :id
+           WHERE space = :space AND account = :account AND reserved >= :reserved
+           RETURNING posted, entries, previous_id""",
+        account=account, reserved=reserved, taken=taken, id=id,
     )  # fmt: skip
-    if row is None:
-        raise Conflict(
-            "The account cannot hold that much.", code="balance_overflow", account=account, most=BALANCE_MINOR_MAX
-        )
+    if row is not None:
+        _enter(tx, id, account, row)
+    return row is not None
+
+
+def release(tx: Tx, account: str, reserved: int) -> None:
+    """End reservations. Their rows in `ledger_pendings` decide; see `capture` for the last condition."""
+    tx.run(
+        """UPDATE onefold.ledger_balances SET reserved = reserved - :reserved
+           WHERE space = :space AND account = :account AND reserved >= :reserved""",
+        account=account, reserved=reserved,
+    )  # fmt: skip
 
 
 def count(tx: Tx, account: str, delta: int) -> None:
@@ -110,22 +130,33 @@ def release_lapsed(tx: Tx, account: str, *, need: int | None) -> int | None:
     available = lock(tx, account)
     if available is None:
         return None
-    # A statement of its own after the lock: only now does it see what others released before.
+    # Read after the lock, in a statement of its own: what it sees then is whole, and nobody else may
+    # insert or delete a row of this account before we commit.
     while need is None or available < need:
         rows = tx.all(
-            """DELETE FROM onefold.ledger_pendings WHERE (space, id) IN (
-                   SELECT p.space, p.id FROM onefold.ledger_pendings p
-                   WHERE p.space = :space AND p.debit = :account AND p.expires_at_ms <= :now_ms
-                   ORDER BY p.expires_at_ms, p.amount, p.id LIMIT :most)
-               RETURNING amount""",
+            """SELECT id, amount FROM onefold.ledger_pendings
+               WHERE space = :space AND debit = :account AND expires_at_ms <= :now_ms
+               ORDER BY expires_at_ms, id LIMIT :most""",
             account=account, most=RELEASE_MAX,
         )  # fmt: skip
         if not rows:
             break
-        released = sum(row[0] for row in rows)
-        settle(tx, account, reserved=released, taken=0)
+        tx.many(
+            "DELETE FROM onefold.ledger_pendings WHERE space = :space AND id = :id", ({"id": row[0]} for row in rows)
+        )
+        released = sum(row[1] for row in rows)
+        release(tx, account, released)
         available += released
     return available
+
+
+def _enter(tx: Tx, id: str, account: str, row: Row) -> None:
+    """Write the line of history that the balance row, just changed, now ends with."""
+    tx.run(
+        """INSERT INTO onefold.ledger_entries (space, transfer_id, account, number, balance, previous_id)
+           VALUES (:space, :id, :account, :number, :balance, :previous_id)""",
+        id=id, account=account, balance=row[0], number=row[1], previous_id=row[2],
+    )  # fmt: skip
 
 
 def _make_room(tx: Tx, account: str, minor: int) -> None:

@@ -60,7 +60,7 @@ def transfer(tx: Tx, id: str, *, debit: str, credit: str, amount: Money, memo: s
     if row is None:
         return _made_before(tx, wanted) or _refused(tx, wanted)
     funds.move(
-        tx, debit=debit, credit=credit, minor=amount.minor, debit_limited=row[0], credit_limited=row[1]
+        tx, id, debit=debit, credit=credit, minor=amount.minor, debit_limited=row[0], credit_limited=row[1]
     )  # fmt: skip
     return wanted
 
@@ -123,10 +123,10 @@ def pend(
         funds.reserve(tx, debit, amount.minor)
     tx.run(
         """INSERT INTO onefold.ledger_pendings
-               (space, id, debit, credit, currency, amount, expires_at_ms, debit_limited, credit_limited)
-           VALUES (:space, :id, :debit, :credit, :currency, :amount, :expires_at_ms, :debit_limited, :credit_limited)
-        """,
-        id=id, debit=debit, credit=credit, currency=amount.currency, amount=amount.minor,
+               (space, id, debit, credit, currency, amount, memo, at_ms, expires_at_ms, debit_limited, credit_limited)
+           VALUES (:space, :id, :debit, :credit, :currency, :amount, :memo, :now_ms, :expires_at_ms,
+                   :debit_limited, :credit_limited)""",
+        id=id, debit=debit, credit=credit, currency=amount.currency, amount=amount.minor, memo=memo,
         expires_at_ms=expires_at_ms, debit_limited=bool(row[0]), credit_limited=bool(row[1]),
     )  # fmt: skip
     return wanted
@@ -221,30 +221,36 @@ def _resolve(tx: Tx, id: str, pending_id: str, *, amount: Money | None, memo: st
     )  # fmt: skip
     if row is None:
         return _resolved_before(tx, id, pending_id, amount=amount, memo=memo, moves=moves)
-    _settle(tx, wanted, pending, debit_limited=debit_limited, credit_limited=credit_limited)
-    row = tx.one(
-        """DELETE FROM onefold.ledger_pendings WHERE space = :space AND id = :pending_id RETURNING id""",
+    released = _settle(tx, wanted, pending, debit_limited=debit_limited, credit_limited=credit_limited)
+    gone = released and tx.one(
+        "DELETE FROM onefold.ledger_pendings WHERE space = :space AND id = :pending_id RETURNING id",
         pending_id=pending_id,
     )
-    if row is None:  # Released while we waited for the lock, by a clock ahead of ours.
+    if not gone:  # Released while we waited for the lock, by a clock ahead of ours.
         raise Conflict("The pending transfer has lapsed.", code="pending_lapsed", id=pending_id)
     return wanted
 
 
-def _settle(tx: Tx, made: Transfer, pending: int, *, debit_limited: bool, credit_limited: bool) -> None:
-    """Change both balances, limited ones in the order of their names."""
-    taken = made.amount.minor if made.kind == "post" else 0
-    first_credit = credit_limited and debit_limited and made.credit < made.debit
-    if taken and first_credit:
-        funds.give(tx, made.credit, taken)
+def _settle(tx: Tx, made: Transfer, pending: int, *, debit_limited: bool, credit_limited: bool) -> bool:
+    """Change both balances, limited ones in the order of their names; False when there is no reservation."""
+    debit, credit, taken = made.debit, made.credit, made.amount.minor
+    if made.kind == "void":
+        if debit_limited:
+            funds.release(tx, debit, pending)
+        return True
+    credit_first = credit_limited and debit_limited and credit < debit
+    if credit_first:
+        funds.give(tx, made.id, credit, taken)
     if debit_limited:
-        funds.settle(tx, made.debit, reserved=pending, taken=taken)
-    elif taken:
-        funds.count(tx, made.debit, -taken)
-    if taken and credit_limited and not first_credit:
-        funds.give(tx, made.credit, taken)
-    elif taken and not credit_limited:
-        funds.count(tx, made.credit, taken)
+        if not funds.capture(tx, made.id, debit, reserved=pending, taken=taken):
+            return False
+    else:
+        funds.count(tx, debit, -taken)
+    if not credit_limited:
+        funds.count(tx, credit, taken)
+    elif not credit_first:
+        funds.give(tx, made.id, credit, taken)
+    return True
 
 
 def _check_part(amount: Money, pending: Money) -> None:

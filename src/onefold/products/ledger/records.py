@@ -19,6 +19,7 @@ TIMEOUT_MS_MAX = 366 * 86_400_000  # A year.
 
 AccountKind = Literal["limited", "unlimited"]
 TransferKind = Literal["transfer", "pending", "post", "void"]
+What = Literal["posted", "reserved", "entry", "account", "resolution"]
 TransferState = Literal["posted", "pending", "voided", "lapsed"]
 
 
@@ -86,23 +87,25 @@ class Transfer(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One line of an account's history.
+    """One line of an account's history: a change of its posted balance.
 
     Attributes:
-        transfer_id: the transfer that it is one side of.
+        transfer_id: the transfer or post that it is one side of.
         kind: that transfer's.
-        change: of the posted balance: below zero for money that left; 0 for "pending" and "void".
-        amount: of the transfer, moved or reserved.
+        change: below zero for money that left.
+        balance: what was posted after it; None for unlimited accounts, which have no order.
+        number: 1, 2, 3, ... in the order of the changes; None for unlimited accounts.
         other: the account on the other side.
         at_ms: time of its transaction.
         memo: for people.
-        pending_id: of a post or void: what it resolves.
+        pending_id: of a post: what it resolved.
     """
 
     transfer_id: str
     kind: TransferKind
     change: Money
-    amount: Money
+    balance: Money | None
+    number: int | None
     other: str
     at_ms: int
     memo: str
@@ -114,32 +117,34 @@ class Fault(msgspec.Struct, frozen=True):
 
     Attributes:
         account: where.
-        what: "posted" or "reserved" differ from the sum of the rows behind them; "currency": how many
-            transfers of the account are in a foreign one; "account": transfers name one never opened.
+        what: "posted", "reserved": the balance is not what the rows behind it add up to; "entry": a line
+            of the history is missing, off or too much; "account": an account is unknown, or of another
+            currency or kind than a transfer of it; "resolution": a post or void that does not fit.
         stored: what is stored, in minor units (or a count).
-        found: what it should be.
+        expected: what it should be.
+        transfer_id: the transfer at fault; None when it is the balance.
     """
 
     account: str
-    what: Literal["posted", "reserved", "currency", "account"]
+    what: What
     stored: int
-    found: int
+    expected: int
+    transfer_id: str | None = None
 
 
 class Audit(msgspec.Struct, frozen=True):
     """One page of an audit; add the pages up.
 
     Attributes:
-        accounts: how many were looked at.
-        debits: by currency, in minor units, what these accounts gave.
-        credits: by currency what they took. Over all pages the same as `debits`.
+        checked: how many accounts or transfers were looked at.
+        sums: by currency, in minor units. `audit`: the posted balances, which over all pages add up to 0,
+            as debits equal credits. `audit_journal`: what was moved.
         faults: what is wrong; empty when all is well.
         after: what to pass as `after=` for the next page; None on the last one.
     """
 
-    accounts: int
-    debits: dict[str, int]
-    credits: dict[str, int]
+    checked: int
+    sums: dict[str, int]
     faults: list[Fault]
     after: str | None
 

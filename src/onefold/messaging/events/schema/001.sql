@@ -1,6 +1,7 @@
--- One row per stream: its last version. Invariant: `version` is the number of events ever appended
--- to the stream; the row is written before they are, so it decides between concurrent appends.
--- RETENTION: kept for ever, so that a version never names a second event.
+-- PostgreSQL: one row per stream, its last version. Invariant: `version` is the number of events ever
+-- appended to the stream; the row is written before they are, so it decides between concurrent
+-- appends. Empty on SQLite, where one writer at a time may look at the events themselves.
+-- RETENTION: kept for ever, as the events are.
 CREATE TABLE onefold.event_streams (
     space   INTEGER NOT NULL,
     stream  TEXT    NOT NULL CHECK (length(stream) BETWEEN 1 AND 200),
@@ -25,6 +26,7 @@ CREATE TABLE onefold.events (
     at_ms        INTEGER NOT NULL,
     causation    TEXT    CHECK (length(causation) BETWEEN 1 AND 250),
     correlation  TEXT    CHECK (length(correlation) BETWEEN 1 AND 250),
+    pos          INTEGER CHECK (pos > 0), -- SQLite: its position. NULL on PostgreSQL.
     xid          INTEGER, -- PostgreSQL: the writing transaction, ...
     system       INTEGER, -- ... and the cluster whose transactions that number counts. NULL on SQLite.
     UNIQUE (space, stream, version)
@@ -41,13 +43,15 @@ CREATE TABLE onefold.event_positions (
     pos      INTEGER NOT NULL CHECK (pos > 0),
     seq      INTEGER NOT NULL,
     category TEXT    NOT NULL,
+    step     INTEGER, -- PostgreSQL: which step of the sequencer gave it. NULL on SQLite.
     PRIMARY KEY (space, pos)
 ) {table:clustered};
--- An event has one position. Were the space in front, a planner that knows nothing of the tables yet
--- could take any index that begins with the space, and read all of it for every event.
+-- An event has one position. This is the only index with `seq` in it, and begins with it: given a
+-- choice, a planner that knows nothing of the tables yet takes another, and reads all of it for every
+-- event. Empty on SQLite, where the event itself says its position: each index less is a page less per commit.
 -- all spaces: seq is unique among all of them.
-CREATE UNIQUE INDEX onefold_event_positions_seq ON onefold.event_positions (seq);
-CREATE INDEX onefold_event_positions_category ON onefold.event_positions (space, category, pos, seq);
+CREATE UNIQUE INDEX onefold_event_positions_seq ON onefold.event_positions (seq) WHERE step IS NOT NULL;
+CREATE INDEX onefold_event_positions_category ON onefold.event_positions (space, category, pos);
 
 -- PostgreSQL: how far the sequencer has come, one row per step, all under space -1. Invariant: every
 -- event that the newest row's snapshot sees has a position. Rows are added, not updated: a single

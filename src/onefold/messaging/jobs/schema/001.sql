@@ -29,8 +29,10 @@ CREATE TABLE onefold.jobs_ready (
     ready_at_ms  INTEGER NOT NULL
 ) {table};
 CREATE UNIQUE INDEX onefold_jobs_ready_id ON onefold.jobs_ready (space, id);
+-- `seq + 0`, so that no planner takes the primary key for the order within a lane: with another
+-- lane full of jobs it would walk through all of them to find none.
 -- all spaces: one worker serves them all, lane by lane.
-CREATE INDEX onefold_jobs_ready_lane ON onefold.jobs_ready (queue, priority, seq);
+CREATE INDEX onefold_jobs_ready_lane ON onefold.jobs_ready (queue, priority, (seq + 0));
 
 -- Waiting for a time: put with a delay, snoozed, or about to be tried again.
 -- RETENTION: a row lives until it is due or cancelled.
