@@ -4,6 +4,8 @@
     python -m examples.boxoffice load                   10,000 buyers, then the audit
     python -m examples.boxoffice crash                  the same while the server is killed, then the audit
     python -m examples.boxoffice audit                  count what is there
+
+Each takes --help.
 """
 
 from __future__ import annotations
@@ -17,19 +19,24 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onefold
 from examples.boxoffice.crowd.audit import Report, audit
 from examples.boxoffice.crowd.buyer import Told
-from examples.boxoffice.crowd.crash import on_sale_with_kills
+from examples.boxoffice.crowd.crash import Murder, on_sale_with_kills
 from examples.boxoffice.crowd.load import Crowd, on_sale, performances, read_told, write_told
 from examples.boxoffice.crowd.servers import House, is_ready
 from examples.boxoffice.crowd.tally import Tally
 from examples.boxoffice.serve import HOST, Place, serve, serve_one
+
+import onefold
 from onefold import OnefoldError, booking
 from onefold.server.workers import Link
+
+if TYPE_CHECKING:
+    from onefold.testing.postgres import Cluster
 
 PORT = 8_000
 DATA = Path(".data")
@@ -55,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("--url", help="the database; $ONEFOLD_URL, or DATA/boxoffice.db")
     place.add_argument("--data", type=Path, default=DATA, help="folder for secrets and databases (%(default)s)")
-    place.add_argument("--postgres", action="store_true", help="start a PostgreSQL from the wheel, for as long as this runs")
+    place.add_argument("--postgres", action="store_true", help="a PostgreSQL from the wheel, for as long as this runs")
     place.add_argument("--workers", type=int, default=1, help="server processes (%(default)s)")
     crowd = argparse.ArgumentParser(add_help=False)
     crowd.add_argument("--buyers", type=int, help="how many come")
@@ -71,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--link-fd", type=int, required=True)
     load = commands.add_parser("load", parents=[place, crowd], help="the crowd, then the audit")
     load.add_argument("--server", help="a running shop; otherwise the one at port 8000, or a new one")
-    crash = commands.add_parser("crash", parents=[place, crowd], help="the crowd while the server is killed, then the audit")
+    load.add_argument("--fresh", action="store_true", help="a new shop even though one runs")
+    crash = commands.add_parser("crash", parents=[place, crowd], help="the crowd, kill -9 again and again, the audit")
     crash.add_argument("--kills", type=int, default=20, help="how often (%(default)s)")
     check = commands.add_parser("audit", parents=[place], help="count what is there and compare")
     check.add_argument("--told", type=Path, help="a file of orders that buyers have in hand")
@@ -91,7 +99,8 @@ def _serve_one(options: argparse.Namespace) -> int:
 
 def _load(options: argparse.Namespace) -> int:
     crowd = _crowd_of(options, buyers=10_000)
-    base = options.server or (f"http://{HOST}:{PORT}" if is_ready(f"http://{HOST}:{PORT}") else None)
+    usual = f"http://{HOST}:{PORT}"
+    base = options.server or (usual if not options.fresh and is_ready(usual) else None)
     if base is not None:
         with _database(options) as (url, _):
             return _let_in(options, crowd, base, url)
@@ -102,7 +111,7 @@ def _load(options: argparse.Namespace) -> int:
 def _let_in(options: argparse.Namespace, crowd: Crowd, base: str, url: str) -> int:
     with onefold.connect(url) as db:
         _check_same(db, base)
-        _say(options, f"{crowd.buyers:,} buyers, {crowd.at_once} at a time, {crowd.shows} shows, at {base} on {_shown(url)}")
+        _say(options, f"{crowd.buyers:,} buyers, {crowd.at_once} at a time, {crowd.shows} shows, {base}, {_shown(url)}")
         tally, told = Tally(crowd.buyers, quiet=options.quiet), list[Told]()
         asyncio.run(on_sale(base, crowd, tally, told))
         return _judge(options, db, tally, told)
@@ -112,21 +121,26 @@ def _crash(options: argparse.Namespace) -> int:
     crowd = _crowd_of(options, buyers=10_000)
     with _database(options, fresh="crash") as (url, cluster):
         with House(url, options.data, workers=options.workers) as house, onefold.connect(url) as db:
-            _say(options, f"{crowd.buyers:,} buyers, {options.kills} kills, {options.workers} server processes, on {_shown(url)}")
+            _say(options, f"{crowd.buyers:,} buyers, {options.kills} kills, {options.workers} processes, {_shown(url)}")
             tally, told = Tally(crowd.buyers, quiet=options.quiet), list[Told]()
-            also = None
-            if cluster is not None:
-
-                def also(_: random.Random) -> str:
-                    cluster.kill9()
-                    cluster.start()
-                    return "PostgreSQL with all its backends"
-
-            deaths = asyncio.run(
-                on_sale_with_kills(house, crowd, kills=options.kills, tally=tally, told=told, also=also, quiet=options.quiet)
+            also = _murder_of(cluster) if cluster is not None else None
+            sale = on_sale_with_kills(
+                house, crowd, kills=options.kills, tally=tally, told=told, also=also, quiet=options.quiet
             )
+            deaths = asyncio.run(sale)
             print(f"  killed -9: {deaths} times")
             return _judge(options, db, tally, told)
+
+
+def _murder_of(cluster: Cluster) -> Murder:
+    """Kill the database's server as well; it is started again at once."""
+
+    def kill(_: random.Random) -> str:
+        cluster.kill9()
+        cluster.start()
+        return "PostgreSQL with all its backends"
+
+    return kill
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -161,7 +175,7 @@ def _crowd_of(options: argparse.Namespace, *, buyers: int) -> Crowd:
 
 
 @contextlib.contextmanager
-def _database(options: argparse.Namespace, *, fresh: str = "") -> Iterator[tuple[str, "Cluster | None"]]:
+def _database(options: argparse.Namespace, *, fresh: str = "") -> Generator[tuple[str, Cluster | None]]:
     """The URL of the database; of an empty one of its own when `fresh` names it."""
     if options.postgres:
         from onefold.testing.postgres import Cluster

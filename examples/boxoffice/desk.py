@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-
 from examples.boxoffice import receipts, wallets
+
 from onefold import Conflict, Denied, Money, NotFound, Tx, booking, events, idempotency
 
 TTL_MS = 300_000  # Five minutes to pay.
@@ -45,8 +45,9 @@ def take(tx: Tx, show_id: str, *, by: str, wish: Wish) -> booking.Hold:
     wallets.open_wallet(tx, by)
     if wish.row is not None:
         return booking.hold(tx, show_id, by=by, row=wish.row, seats=wish.seats, ttl_ms=wish.ttl_ms)
+    count = 1 if wish.count is None else wish.count
     return booking.hold_best(
-        tx, show_id, by=by, count=wish.count or 1, section=wish.section, ttl_ms=wish.ttl_ms, split=True
+        tx, show_id, by=by, count=count, section=wish.section, ttl_ms=wish.ttl_ms, split=count > 1
     )
 
 

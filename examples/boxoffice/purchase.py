@@ -8,8 +8,8 @@ commits; and no queue that could hear of an order that was rolled back.
 from __future__ import annotations
 
 import msgspec
-
 from examples.boxoffice import wallets
+
 from onefold import Money, Tx, booking, events, idempotency, jobs, ledger
 
 

@@ -7,9 +7,9 @@ transaction that ends the job: a worker that dies in between has done neither.
 from __future__ import annotations
 
 import msgspec
-
 from examples.boxoffice import hall
 from examples.boxoffice.purchase import SendReceipt
+
 from onefold import Money, Tx, booking, events
 
 

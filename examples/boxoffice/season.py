@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
-
 from examples.boxoffice import hall, wallets
 from examples.boxoffice.catalogue import Work, works
+
 from onefold import Database, Tx, booking, events
 
 ZONE = ZoneInfo("Europe/Vienna")

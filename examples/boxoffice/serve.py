@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import onefold
 from examples.boxoffice import season, visitors
 from examples.boxoffice.purchase import SendReceipt
 from examples.boxoffice.receipts import send_receipt
 from examples.boxoffice.web.app import Shop
+
+import onefold
 from onefold import Database, jobs
 from onefold.runtime import Supervisor, all_loops
 from onefold.server.app import App

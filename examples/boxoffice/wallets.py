@@ -7,6 +7,7 @@ two purchases wait for each other.
 from __future__ import annotations
 
 from examples.boxoffice.hall import CURRENCY
+
 from onefold import Money, NotFound, Tx, ledger
 
 BANK = "bank"

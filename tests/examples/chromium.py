@@ -95,6 +95,12 @@ class Browser:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
+    def key(self, name: str) -> None:
+        """Press a key on whatever has the focus."""
+        text = {"text": "\r"} if name == "Enter" else {}
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, **text)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=name, code=name)
+
     def js(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

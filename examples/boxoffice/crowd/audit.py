@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-
 from examples.boxoffice.crowd.buyer import Told
 from examples.boxoffice.purchase import OrderPlaced
 from examples.boxoffice.receipts import ReceiptSent
 from examples.boxoffice.wallets import TILL
-from onefold import Database, Page, booking, events, ledger
+
+from onefold import Database, Page, Tx, booking, events, ledger
 
 DRAIN_S_MAX = 120.0
 _PAGE = 1_000
 _FAULTS_SHOWN = 10
 
+S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
 
 
@@ -147,15 +148,23 @@ def _money(db: Database, orders: dict[str, booking.Order], report: Report) -> No
             report.is_doubled(f"hold {hold} was paid {count} times")
     for hold in set(by_hold) - set(paid):
         report.is_lost(f"order {by_hold[hold].id} was never paid")
-    after = None
-    while True:
-        page = db.reader().options(deadline_ms=60_000).run(ledger.audit, after=after, limit=_PAGE)
-        report.accounts += page.accounts
-        report.ledger_sum += sum(page.debits.values()) - sum(page.credits.values())
-        for fault in page.faults:
-            report.is_wrong(f"ledger: {fault}")
-        if (after := page.after) is None:
-            return
+    balances, journal = db.reader().options(deadline_ms=120_000).run(_books)
+    report.accounts = sum(page.checked for page in balances)
+    report.ledger_sum = sum(sum(page.sums.values()) for page in balances)
+    for fault in (fault for page in (*balances, *journal) for fault in page.faults):
+        report.is_wrong(f"ledger: {fault}")
+
+
+def _books(tx: Tx) -> tuple[list[ledger.Audit], list[ledger.Audit]]:
+    """The ledger's own audit, of balances and of the journal, at one moment."""
+
+    def pages(check: Callable[..., ledger.Audit]) -> list[ledger.Audit]:
+        found = [check(tx, limit=_PAGE)]
+        while found[-1].after is not None:
+            found.append(check(tx, after=found[-1].after, limit=_PAGE))
+        return found
+
+    return pages(ledger.audit), pages(ledger.audit_journal)
 
 
 def _each_once(orders: dict[str, booking.Order], found: Sequence[str], what: str, report: Report) -> None:
@@ -185,7 +194,7 @@ def _acknowledged(orders: dict[str, booking.Order], told: Sequence[Told], report
             report.is_wrong(f"order {one.order} is not what {one.by} was told")
 
 
-def _read_category(db: Database, category: str, kind: type[T]) -> list[T]:
+def _read_category(db: Database, category: str, kind: type[S]) -> list[S]:
     return [event.open(kind) for event in _pages(db, events.read_category, category)]
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-
 from examples.boxoffice.crowd.http import Answer, Connection, Lost
 from examples.boxoffice.crowd.tally import Tally
 
@@ -165,7 +164,7 @@ class Buyer:
             answer = await self._ask("buy", "POST", "/api/orders", wanted, key=key)
         if answer.status == 201:
             return self._told(key, answer.json())
-        if answer.code not in {"hold_lapsed", "not_found"}:
+        if answer.code not in {"hold_lapsed", "hold_gone"}:
             self._tally.surprise("buy", answer)
         return None
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-
 from examples.boxoffice.crowd.buyer import Buyer, Told
 from examples.boxoffice.crowd.http import Connection, Lost
 from examples.boxoffice.crowd.tally import Tally

@@ -61,7 +61,8 @@ class House:
 
     def kill(self, dice: random.Random) -> str:
         """Kill -9 a process of it, or all of them; answer which. One of several is started again by the others'
-        parent; after all of them died call `start`."""
+        parent; after all of them died call `start`.
+        """
         children = self.children()
         if self.workers > 1 and children and dice.random() < 0.75:
             victim = dice.choice(children)

@@ -17,10 +17,6 @@ from collections.abc import Callable
 from typing import cast
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-
 from examples.boxoffice import desk
 from examples.boxoffice.purchase import purchase
 from examples.boxoffice.receipts import ReceiptSent
@@ -35,6 +31,10 @@ from examples.boxoffice.web.http import (
     whole_number,
 )
 from examples.boxoffice.web.live import EventStream, Live
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
 from onefold import Database, Handle, Money, booking
 from onefold.server.problems import Refused
 

@@ -7,15 +7,6 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from examples.boxoffice import desk, wallets
 from examples.boxoffice.catalogue import by_title, works
 from examples.boxoffice.purchase import purchase
@@ -35,18 +26,27 @@ from examples.boxoffice.web.http import (
 from examples.boxoffice.web.live import EventStream, Live
 from examples.boxoffice.web.markup import Markup
 from examples.boxoffice.web.shell import asset, message
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from onefold import Conflict, Database, Invalid, NotFound, OnefoldError, booking
 from onefold.server.problems import Refused
 
 NIGHTS_S = 30.0  # The list of performances hardly changes.
 SEARCH_LENGTH_MAX = 60
 
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 _HEADERS = [
-    (
-        b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
+    (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
 ]
@@ -62,15 +62,19 @@ class Shop:
         self._reader = db.reader()
         self._signer = signer
         self._nights: tuple[float, dict[str, booking.Show]] = (0.0, {})
-        self._app = Starlette(
-            routes=[*self._routes(), *api.Api(db, signer, self.live).routes()],
-            exception_handlers={HTTPException: self._http_error},
+        self._pages = Starlette(
+            routes=self._routes(), exception_handlers={HTTPException: self._no_page},
             middleware=[Middleware(_Headers), Middleware(GZipMiddleware, minimum_size=1_024, compresslevel=4)],
-        )
+        )  # fmt: skip
+        self._api = Starlette(
+            routes=api.Api(db, signer, self.live).routes(), exception_handlers={HTTPException: _no_route},
+            middleware=[Middleware(_Headers)],
+        )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3."""
-        await self._app(scope, receive, send)
+        app = self._api if scope.get("path", "").startswith("/api") else self._pages
+        await app(scope, receive, send)
 
     async def drain(self) -> None:
         """End the event streams; other requests go on."""
@@ -238,11 +242,8 @@ class Shop:
             return Response("not ready", 503)
         return Response("ready")
 
-    async def _http_error(self, request: Request, error: Exception) -> Response:
+    async def _no_page(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if request.url.path.startswith("/api"):
-            status = error.status_code if error.status_code in {400, 404, 405} else 400
-            return problem(request, Refused(status, "http", str(error.detail), headers=_raw(error)))
         response = await _message(request, "There is no such page", str(error.detail), error.status_code)
         response.headers.update(error.headers or {})
         return response
@@ -280,8 +281,11 @@ def _key(form: dict[str, str]) -> str:
     return key
 
 
-def _raw(error: HTTPException) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    status = error.status_code if error.status_code in {400, 404, 405} else 400
+    return problem(request, Refused(status, "http", str(error.detail), headers=headers))
 
 
 def _page(body: Markup, caller: Caller | None = None, status: int = 200) -> Response:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
+from examples.boxoffice.visitors import Signer
 from starlette.requests import Request
 from starlette.responses import Response
 
-from examples.boxoffice.visitors import Signer
 from onefold import Denied, Invalid, OnefoldError, Retry
 from onefold.server.problems import KINDS, Refused, answer_to
 
@@ -170,6 +170,7 @@ _WORDS = {
     "no_seats": "There are not that many seats next to each other any more. Try fewer, or another section.",
     "too_many_holds": "You hold as many seats as you may. Buy them or give them back first.",
     "not_on_sale": "This performance is not on sale now.",
+    "hold_gone": "These seats are not held any more: bought already, given back, or taken after your time was over.",
     "hold_lapsed": "Your five minutes were over, so the seats went back on sale.",
     "insufficient_funds": "There is not enough in your wallet. You can top it up on the orders page.",
     "in_flight": "This payment is being worked on. Look at your orders in a moment.",

@@ -64,7 +64,8 @@ class Feed:
 
     def since(self, step: int) -> dict[str, Any]:
         """The rows that changed after `step`."""
-        return self._message({number: self.rows[number] for number, at in self._changed.items() if at > step}, whole=False)
+        rows = {number: self.rows[number] for number, at in self._changed.items() if at > step}
+        return self._message(rows, whole=False)
 
     def watch(self) -> None:
         """Somebody looks on: keep reading."""
@@ -114,7 +115,8 @@ class Feed:
 
     def _message(self, rows: dict[int, booking.RowMap], *, whole: bool) -> dict[str, Any]:
         free, held, sold = self.counts
-        return {"whole": whole, "free": free, "held": held, "sold": sold, "rows": {n: row.seats for n, row in rows.items()}}
+        seats = {number: row.seats for number, row in rows.items()}
+        return {"whole": whole, "free": free, "held": held, "sold": sold, "rows": seats}
 
 
 class Live:
@@ -184,7 +186,7 @@ class Live:
 
     async def _until_gone(self, sending: Any, receive: Receive) -> None:
         """Send until it ends, the viewer goes, or the server does."""
-        tasks = [
+        tasks: list[asyncio.Future[Any]] = [
             asyncio.ensure_future(sending),
             asyncio.ensure_future(_gone(receive)),
             asyncio.ensure_future(self._end.wait()),

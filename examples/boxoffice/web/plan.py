@@ -7,6 +7,7 @@ from functools import cache, lru_cache
 
 from examples.boxoffice import hall
 from examples.boxoffice.web.markup import Markup, h, join
+
 from onefold import booking
 
 RADIUS = 8
@@ -60,7 +61,8 @@ def _scenery() -> Markup:
     ]
     middle = hall.WIDTH // 2
     stage = h(
-        """<path class="stage" d="M{} 40 H{} L{} 128 Q{} 182 {} 128 Z"/><text class="stage-label" x="{}" y="100">Stage</text>""",
+        """<path class="stage" d="M{} 40 H{} L{} 128 Q{} 182 {} 128 Z"/>
+<text class="stage-label" x="{}" y="100">Stage</text>""",
         middle - 300, middle + 300, middle + 360, middle, middle - 360, middle,
     )
     return join([stage, *levels, *labels])

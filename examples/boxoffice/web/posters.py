@@ -80,7 +80,8 @@ def _drama(dice: _Dice, figure: str, accent: str) -> str:
     reach = dice.below(100) - 50
     return (
         f'<path d="M0 {floor} H200" stroke="{figure}" stroke-width="2" opacity=".6"/>'
-        f'<path d="M{x} {floor} h{wide} L{x + wide + 50 + reach} 200 H{x - 20 + reach} Z" fill="{accent}" opacity=".35"/>'
+        f'<path d="M{x} {floor} h{wide} L{x + wide + 50 + reach} 200 H{x - 20 + reach} Z" fill="{accent}"'
+        ' opacity=".35"/>'
         f'<rect x="{x}" y="{top}" width="{wide}" height="{tall}" fill="{accent}"/>'
         f'<path d="M{x + wide} {top} l{20 + dice.below(16)} -12 V{floor + 14} L{x + wide} {floor} Z" fill="{figure}"/>'
     )
@@ -91,7 +92,8 @@ def _opera(dice: _Dice, figure: str, accent: str) -> str:
     x, y = 30 + dice.below(140), 60 + dice.below(110)
     step = 13 + dice.below(7)
     rings = "".join(
-        f'<circle cx="{x}" cy="{y}" r="{step * number}" stroke-width="{1 + dice.below(6)}" opacity="{1 - number * 0.07:.2f}"/>'
+        f'<circle cx="{x}" cy="{y}" r="{step * number}" stroke-width="{1 + dice.below(6)}"'
+        f' opacity="{1 - number * 0.07:.2f}"/>'
         for number in range(2, 12)
     )
     return f'<g fill="none" stroke="{figure}">{rings}</g><circle cx="{x}" cy="{y}" r="{step}" fill="{accent}"/>'

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-
 from examples.boxoffice import hall
 from examples.boxoffice.catalogue import Work, genres
 from examples.boxoffice.season import when
@@ -13,6 +12,7 @@ from examples.boxoffice.web.markup import Markup, h, join
 from examples.boxoffice.web.plan import plan
 from examples.boxoffice.web.posters import poster
 from examples.boxoffice.web.shell import day_and_time, notice, page
+
 from onefold import booking
 
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
@@ -106,9 +106,11 @@ def evening(
 <div class="hall"><div><section class="board" id="board" data-live="/performances/{id}/live" aria-label="Seats">
 <div class="bar"><span class="live" id="live">As of now</span><span class="numbers muted tabular">
 <b data-count="free">{free}</b> free \N{MIDDLE DOT} <b data-count="held">{held}</b> held \N{MIDDLE DOT}
-<b data-count="sold">{sold}</b> sold</span><button class="zoom" id="zoom" type="button" hidden>Come closer</button></div>
+<b data-count="sold">{sold}</b> sold</span>
+<button class="zoom" id="zoom" type="button" hidden>Come closer</button></div>
 <div class="scroll">{plan}</div></section>{legend}</div>
-<div class="panel">{best}{pick}<section class="card"><h2>Prices</h2><ul class="prices">{prices}</ul></section></div></div>
+<div class="panel">{best}{pick}
+<section class="card"><h2>Prices</h2><ul class="prices">{prices}</ul></section></div></div>
 <script type="application/json" id="prices">{data}</script>""",
         when=day_and_time(show.starts_at_ms), title=show.title, told=told, id=show.id, free=f"{free:,}",
         held=f"{held:,}", sold=f"{sold:,}", plan=plan(rows, mine=mine, pick=True), legend=_LEGEND,
@@ -145,8 +147,9 @@ def _pick_form(show: booking.Show, form: str) -> Markup:
         """<section class="card"><h2>Your choice</h2><form method="post" action="/performances/{}/hold" id="pick">
 <input type="hidden" name="form" value="{}"><input type="hidden" name="seats" value="">
 <p class="chosen" id="chosen"><span class="muted">To choose seats in the plan, this page needs JavaScript.</span></p>
-<p class="small muted" id="say" role="status"></p><div class="sum"><span>Together</span><b id="total">\N{EN DASH}</b></div>
-<button class="wide quiet" disabled>Hold these seats</button></form></section>""",
+<p class="small muted" id="say" role="status"></p>
+<div class="sum"><span>Together</span><b id="total">\N{EN DASH}</b></div>
+<button class="wide" disabled>Hold these seats</button></form></section>""",
         show.id, form,
     )  # fmt: skip
 
@@ -178,8 +181,8 @@ def _css(category: str) -> str:
 _LEGEND = Markup(
     '<ul class="legend">'
     + "".join(
-        f'<li><svg viewBox="0 0 22 22" class="{tier}" aria-hidden="true"><circle cx="11" cy="11" r="8" class="{state}"/>'
-        f"</svg>{word}</li>"
+        f'<li><svg viewBox="0 0 22 22" class="{tier}" aria-hidden="true">'
+        f'<circle cx="11" cy="11" r="8" class="{state}"/></svg>{word}</li>'
         for tier, state, word in (
             ("stalls-centre", "", "free, in the colour of its price"), ("", "held", "held by somebody"),
             ("", "sold", "sold"), ("", "mine", "yours"),

@@ -37,7 +37,8 @@ def page(title: str, body: Markup, *, place: Place = "") -> Markup:
 <link rel="icon" href="data:,"><link rel="stylesheet" href="{css}"><script src="{js}" defer></script></head>
 <body><a class="skip" href="#main">Skip to content</a>
 <header class="top noprint"><div class="wrap"><a class="wordmark" href="/">{mark}{house}</a>
-<nav aria-label="Main"><a href="/"{season}>Season</a><a href="/orders"{orders}>Orders &amp; wallet</a></nav></div></header>
+<nav aria-label="Main"><a href="/"{season}>Season</a><a href="/orders"{orders}>Orders &amp; wallet</a></nav>
+</div></header>
 <main id="main" class="wrap">{body}</main>
 <footer><div class="wrap">A demonstration with play money. Every purchase is one transaction: seats, payment, order,
 event and receipt commit together.</div></footer></body></html>""",
@@ -62,16 +63,16 @@ def notice(text: str, *, good: bool = False) -> Markup:
 
 
 def day_and_time(at_ms: int) -> str:
-    """ "Fri 27 November, 19:30"."""
+    """A moment as on a ticket: "Fri 27 November, 19:30"."""
     moment = when(at_ms)
     return f"{moment:%a} {moment.day} {moment:%B, %H:%M}"
 
 
 def clock_time(at_ms: int) -> str:
-    """ "19:30:05"."""
+    """The time of day: "19:30:05"."""
     return f"{when(at_ms):%H:%M:%S}"
 
 
 def seats_text(count: int) -> str:
-    """ "1 seat", "2 seats"."""
+    """How many seats, in words that agree: "1 seat", "2 seats"."""
     return f"{count} seat{'' if count == 1 else 's'}"

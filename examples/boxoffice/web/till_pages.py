@@ -10,6 +10,7 @@ from examples.boxoffice.desk import TTL_MS, Bought, Till
 from examples.boxoffice.web.markup import Markup, h, join
 from examples.boxoffice.web.posters import poster
 from examples.boxoffice.web.shell import clock_time, day_and_time, notice, page, seats_text
+
 from onefold import Money, booking
 
 
@@ -28,7 +29,8 @@ def till(shown: Till, *, form: str, key: str, alert: str) -> Markup:
     body = h(
         """<p class="eyebrow">The till</p><h1>{title}</h1>{alert}<p class="notice" id="over" hidden>Your time is over:
 the seats are on sale again. <a href="/performances/{show}">Choose anew</a></p>
-<div class="till"><div>{clock}{tickets}</div><section class="card"><h2>Payment</h2>
+{clock}
+<div class="till pay"><div>{tickets}</div><section class="card"><h2>Payment</h2>
 <dl><dt>{seats}</dt><dd class="tabular">{price}</dd><dt>In your wallet</dt><dd class="tabular">{balance}</dd>
 <dt>Afterwards</dt><dd class="tabular">{rest}</dd></dl>
 <div class="buttons"><form method="post" action="/holds/{hold}/pay" id="pay" data-once="Paying\N{HORIZONTAL ELLIPSIS}">
@@ -50,7 +52,8 @@ def _clock(shown: Till) -> Markup:
         """<div class="clock" data-until="{}" data-now="{}" data-ttl="{}" role="timer">
 <svg viewBox="0 0 100 100" aria-hidden="true"><circle class="track" cx="50" cy="50" r="42"/>
 <circle class="hand" cx="50" cy="50" r="42"/></svg>
-<div><div class="numeral tabular">until {}</div><div class="muted">These seats are yours to buy until {}.</div></div></div>""",
+<div><div class="numeral tabular">until {}</div><div class="muted">These seats are yours to buy until {}.</div></div>
+</div>""",
         until, shown.now_ms, TTL_MS, clock_time(until), clock_time(until),
     )  # fmt: skip
 
@@ -90,8 +93,9 @@ def orders(listed: Sequence[Bought], balance: Money, *, form: str, key: str) -> 
     body = h(
         """<h1>Orders &amp; wallet</h1><div class="till"><div><h2>Orders</h2>{}</div>
 <section class="card"><h2>Wallet</h2><div class="sum"><span>Play money</span><b class="tabular">{}</b></div>
-<form method="post" action="/wallet" data-once="One moment\N{HORIZONTAL ELLIPSIS}"><input type="hidden" name="form" value="{}">
-<input type="hidden" name="key" value="{}"><button class="wide quiet">Top up {}</button></form></section></div>""",
+<form method="post" action="/wallet" data-once="One moment\N{HORIZONTAL ELLIPSIS}">
+<input type="hidden" name="form" value="{}"><input type="hidden" name="key" value="{}">
+<button class="wide quiet">Top up {}</button></form></section></div>""",
         h('<ul class="orders">{}</ul>', rows) if listed else nothing, balance, form, key, wallets.TOP_UP,
     )  # fmt: skip
     return page("Orders", body, place="orders")

@@ -109,6 +109,7 @@ function startPlan(svg) {
       return say(`An order is for ${SEATS_MAX} seats at most.`);
     }
     say("");
+    if (!tip.hidden) tip.textContent = wordsFor(seat);
     show();
   }
 

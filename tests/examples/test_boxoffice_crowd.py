@@ -1,0 +1,163 @@
+"""A small crowd over real HTTP, with and without kill -9, and an audit that is not easily pleased."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from boxoffice_house import PAIR, open_evening, send_receipts
+from examples.boxoffice import desk, wallets
+from examples.boxoffice.__main__ import main
+from examples.boxoffice.crowd.audit import Report, audit
+from examples.boxoffice.crowd.buyer import Told
+from examples.boxoffice.crowd.load import read_told
+from examples.boxoffice.purchase import OrderPlaced, purchase
+
+from onefold import Database, Tx, booking, events, ledger
+from onefold.runtime import Supervisor, all_loops
+
+ANA = "v-ana"
+SMALL = ["--quiet", "--at-once", "40"]
+
+
+def counted(output: str) -> dict[str, int]:
+    """The lines of the audit."""
+    found = re.findall(r"^ +([a-z ]+?) +([\d,]+)$", output, re.MULTILINE)
+    return {name: int(number.replace(",", "")) for name, number in found}
+
+
+def check(output: str, code: int, *, orders: int) -> None:
+    numbers = counted(output)
+    assert code == 0, output
+    assert "audit passed" in output
+    assert numbers["orders"] >= orders
+    assert numbers["orders"] == numbers["transfers"] == numbers["events"] == numbers["receipts"]
+    assert numbers["acknowledged"] >= orders
+    assert (numbers["ledger sum"], numbers["lost"], numbers["doubled"]) == (0, 0, 0)
+
+
+def mode(name: str, request: pytest.FixtureRequest) -> list[str]:
+    """How the shop runs: on SQLite, in four processes on one file, or on PostgreSQL."""
+    if name == "postgres":
+        return ["--url", request.getfixturevalue("postgres_url")]
+    return ["--workers", "4"] if name == "four processes" else []
+
+
+MODES = ["sqlite", "four processes", "postgres"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODES)
+def test_200_buyers_leave_everything_in_order(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(tmp_path), *SMALL, "--buyers", "200", "--shows", "3", *mode(name, request)]
+    code = main(["load", "--fresh", *arguments])
+    check(capsys.readouterr().out, code, orders=150)
+    assert len(read_told(tmp_path / "told.jsonl")) >= 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODES)
+def test_three_kills_lose_nothing(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(tmp_path), *SMALL, "--buyers", "200", "--shows", "3", *mode(name, request)]
+    code = main(["crash", "--kills", "3", *arguments])
+    output = capsys.readouterr().out
+    check(output, code, orders=150)
+    assert "killed -9: 3 times" in output
+
+
+@pytest.mark.slow
+def test_a_crowd_larger_than_the_hall_sells_it_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["load", "--fresh", "--data", str(tmp_path), *SMALL, "--buyers", "900", "--shows", "1"])
+    output = capsys.readouterr().out
+    check(output, code, orders=400)
+    numbers = counted(output)
+    assert numbers["seats sold"] > 1_700
+    assert 1_950 <= numbers["seats sold"] + numbers["seats held"] <= 2_000, "some were left to lapse"
+    assert "went home: sold out" in output
+
+
+@pytest.fixture
+def show(db: Database) -> str:
+    return db.run(open_evening)
+
+
+@pytest.fixture
+def order(db: Database, show: str) -> booking.Order:
+    hold = db.run(desk.take, show, by=ANA, wish=PAIR)
+    return db.run(purchase, hold.id, by=ANA, key="k").value
+
+
+def audited(db: Database, *told: Told, drain_s: float = 0.0) -> Report:
+    with Supervisor(db, all_loops()):
+        return audit(db, told, drain_s=drain_s)
+
+
+def told_of(order: booking.Order) -> Told:
+    seats = [(block.row, seat) for block in order.blocks for seat in block.seats]
+    return Told(order.id, order.hold_id, "k", order.by, order.show_id, seats, order.price.minor)
+
+
+def test_the_audit_passes_what_is_right(db: Database, order: booking.Order) -> None:
+    send_receipts(db, order.id)
+    report = audited(db, told_of(order), drain_s=20)
+    assert report.passed, report.text()
+    assert (report.seats_sold, report.orders, report.events, report.receipts, report.acknowledged) == (2, 1, 1, 1, 1)
+
+
+def test_the_audit_misses_a_receipt(db: Database, order: booking.Order) -> None:
+    report = audited(db)
+    assert "has no receipt" in report.text()
+    assert not report.passed
+
+
+def test_the_audit_misses_payment_and_event(db: Database, show: str) -> None:
+    hold = db.run(desk.take, show, by=ANA, wish=PAIR)
+    db.run(booking.confirm_hold, hold.id, by=ANA)
+    report = audited(db)
+    assert report.lost == 3
+    assert "was never paid" in report.text()
+    assert "has no event" in report.text()
+
+
+def test_the_audit_misses_what_buyers_were_told(db: Database, order: booking.Order) -> None:
+    send_receipts(db, order.id)
+    lie = Told("order_0", "hold_0", "other", ANA, order.show_id, [(1, 1)], 1)
+    twice = Told(order.id, order.hold_id, "k", ANA, order.show_id, [(1, 1)], 1)
+    report = audited(db, lie, twice, drain_s=20)
+    assert "which does not exist" in report.text()
+    assert "is not what" in report.text()
+    assert (report.lost, report.other) == (1, 1)
+
+
+def test_the_audit_finds_doubles(db: Database, order: booking.Order) -> None:
+    send_receipts(db, order.id)
+    again = OrderPlaced(order=order.id, by=ANA, show=order.show_id, price=order.price)
+
+    def double(tx: Tx) -> None:
+        events.append(tx, f"order/{order.id}", again)
+        ledger.transfer(tx, "stray", debit=wallets.wallet(ANA), credit=wallets.TILL, amount=order.price)
+
+    db.run(double)
+    two = Told("order_0", "hold_0", "k", ANA, order.show_id, [], 1)
+    report = audited(db, told_of(order), two, drain_s=20)
+    assert report.doubled == 2, report.text()
+    assert "has 2 events" in report.text()
+    assert "key k bought" in report.text()
+    assert "were paid for hold stray" in report.text()
+
+
+def test_the_audit_finds_seats_without_an_order(db: Database, order: booking.Order) -> None:
+    send_receipts(db, order.id)
+
+    def forget(tx: Tx) -> None:
+        tx.run("DELETE FROM onefold.booking_orders WHERE space = :space AND id = :id", id=order.id)
+
+    db.run(forget)
+    report = audited(db, drain_s=20)
+    assert "is sold, but in no order" in report.text()
+    assert not report.passed
