@@ -34,7 +34,7 @@ crash: $(VENV)/.test ## The same while the server is killed with -9 again and ag
 	$(BIN)/python -m examples.boxoffice crash
 
 test: lint $(VENV)/.test ## All tests, on SQLite and on a real PostgreSQL.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
 
 lint: $(VENV)/.test ## Style, types and import contracts.
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""20,000 no-op jobs, ten at a time, each finishing in its own fenced transaction; and how soon a job starts."""
+"""20,000 no-op jobs, ten at a time, each finishing in its own fenced transaction; and how soon one starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stamped(msgspec.Struct, frozen=True):
 
 
 def run(size: Size) -> list[Table]:
-    """Drain beside three peers, then latency and a held snapshot."""
+    """Drain beside three peers, then latency."""
     drained = Table("Draining 20,000 no-op jobs, 10 at a time", ("engine", "jobs /s", "peer", "peer /s", "ratio", "bar"))
     started = Table("From enqueue to start, one job at a time", ("engine", "p50 / p99 ms", "bar p99"))
     rounds = min(size.rounds, 3)

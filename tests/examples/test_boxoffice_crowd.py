@@ -70,6 +70,25 @@ def test_three_kills_lose_nothing(
     assert "killed -9: 3 times" in output
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("name", MODES)
+def test_twenty_kills_lose_nothing(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(tmp_path), "--quiet", "--buyers", "5000", *mode(name, request)]
+    code = main(["crash", "--kills", "20", *arguments])
+    output = capsys.readouterr().out
+    check(output, code, orders=4_000)
+    assert "killed -9: 20 times" in output
+
+
+@pytest.mark.soak
+def test_postgres_killed_too_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The database's server dies as well, with all its backends in the middle of what they do."""
+    code = main(["crash", "--kills", "20", "--postgres", "--data", str(tmp_path), "--quiet", "--buyers", "3000"])
+    check(capsys.readouterr().out, code, orders=2_500)
+
+
 @pytest.mark.slow
 def test_a_crowd_larger_than_the_hall_sells_it_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["load", "--fresh", "--data", str(tmp_path), *SMALL, "--buyers", "900", "--shows", "1"])

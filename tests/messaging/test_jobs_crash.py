@@ -48,10 +48,15 @@ async def crash(job):
     await job.finish(effect, job.args.name, dies == "inside")
     if dies == "after": die()
 
-with onefold.connect(sys.argv[1]) as db:
-    worker = jobs.Worker(db, io={Crashing: crash}, concurrency=6, lease_ms=1_000, poll_ms=50)
+async def main(worker):
+    running = asyncio.ensure_future(worker.run_until_stopped())
+    while not worker.numbers():  # Until it listens to signals.
+        await asyncio.sleep(0.001)
     os.write(1, b"up\\n")
-    asyncio.run(worker.run_until_stopped())
+    await running
+
+with onefold.connect(sys.argv[1]) as db:
+    asyncio.run(main(jobs.Worker(db, io={Crashing: crash}, concurrency=6, lease_ms=1_000, poll_ms=50)))
 """
 
 
@@ -61,6 +66,7 @@ class Fleet:
     def __init__(self, url: str, size: int) -> None:
         self._url = url
         self._processes = [self._start() for _ in range(size)]
+        self._up: set[int] = set()
         self.deaths = 0
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -76,15 +82,21 @@ class Fleet:
 
     def kill_one(self, dice: random.Random) -> None:
         process = dice.choice(self._processes)
-        assert process.stdout is not None
-        process.stdout.readline()  # It is up, or was.
+        self._wait_up(process)
         time.sleep(dice.uniform(0.0, 0.15))  # Somewhere in its work: that is the point of the test.
         process.kill()
         process.wait()
 
+    def _wait_up(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        if process.pid not in self._up:
+            process.stdout.readline()
+            self._up.add(process.pid)
+
     def stop(self) -> list[int]:
         """Ask all to drain; answer how they ended."""
         for process in self._processes:
+            self._wait_up(process)
             process.send_signal(signal.SIGTERM)
         codes = [process.wait(WAIT_S) for process in self._processes]
         for process in self._processes:

@@ -482,6 +482,19 @@ def test_run_until_stopped_drains_on_sigterm(live: Database) -> None:
     assert rows(live, "jobs_workers") == 0
 
 
+def test_a_second_signal_ends_the_drain(live: Database) -> None:
+    async def mail(job: jobs.Run[Mail]) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await auntil(lambda: worker.numbers() == {})  # The drain has begun.
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    job_id = put(live, Mail())
+    worker = jobs.Worker(live, io={Mail: mail}, drain_ms=600_000)
+    asyncio.run(asyncio.wait_for(worker.run_until_stopped(), 30))
+    assert (state_of(live, job_id), live.run(jobs.get, job_id).failures) == ("ready", 0)
+
+
 def test_a_crowd_of_jobs_each_has_its_effect_once(live: Database) -> None:
     async def mail(job: jobs.Run[Mail]) -> None:
         await job.finish(effect, job.args.to)
