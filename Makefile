@@ -34,7 +34,7 @@ crash: $(VENV)/.test ## The same while the server is killed with -9 again and ag
 	$(BIN)/python -m examples.boxoffice crash
 
 test: lint $(VENV)/.test ## All tests, on SQLite and on a real PostgreSQL.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test ## Style, types and import contracts.
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ lint: $(VENV)/.test ## Style, types and import contracts.
 	$(BIN)/basedpyright --level error
 
 soak: $(VENV)/.test ## The long crash tests: twenty rounds each.
-	$(BIN)/python -m pytest -m soak --override-ini addopts= --timeout 3600
+	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600
 
 bench: $(VENV)/.bench ## Every bench beside its peer; writes the tables into the blocks' pages.
 	$(BIN)/python -m benches

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -97,3 +99,27 @@ def test_every_loop_of_ours_comes_to_rest_on_an_empty_database(db: Database) -> 
         handle = db.options(isolation=loop.isolation)
         steps = [handle.run(loop.step) for _ in range(3)]  # The first may only find out where it is.
         assert steps[-1] is False, loop.name
+
+
+def test_the_loop_of_a_killed_process_is_taken_over(db_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LEASE_MS", (300, 300))
+    program = (
+        "import sys, onefold\n"
+        "from onefold.core.loop import Loop\nfrom onefold.runtime import Supervisor, supervisor\n"
+        "supervisor.LEASE_MS = (300, 300)\n"
+        "db = onefold.connect(sys.argv[1])\n"
+        "def step(tx):\n"
+        "    tx.on_commit(lambda: print('stepped', flush=True))\n"
+        "    return False\n"
+        "Supervisor(db, [Loop('test.loop', step, every_ms=600_000)]).start()\n"
+        "sys.stdin.read()\n"
+    )
+    leader = subprocess.Popen([sys.executable, "-c", program, db_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert leader.stdout.readline() == "stepped\n"
+    steps = Steps()
+    with onefold.connect(db_url) as db, Supervisor(db, [Loop("test.loop", steps.step, every_ms=600_000)]):
+        leader.kill()
+        leader.wait(10)
+        steps.wait(3)
+    leader.stdin.close()
+    leader.stdout.close()

@@ -1,7 +1,7 @@
 """Runs background loops: one thread each, restarted with backoff, drained at the end.
 
 A leased loop runs in one process at a time, whichever holds the lock "loop/NAME"; when that
-process dies, another takes over after `LEASE_TTL_MS`. Two at once do no harm, see `Loop`.
+process dies, another takes over within `lease_ms(loop)` and a fifth. Two at once do no harm, see `Loop`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from onefold.engine.wake import Waiter
 
 _log = logging.getLogger("onefold.loops")
 
-LEASE_TTL_MS = 30_000  # Raise it: fewer renewals, later take-over after a crash. Lower: the opposite.
-STANDBY_S = 5.0
+LEASE_MS = (5_000, 30_000)  # At least and at most. Raise them: fewer renewals, later take-over after a crash.
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 STOP_S = 10.0
@@ -109,7 +108,7 @@ class Supervisor:
             try:
                 if loop.leased and not self._leads(running):
                     running.last_ok = time.monotonic()
-                    self._stop.wait(STANDBY_S)
+                    self._stop.wait(lease_ms(loop) / 5_000)
                     continue
                 more = handle.run(loop.step)
             except Exception as error:
@@ -138,8 +137,9 @@ class Supervisor:
         now = time.monotonic()
         if running.lease is not None and now < running.renew_at:
             return True
-        running.lease = self._db.run(_lease, running.loop.name, self._owner)
-        running.renew_at = now + LEASE_TTL_MS / 3_000
+        ttl_ms = lease_ms(running.loop)
+        running.lease = self._db.run(_lease, running.loop.name, self._owner, ttl_ms)
+        running.renew_at = now + ttl_ms / 3_000
         return running.lease is not None
 
     def _give_back(self, running: _Running) -> None:
@@ -151,6 +151,12 @@ class Supervisor:
             _log.info("the lease of %s lapses by itself: %s", running.loop.name, error)
 
 
+def lease_ms(loop: Loop) -> int:
+    """How long a lease lasts unrenewed: ten rests, since a loop that rests shortly is missed soon."""
+    least, most = LEASE_MS
+    return min(max(10 * loop.every_ms, least), most)
+
+
 @reserved
-def _lease(tx: Tx, loop: str, owner: str) -> locks.Lock | None:
-    return locks.try_acquire(tx, f"loop/{loop}", owner=owner, ttl_ms=LEASE_TTL_MS)
+def _lease(tx: Tx, loop: str, owner: str, ttl_ms: int) -> locks.Lock | None:
+    return locks.try_acquire(tx, f"loop/{loop}", owner=owner, ttl_ms=ttl_ms)
