@@ -81,8 +81,8 @@ def grown(path: Path, count: int) -> Database:
     connection.commit()
     connection.close()
     db = onefold.connect(path, durability="everysec")
-    for start in range(0, count, 10_000):
-        db.run(put_past, start, min(start + 10_000, count))
+    for start in range(0, count, 5_000):
+        db.run(put_past, start, min(start + 5_000, count))
     return db
 
 
