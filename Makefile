@@ -16,12 +16,9 @@ $(VENV)/.run: $(BIN)/python requirements/run.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.run requirements/test.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.test requirements/bench.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/bench.txt
+# The peers of the benches too: each bench runs, tiny, as a test.
+$(VENV)/.test: $(VENV)/.run requirements/test.txt requirements/bench.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt -r requirements/bench.txt
 	@touch $@
 
 run: $(VENV)/.run ## Open the box office on http://127.0.0.1:8000 (ONEFOLD_URL=postgresql://... for PostgreSQL).
@@ -44,7 +41,7 @@ lint: $(VENV)/.test ## Style, types and import contracts.
 soak: $(VENV)/.test ## The long crash tests: twenty rounds each.
 	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600
 
-bench: $(VENV)/.bench ## Every bench beside its peer; writes the tables into the blocks' pages.
+bench: $(VENV)/.test ## Every bench beside its peer; writes the tables into the blocks' pages.
 	$(BIN)/python -m benches
 
 .PHONY: help run load crash test lint soak bench
