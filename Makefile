@@ -41,7 +41,10 @@ lint: $(VENV)/.test ## Style, types and import contracts.
 soak: $(VENV)/.test ## The long crash tests: twenty rounds each.
 	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600
 
+sim: $(VENV)/.test ## Simulated schedules of buyers, stepped at every transaction, with clocks that jump.
+	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600 tests/products/test_booking_model.py
+
 bench: $(VENV)/.test ## Every bench beside its peer; writes the tables into the blocks' pages.
 	$(BIN)/python -m benches
 
-.PHONY: help run load crash test lint soak bench
+.PHONY: help run load crash test lint soak sim bench

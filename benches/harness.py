@@ -23,6 +23,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import onefold
+from onefold import Database
+from onefold.testing.postgres import Cluster
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -166,6 +170,30 @@ def row(table: Table, what: str, ours: Sample, peer: Sample | None, *, bar: floa
         figure(peer.rate) if peer else "-", f"{peer.p50_ms:.2f} / {peer.p99_ms:.2f}" if peer else "-",
         f"{ratio:.2f}" if peer else "-", verdict,
     ))  # fmt: skip
+
+
+RATES = ("operation", "engine", "one caller /s", "p50 / p99 ms", "many at once /s", "p50 / p99 ms")
+
+
+def rates(table: Table, engine: str, what: str, size: Size, one: Callable[[int], object], many: Callable[[int, int], Awaitable[object]], *, callers: int, count: int) -> None:
+    """One row: a synchronous caller, and `callers` tasks; for what has no peer of its own."""
+    alone, crowd = interleaved(
+        size.rounds, lambda: timed(one, size.of(count)), lambda: asyncio.run(timed_crowd(many, callers, size.of(max(1, count // 10)))),
+    )
+    table.rows.append((
+        what, engine, figure(alone.rate), f"{alone.p50_ms:.2f} / {alone.p99_ms:.2f}",
+        figure(crowd.rate), f"{crowd.p50_ms:.2f} / {crowd.p99_ms:.2f}",
+    ))  # fmt: skip
+
+
+@contextlib.contextmanager
+def both_engines() -> Iterator[list[tuple[str, Database, int]]]:
+    """A fresh database on each engine, durable, with how many callers make sense there."""
+    with tempfile.TemporaryDirectory() as folder, Cluster(fsync=True) as cluster:
+        url = cluster.create_database("bench")
+        onefold.migrate(url)
+        with onefold.connect(Path(folder) / "bench.db") as embedded, onefold.connect(url) as server:
+            yield [("SQLite", embedded, 128), ("PostgreSQL", server, 16)]
 
 
 COMPARISON = ("what", "Onefold /s", "p50 / p99 ms", "peer /s", "p50 / p99 ms", "ratio", "bar")
