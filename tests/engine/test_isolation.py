@@ -66,6 +66,8 @@ def step_through(handle: Any, a: list[Step], b: list[Step], order: str) -> tuple
         taken[name] += 1
         side.gates[number].set()
         side.done[number].wait(BLOCKED_S)
+        if taken[name] == len(side.steps):
+            side.thread.join(BLOCKED_S)  # Its COMMIT belongs to its last step.
     for side in sides.values():
         side.thread.join(20)
         assert not side.thread.is_alive()

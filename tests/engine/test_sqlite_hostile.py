@@ -201,7 +201,7 @@ def test_a_callback_after_commit_may_run_and_close(tmp_path: Path) -> None:
 @pytest.mark.parametrize("durability", ["always", "everysec"])
 def test_a_program_that_ends_without_close_ends_quietly(tmp_path: Path, durability: str) -> None:
     program = f"""
-import asyncio, sys, threading, onefold
+import asyncio, os, sys, threading, onefold
 db = onefold.connect(sys.argv[1], durability=sys.argv[2])
 def put(tx, key): tx.run({PUT!r}, key=key, total=1)
 def work(name):
