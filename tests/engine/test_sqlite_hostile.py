@@ -208,7 +208,7 @@ def work(name):
     n = 0
     while True:
         db.run(put, f"{{name}}/{{n}}")
-        sys.stdout.write(f"{{name}}/{{n}}\\n")
+        os.write(1, f"{{name}}/{{n}}\\n".encode())  # A buffer shared by dying threads is torn.
         n += 1
 waiter = db.waiter("x")
 gone = db.arun(put, "never awaited"); gone.close()
