@@ -168,7 +168,7 @@ def test_a_block_touches_only_its_own_tables(sqlite_db: Database, block: str, ro
         return sqlite3.SQLITE_OK
 
     arguments = sqlite_db.run(route.example)
-    connection = sqlite_db._engine._parts.writer.connection  # type: ignore[attr-defined]
+    connection = sqlite_db._engine._parts.writer.batches.connection  # type: ignore[attr-defined]
     connection.set_authorizer(authorize)
     sqlite_db.run(lambda tx: route.fn(tx, **arguments))
     connection.set_authorizer(None)

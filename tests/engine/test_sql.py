@@ -11,7 +11,7 @@ from onefold.engine.sql import compile_schema, compile_statement
 @pytest.mark.parametrize(
     ("sql", "sqlite", "postgres"),
     [
-        ("SELECT a FROM onefold.t WHERE b = :b", "SELECT a FROM onefold_t WHERE b = :b", "SELECT a FROM onefold.t WHERE b = %(b)s"),
+        ("SELECT a FROM onefold.t WHERE b = :b", "SELECT a FROM onefold_t WHERE b = ?1", "SELECT a FROM onefold.t WHERE b = %(b)s"),
         ("SELECT ':b onefold.t %' FROM onefold.t", "SELECT ':b onefold.t %' FROM onefold_t", "SELECT ':b onefold.t %%' FROM onefold.t"),
         ("SELECT a % 2 FROM onefold.t", "SELECT a % 2 FROM onefold_t", "SELECT a %% 2 FROM onefold.t"),
         ("SELECT 1 {for_update} {skip_locked}", "SELECT 1  ", "SELECT 1 FOR UPDATE SKIP LOCKED"),
@@ -37,7 +37,9 @@ def test_it_is_known_what_writes(sql: str, writes: bool) -> None:
 
 
 def test_parameters_are_found() -> None:
-    assert compile_statement("SELECT :a, :b_c2, 'x:y', a::text FROM onefold.t", "sqlite").parameters == {"a", "b_c2"}
+    found = compile_statement("SELECT :b_c2, :a, 'x:y', a::text, :b_c2 FROM onefold.t", "sqlite")
+    assert found.parameters == ("b_c2", "a")
+    assert found.text == "SELECT ?1, ?2, 'x:y', a::text, ?1 FROM onefold_t"
 
 
 def test_an_unknown_slot_is_refused() -> None:

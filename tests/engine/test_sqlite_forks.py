@@ -21,7 +21,7 @@ import pytest
 
 import onefold
 from onefold import Database, Invalid, Retry, Tx
-from onefold.engine.sqlite import writer
+from onefold.engine.sqlite import batches
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.host.gate import Gate
 
@@ -368,17 +368,17 @@ def test_a_gate_that_was_forgotten_is_open(tmp_path: Path) -> None:
 
 
 def test_a_slow_disk_is_nobodys_fault(plain: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = writer.Writer._commit
+    real = batches.Batches._commit
     slept = threading.Event()
 
-    def slow(self: writer.Writer, *args: Any) -> None:
+    def slow(self: batches.Batches, *args: Any) -> None:
         until = time.monotonic() + 0.5
         while time.monotonic() < until:
             time.sleep(0.05)
         slept.set()
         real(self, *args)
 
-    monkeypatch.setattr(writer.Writer, "_commit", slow)
+    monkeypatch.setattr(batches.Batches, "_commit", slow)
     with caplog.at_level(logging.WARNING, logger="onefold.watchdog"):
         plain.run(put, "a")
     assert slept.is_set()

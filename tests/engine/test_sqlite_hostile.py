@@ -18,7 +18,7 @@ import pytest
 
 import onefold
 from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
-from onefold.engine.sqlite import everysec, writer
+from onefold.engine.sqlite import batches, everysec
 from onefold.host.gate import Gate
 
 PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
@@ -372,15 +372,15 @@ def test_a_failure_of_the_writer_between_replays_leaves_nobody_waiting(plain: Da
     def rude(tx: Tx) -> None:
         tx.run("INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)")
 
-    real, begins = writer.Writer._begin, []
+    real, begins = batches.Batches._begin, []
 
-    def broken(self: writer.Writer, *args: Any, **options: Any) -> Any:
+    def broken(self: batches.Batches, *args: Any, **options: Any) -> Any:
         begins.append(1)
         if len(begins) > 4:  # After the losses, when everyone runs alone.
             raise MemoryError
         return real(self, *args, **options)
 
-    monkeypatch.setattr(writer.Writer, "_begin", broken)
+    monkeypatch.setattr(batches.Batches, "_begin", broken)
     calls = [(None, put, "a"), (None, rude), (None, rude), (None, put, "b"), (None, put, "c"), (None, put, "d")]
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.extend(in_one_batch(plain, *calls)), daemon=True)
@@ -442,7 +442,7 @@ def test_a_disk_that_fails_the_promised_sync_says_unknown(tmp_path: Path, monkey
         raise OSError(5, "Input/output error")
 
     with onefold.connect(tmp_path / "a.db", durability="everysec") as db:
-        monkeypatch.setattr(writer, "sync_file", broken)
+        monkeypatch.setattr(batches, "sync_file", broken)
         answers = in_one_batch(db, (None, put, "lazy"), (db.options(durability="always"), put, "sure"))
         monkeypatch.undo()
         assert answers[0] is None
@@ -482,8 +482,8 @@ print("fine")
 
 
 def test_readers_that_overlap_for_ever_do_not_let_the_wal_grow_for_ever(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "WAL_BYTES_LARGE", 1 << 20)
-    monkeypatch.setattr(writer, "LOOK_COMMITS", 8)
+    monkeypatch.setattr(batches, "WAL_BYTES_LARGE", 1 << 20)
+    monkeypatch.setattr(batches, "LOOK_COMMITS", 8)
     plain.run(put, "a")
     stop = threading.Event()
     taken = [threading.Event(), threading.Event()]

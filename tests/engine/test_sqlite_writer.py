@@ -18,7 +18,7 @@ import pytest
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
-from onefold.engine.sqlite import watchdog, writer
+from onefold.engine.sqlite import batches, watchdog, writer
 
 PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
          ON CONFLICT (space, key) DO UPDATE SET total = excluded.total"""
@@ -68,8 +68,8 @@ def in_one_batch(db: Database, *calls: tuple[Callable[..., Any], ...], deadlines
 def test_a_crowd_shares_commits(plain: Database) -> None:
     answers = in_one_batch(plain, *[(put, f"k{n}") for n in range(100)])
     assert answers == [None] * 100
-    batches = plain._engine.metrics.batch_sizes
-    assert max(batches) >= 50, "a hundred queued calls must not take a hundred commits"
+    sizes = plain._engine.metrics.batch_sizes
+    assert max(sizes) >= 50, "a hundred queued calls must not take a hundred commits"
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,59 @@ def test_a_deadline_costs_only_its_own_call(plain: Database, long: str) -> None:
     assert isinstance(answers[1], Retry)
     assert answers[1].code == "deadline"
     assert [plain.run(get, key) for key in ("a", "b", "late")] == [1, 1, None]
-    # SQLite ends the whole transaction for an interrupted write: the innocent ran again.
-    if "SELECT max" not in long[len(NUMBERS) : len(NUMBERS) + 12]:
-        assert runs.count("a") == 2
-    else:
-        assert runs.count("a") == 1
+    # SQLite ends the whole transaction for an interrupted write; and without savepoints nothing else is
+    # possible. Afterwards savepoints are taken for a while.
+    assert runs.count("a") == 2
+    runs.clear()
+    in_one_batch(plain, (counted, "a"), (late,), (counted, "b"), deadlines={1: 300})
+    reads = "SELECT max" in long[len(NUMBERS) : len(NUMBERS) + 12]
+    assert runs.count("a") == (1 if reads else 2)
+
+
+def test_savepoints_are_taken_only_while_functions_fail(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "CAREFUL_CALLS", 8)
+    runs: list[str] = []
+
+    def counted(tx: Tx, key: str) -> None:
+        runs.append(key)
+        put(tx, key)
+
+    def fails_if_there(tx: Tx, key: str) -> None:
+        runs.append("fails")
+        put(tx, "half")
+        if get(tx, key) is not None:
+            raise Conflict("It is there.")
+
+    def batch_with_a_failure() -> dict[str, int]:
+        runs.clear()
+        answers = in_one_batch(plain, (counted, "a"), (fails_if_there, "a"), (counted, "b"))
+        assert [type(answer) for answer in answers] == [type(None), Conflict, type(None)]
+        assert plain.run(get, "half") is None
+        return {name: runs.count(name) for name in ("a", "fails", "b")}
+
+    together, apart = {"a": 2, "fails": 2, "b": 1}, {"a": 1, "fails": 1, "b": 1}
+    assert batch_with_a_failure() == together
+    assert batch_with_a_failure() == apart
+    assert in_one_batch(plain, *[(counted, "c")] * 8) == [None] * 8
+    assert batch_with_a_failure() == together
+    assert plain.run(get, "a") == plain.run(get, "b") == 1
+
+
+def test_a_failure_that_rested_on_an_undone_write_is_looked_at_again(plain: Database) -> None:
+    seen: list[int | None] = []
+
+    def writes_once(tx: Tx) -> None:
+        if not seen:
+            put(tx, "there")
+
+    def fails_if_there(tx: Tx) -> str:
+        seen.append(get(tx, "there"))
+        if seen[-1] is not None:
+            raise Conflict("It is there.")
+        return "free"
+
+    assert in_one_batch(plain, (writes_once,), (fails_if_there,)) == [None, "free"]
+    assert seen == [1, None]
 
 
 def test_on_conflict_rollback_costs_only_its_own_call(plain: Database) -> None:
@@ -135,7 +183,7 @@ def test_a_swallowed_on_conflict_rollback_cannot_commit_half(plain: Database) ->
 
 def test_a_full_database_is_a_clear_error_and_ends_when_there_is_room(plain: Database) -> None:
     plain.run(put, "before")
-    connection = plain._engine._parts.writer.connection  # type: ignore[attr-defined]
+    connection = plain._engine._parts.writer.batches.connection  # type: ignore[attr-defined]
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     big = [{"key": f"{n:0190d}", "total": n} for n in range(2_000)]
@@ -189,7 +237,7 @@ def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
 
 def test_a_failing_commit_fails_everyone_in_it(plain: Database) -> None:
     plain.run(put, "before")
-    connection = plain._engine._parts.writer.connection  # type: ignore[attr-defined]
+    connection = plain._engine._parts.writer.batches.connection  # type: ignore[attr-defined]
     connection.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
     connection.execute("CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
 
@@ -292,12 +340,12 @@ def test_durability_by_name(tmp_path: Path) -> None:
     with onefold.connect(tmp_path / "a.db", durability="everysec") as db:
         db.run(put, "a")
         parts = db._engine._parts  # type: ignore[attr-defined]
-        assert parts.writer.connection.execute("PRAGMA synchronous").fetchone() == (1,)
+        assert parts.writer.batches.connection.execute("PRAGMA synchronous").fetchone() == (1,)
         db.options(durability="always").run(put, "b")
         db.run(put, "c")
     with onefold.connect(tmp_path / "a.db") as db:
         assert [db.run(get, key) for key in ("a", "b", "c")] == [1, 1, 1]
-        connection = db._engine._parts.writer.connection  # type: ignore[attr-defined]
+        connection = db._engine._parts.writer.batches.connection  # type: ignore[attr-defined]
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
         db.options(durability="everysec").run(put, "d")
         assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
@@ -343,7 +391,7 @@ def test_an_error_of_the_writer_itself_reaches_the_callers(plain: Database, monk
     def broken(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(writer.Writer, "_new_tx", broken)
+    monkeypatch.setattr(batches.Batches, "_new_tx", broken)
     with pytest.raises(MemoryError):
         plain.run(put, "a")
     assert isinstance(in_one_batch_broken(plain), MemoryError)

@@ -25,9 +25,10 @@ class SystemClock:
     def now_ms(self) -> int:
         """Milliseconds since 1970-01-01 UTC, never less than the last answer."""
         now = time.time_ns() // 1_000_000
-        with self._lock:
-            self._last = max(self._last, now)
-            return self._last
+        if now > self._last:
+            with self._lock:
+                self._last = max(self._last, now)
+        return self._last
 
 
 class FakeClock:

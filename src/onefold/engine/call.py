@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import xxhash
 
-from onefold.core.errors import Invalid
+from onefold.core.errors import Invalid, Retry
 
 Durability = Literal["always", "everysec"]
 Isolation = Literal["serializable", "repeatable_read", "read_committed"]
@@ -84,7 +84,7 @@ class Call:
     """A function on its way through an engine. Exactly one taker wins `take()`."""
 
     __slots__ = (
-        "_ticket", "args", "bell", "deadline_ns", "error", "fn", "future", "kwargs", "loop",
+        "_ticket", "args", "bell", "deadline_ns", "error", "fn", "future", "kwargs",
         "options", "result", "seed", "space", "submitted_ns", "tried",
     )  # fmt: skip
 
@@ -99,13 +99,12 @@ class Call:
         self.kwargs = kwargs
         self.options = options
         self.space = space
-        self.seed = new_seed()
-        self.submitted_ns = time.monotonic_ns()
-        self.deadline_ns = self.submitted_ns + options.deadline_ms * 1_000_000
+        self.seed = _seeds.getrandbits(64)
+        self.submitted_ns = now_ns = time.monotonic_ns()
+        self.deadline_ns = now_ns + options.deadline_ms * 1_000_000
         self.result: Any = None
         self.error: BaseException | None = None
         self.tried = False
-        self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[Any] | None = None
         self.bell: threading.Lock | None = None
         self._ticket = [None]
@@ -123,31 +122,26 @@ class Call:
         """Whether nobody has taken it yet."""
         return bool(self._ticket)
 
-    def expect(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Say that a task on `loop` is going to await the outcome; before the call is submitted."""
-        self.loop = loop
-        self.future = loop.create_future()
+    def expected(self) -> asyncio.Future[Any]:
+        """What the running task awaits for the outcome; to be asked for before the call is submitted.
 
-    async def awaited(self) -> Any:
-        """The outcome, for the task that said `expect`.
-
-        A task that is cancelled withdraws the call if nobody took it up yet. Else it gets its
-        CancelledError only when the outcome is known; the work may then have been committed.
+        A task that is cancelled meanwhile awaits `abandoned` before it goes.
         """
-        future, loop = self.future, self.loop
-        assert future is not None
-        assert loop is not None
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if not future.cancelled():
-                future.exception()  # Looked at, or asyncio complains that nobody did.
-            elif not self.take():
-                while self.future is not None:
-                    self.future = loop.create_future()
-                    with contextlib.suppress(asyncio.CancelledError, Exception):
-                        await self.future
-            raise
+        self.future = future = asyncio.get_running_loop().create_future()
+        return future
+
+    async def abandoned(self, future: asyncio.Future[Any]) -> None:
+        """The task that awaited `future` was cancelled: withdraw the call, or wait until its outcome is known.
+
+        It is withdrawn if nobody took it up yet. Else the work may be committed in the end.
+        """
+        if not future.cancelled():
+            future.exception()  # Looked at, or asyncio complains that nobody did.
+        elif not self.take():
+            while self.future is not None:
+                self.future = future.get_loop().create_future()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await self.future
 
     def outcome(self) -> Any:
         """The result, or the error raised."""
@@ -166,6 +160,16 @@ class Call:
             future.set_result(self.result)
 
 
+def late_in_queue() -> Retry:
+    """The deadline came before the call's turn."""
+    return Retry("The deadline passed in the queue; the call was not run.", code="deadline")
+
+
+def late_while_running() -> Retry:
+    """The deadline came while the function ran."""
+    return Retry("The deadline passed; the call was undone.", code="deadline")
+
+
 def refuse_awaitable(call: Call, result: Any) -> None:
     """Refuse a function that answered a coroutine: nothing of it ran inside the transaction."""
     if result is not None and hasattr(type(result), "__await__"):
@@ -177,14 +181,15 @@ def refuse_awaitable(call: Call, result: Any) -> None:
 def settle(calls: list[Call]) -> None:
     """Tell all callers their outcomes: one wake-up per event loop, one per waiting thread."""
     loops: dict[asyncio.AbstractEventLoop, list[Call]] = {}
+    last: asyncio.AbstractEventLoop | None = None
+    group: list[Call] = []
     for call in calls:
-        loop = call.loop
-        if loop is not None:
-            group = loops.get(loop)
-            if group is None:
-                loops[loop] = [call]
-            else:
-                group.append(call)
+        future = call.future
+        if future is not None:
+            loop = future.get_loop()
+            if loop is not last:
+                last, group = loop, loops.setdefault(loop, [])
+            group.append(call)
         elif call.bell is not None:
             call.bell.release()
     for loop, group in loops.items():

@@ -18,16 +18,18 @@ class JoinedTx(Tx):
 
         Facts told with `emit` reach only the subscribers of a `Database`'s own transactions.
         """
-        callbacks, topics = self._callbacks, self._wakes
+        hints = self._hints
         self.rolled_back()
-        if topics:
-            self._tell(topics)
-        for callback in callbacks:
+        if hints is None:
+            return
+        if hints.topics:
+            self._tell(hints.topics)
+        for callback in hints.callbacks:
             callback()
 
     def rolled_back(self) -> None:
         """Say that the owner rolled back: nothing happened, so nobody is told."""
-        self._facts, self._callbacks, self._wakes = [], [], []
+        self._hints = None
 
     def _tell(self, topics: list[str]) -> None:
         raise NotImplementedError

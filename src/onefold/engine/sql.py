@@ -1,7 +1,7 @@
 """One literal SQL text for both engines, compiled once per text.
 
 What is written                 SQLite                  PostgreSQL
-:name                           :name                   %(name)s
+:name                           ?1, ?2, ...            %(name)s
 onefold.jobs                    onefold_jobs            onefold.jobs
 {for_update} {for_share}        (nothing)               FOR UPDATE, FOR SHARE
 {skip_locked}                   (nothing)               SKIP LOCKED
@@ -71,10 +71,10 @@ _TYPES_OF: dict[str, tuple[str, str]] = {
 
 
 class Statement(NamedTuple):
-    """A text as one driver takes it."""
+    """A text as one driver takes it. `parameters` are in the order of their numbers."""
 
     text: str
-    parameters: frozenset[str]
+    parameters: tuple[str, ...]
     writes: bool
 
 
@@ -84,10 +84,10 @@ def compile_statement(sql: str, dialect: Dialect) -> Statement:
     word = found[1].lower() if found else ""
     if word in _FORBIDDEN or not word:
         raise Invalid("A function over tx neither begins nor ends transactions.", word=word)
-    parameters: set[str] = set()
+    parameters: dict[str, int] = {}
     text = _rewrite(sql, dialect, parameters)
     reads = word in {"select", "values", "explain"} or (word == "with" and not _WRITES.search(sql))
-    return Statement(text, frozenset(parameters), not reads)
+    return Statement(text, tuple(parameters), not reads)
 
 
 def compile_schema(script: str, dialect: Dialect) -> list[str]:
@@ -99,17 +99,17 @@ def compile_schema(script: str, dialect: Dialect) -> list[str]:
         if not text.strip():
             continue
         text = _TYPES.sub(lambda found: types[found[1]], text)
-        statements.append(_rewrite(text, dialect, set()).replace("%%", "%").strip())
+        statements.append(_rewrite(text, dialect, {}).replace("%%", "%").strip())
     return statements
 
 
-def _rewrite(sql: str, dialect: Dialect, parameters: set[str]) -> str:
+def _rewrite(sql: str, dialect: Dialect, parameters: dict[str, int]) -> str:
     sqlite = dialect == "sqlite"
 
     def replace(found: re.Match[str]) -> str:
         if name := found["parameter"]:
-            parameters.add(name)
-            return f":{name}" if sqlite else f"%({name})s"
+            number = parameters.setdefault(name, len(parameters) + 1)
+            return f"?{number}" if sqlite else f"%({name})s"
         if table := found["table"]:
             return f"onefold_{table}" if sqlite else f"onefold.{table}"
         if slot := found["slot"]:

@@ -27,6 +27,26 @@ COUNTER_KEY_LENGTH_MAX = 200
 HINTS_MAX = 10_000  # Facts, wakes and callbacks of one transaction, each.
 
 
+class Hints:
+    """What takes effect after the COMMIT, or never."""
+
+    __slots__ = ("callbacks", "facts", "topics")
+
+    def __init__(self) -> None:
+        self.facts: list[tuple[str, dict[str, Any]]] = []
+        self.topics: list[str] = []
+        self.callbacks: list[Callable[[], object]] = []
+
+    def marks(self) -> tuple[int, int, int]:
+        """How many there are of each kind."""
+        return len(self.facts), len(self.topics), len(self.callbacks)
+
+    def cut(self, marks: tuple[int, int, int]) -> None:
+        """Forget what came after `marks` were taken."""
+        facts, topics, callbacks = marks
+        del self.facts[facts:], self.topics[topics:], self.callbacks[callbacks:]
+
+
 class Tx:
     """One attempt at one transaction in one space. Dead after the function returned."""
 
@@ -34,8 +54,7 @@ class Tx:
     dialect: ClassVar[Dialect] = "postgres"
 
     __slots__ = (
-        "_callbacks", "_depth", "_doom", "_facts", "_ids", "_random", "_seed", "_wakes",
-        "now_ms", "space", "space_name",
+        "_depth", "_doom", "_hints", "_ids", "_random", "_seed", "now_ms", "space", "space_name",
     )  # fmt: skip
 
     def __init__(self, *, space: int, space_name: str, now_ms: int, seed: int) -> None:
@@ -49,9 +68,7 @@ class Tx:
         self._random: random.Random | None = None
         self._doom: BaseException | None = None
         self._depth = 0
-        self._facts: list[tuple[str, dict[str, Any]]] = []
-        self._wakes: list[str] = []
-        self._callbacks: list[Callable[[], object]] = []
+        self._hints: Hints | None = None  # Most transactions have none.
 
     # -- statements; each engine has its own -------------------------------------------
 
@@ -110,25 +127,29 @@ class Tx:
 
     def emit(self, fact: LiteralString, /, **facts: Any) -> None:
         """Tell subscribers in this process that something happened, once it is committed."""
-        _bounded(self._facts)
-        self._facts.append((fact, facts))
+        _add(self._made_hints().facts, (fact, facts))
 
     def wake(self, topic: str, /) -> None:
         """Wake whoever waits for `topic`, in every process, after the commit.
 
         A hint only: it may be lost or come late, so every waiter polls as well.
         """
-        if topic not in self._wakes:
-            _bounded(self._wakes)
-            self._wakes.append(topic)
+        topics = self._made_hints().topics
+        if topic not in topics:
+            _add(topics, topic)
 
     def on_commit(self, callback: Callable[[], object], /) -> None:
         """Call back after the commit, in commit order, on a thread of the engine's.
 
         At most once, and lost when the process dies: for hints, never for effects.
         """
-        _bounded(self._callbacks)
-        self._callbacks.append(callback)
+        _add(self._made_hints().callbacks, callback)
+
+    def _made_hints(self) -> Hints:
+        hints = self._hints
+        if hints is None:
+            hints = self._hints = Hints()
+        return hints
 
     # -- parts that may fail --------------------------------------------------------------
 
@@ -207,7 +228,7 @@ class Savepoint:
         tx._check_alive()
         tx._savepoint_begin(tx._depth + 1)
         tx._depth += 1
-        self._marks = (len(tx._facts), len(tx._wakes), len(tx._callbacks))
+        self._marks = tx._hints.marks() if tx._hints else (0, 0, 0)
         return tx
 
     def __exit__(
@@ -231,8 +252,8 @@ class Savepoint:
             raise
         if keep:
             return
-        facts, wakes, callbacks = self._marks
-        del tx._facts[facts:], tx._wakes[wakes:], tx._callbacks[callbacks:]
+        if tx._hints:
+            tx._hints.cut(self._marks)
         if late is not None:
             raise late
         if error is None:
@@ -256,6 +277,7 @@ def operation(fn: Callable[Concatenate[Tx, P], R]) -> Callable[Concatenate[Tx, P
     return call
 
 
-def _bounded(hints: list[Any]) -> None:
+def _add(hints: list[Any], hint: Any) -> None:
     if len(hints) >= HINTS_MAX:
         raise Invalid("A transaction gives at most 10,000 hints of a kind.", most=HINTS_MAX)
+    hints.append(hint)

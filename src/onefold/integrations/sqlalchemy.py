@@ -57,8 +57,10 @@ class SqlAlchemyTx(JoinedTx):
         statement = compile_statement(sql, self._dialect)
         check_parameters(parameters)
         parameters.update(space=self.space, now_ms=self.now_ms)
-        used = {name: parameters[name] for name in statement.parameters if name in parameters}
         try:
+            used: dict[str, Any] | tuple[Any, ...] = {name: parameters[name] for name in statement.parameters}
+            if self._dialect == "sqlite":
+                used = tuple(used.values())
             result = self._connection.exec_driver_sql(statement.text, used)
             return [tuple(row) for row in result.fetchall()] if result.returns_rows else []
         except DBAPIError as error:

@@ -135,8 +135,7 @@ class PostgresEngine:
     async def arun(self, call: Call) -> Any:
         """See `Engine.arun`: a bounded number of threads does the work."""
         parts = self._open()
-        loop = asyncio.get_running_loop()
-        call.expect(loop)
+        future = call.expected()
         workers = parts.heartbeats if is_reserved(call.fn) else parts.workers
         key = _hot_key(call)
         if key is None or parts.hot.enter(key, functools.partial(_admit_late, workers, call)):
@@ -146,9 +145,12 @@ class PostgresEngine:
                 if key is not None:
                     parts.hot.leave(key)
                 raise
-        timer = loop.call_later((call.deadline_ns - time.monotonic_ns()) / 1e9, _expire, call)
+        timer = future.get_loop().call_later((call.deadline_ns - time.monotonic_ns()) / 1e9, _expire, call)
         try:
-            return await call.awaited()
+            return await future
+        except asyncio.CancelledError:
+            await call.abandoned(future)
+            raise
         finally:
             timer.cancel()
 
@@ -310,11 +312,14 @@ class PostgresEngine:
 
     def _committed(self, tx: PostgresTx, parts: _Parts) -> None:
         self.metrics.commits += 1
-        if tx._facts or tx._callbacks:
-            self.hub.committed(tx._facts, tx._callbacks)
-        if tx._wakes:
-            self.hub.wake(tx._wakes)
-            parts.notifier.tell(tx._wakes)
+        hints = tx._hints
+        if hints is None:
+            return
+        if hints.facts or hints.callbacks:
+            self.hub.committed(hints.facts, hints.callbacks)
+        if hints.topics:
+            self.hub.wake(hints.topics)
+            parts.notifier.tell(hints.topics)
 
     def tell(self, topics: list[str]) -> None:
         """Wake the waiters of these topics, here at once, elsewhere in a moment."""

@@ -84,7 +84,7 @@ class JoinedPostgresTx(JoinedTx):
     def _bound(self, statement: Statement, parameters: dict[str, Any]) -> dict[str, Any]:
         parameters["space"] = self.space
         parameters["now_ms"] = self.now_ms
-        missing = statement.parameters - parameters.keys()
+        missing = set(statement.parameters) - parameters.keys()
         if missing:
             raise Invalid("The SQL text and its parameters do not fit.", code="statement", missing=min(missing))
         used = {name: parameters[name] for name in statement.parameters}

@@ -66,9 +66,9 @@ class _Parts:
 
     def forked(self) -> None:
         """In a child made inside a transaction: touch nothing of the parent's, ever."""
-        self.writer.forked()
+        self.writer.batches.forked()
         self.wakes.forked()
-        for connection in (self.writer.connection, *self.readers.connections()):
+        for connection in (self.writer.batches.connection, *self.readers.connections()):
             if connection is not None:  # Closing one would undo the parent's transaction in shared memory.
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
@@ -122,7 +122,7 @@ class SqliteEngine:
 
     async def arun(self, call: Call) -> Any:
         """See `Engine.arun`."""
-        call.expect(asyncio.get_running_loop())
+        future = call.expected()
         while True:
             parts = self._parts or self._open()
             try:
@@ -132,7 +132,12 @@ class SqliteEngine:
                     parts.writer.submit(call)
             except Parked:
                 continue
-            return await call.awaited()
+            break
+        try:
+            return await future
+        except asyncio.CancelledError:
+            await call.abandoned(future)
+            raise
 
     def refresh_gauges(self) -> None:
         """See `Engine.refresh_gauges`."""

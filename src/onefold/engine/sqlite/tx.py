@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from typing import Any, ClassVar, LiteralString
 
-from onefold.core.errors import Doomed, Invalid
+from onefold.core.errors import Doomed, Invalid, OnefoldError
 from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.connection import translated
 from onefold.engine.tx import Row, Tx
@@ -15,7 +16,10 @@ from onefold.engine.values import check_parameters
 STATEMENTS_MAX = 10_000
 OVER = Doomed("The function has returned; its tx is over.", code="over")
 
-_texts: dict[str, str] = {}  # As a block wrote it: as SQLite takes it.
+Binder = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+# By position: the driver would look each name up, which costs more than binding it.
+_statements: dict[str, tuple[str, Binder]] = {}  # As a block wrote it: as SQLite takes it.
 
 
 class SqliteTx(Tx):
@@ -52,11 +56,11 @@ class SqliteTx(Tx):
         if self._doom is not None:
             self._check_alive()
         try:
-            text = _texts.get(sql) or _compiled(sql)
+            text, bind = _statements.get(sql) or _compiled(sql)
             check_parameters(parameters)
             parameters["space"] = self.space
             parameters["now_ms"] = self.now_ms
-            return self._cursor.execute(text, parameters).fetchall()
+            return self._cursor.execute(text, bind(parameters)).fetchall()
         except BaseException as error:
             self._fail(error)
             raise
@@ -66,13 +70,13 @@ class SqliteTx(Tx):
         if self._doom is not None:
             self._check_alive()
         bound = {"space": self.space, "now_ms": self.now_ms}
+        given = [{**row, **bound} for row in rows]
         try:
-            text = _texts.get(sql) or _compiled(sql)
-            ready: list[dict[str, Any]] = []
-            for row in rows:
-                values = {**row, **bound}
+            text, bind = _statements.get(sql) or _compiled(sql)
+            ready: list[tuple[Any, ...]] = []
+            for values in given:
                 check_parameters(values)
-                ready.append(values)
+                ready.append(bind(values))
             self._cursor.executemany(text, ready)
         except BaseException as error:
             self._fail(error)
@@ -112,14 +116,26 @@ class SqliteTx(Tx):
     def _fail(self, error: BaseException) -> None:
         """Doom the transaction; a driver's error is raised as one of ours."""
         if isinstance(error, (sqlite3.Error, OverflowError)):
-            ours = translated(error)
-            self.doom(ours)
-            raise ours from error
-        self.doom(error)
+            ours: OnefoldError = translated(error)
+        elif isinstance(error, KeyError):
+            ours = Invalid("The SQL text and its parameters do not fit.", code="statement", missing=error.args[0])
+        else:
+            self.doom(error)
+            return
+        self.doom(ours)
+        raise ours from error
 
 
-def _compiled(sql: str) -> str:
-    if len(_texts) >= STATEMENTS_MAX:
+def _compiled(sql: str) -> tuple[str, Binder]:
+    if len(_statements) >= STATEMENTS_MAX:
         raise Invalid("Too many different SQL texts; pass values as parameters.", most=STATEMENTS_MAX)
-    text = _texts[sql] = compile_statement(sql, "sqlite").text
-    return text
+    statement = compile_statement(sql, "sqlite")
+    compiled = _statements[sql] = (statement.text, _binder(statement.parameters))
+    return compiled
+
+
+def _binder(names: tuple[str, ...]) -> Binder:
+    """What takes the values of `names` out of a mapping, in order."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: tuple(values[name] for name in names)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from onefold.engine.sqlite.connection import open_connection
-from onefold.engine.tx import Tx
+from onefold.engine.tx import Hints
 from onefold.engine.wake import Hub
 
 _log = logging.getLogger("onefold.wake")
@@ -144,12 +144,12 @@ class Wakes:
         for thread in self._threads:
             thread.start()
 
-    def committed(self, txs: Sequence[Tx]) -> None:
+    def committed(self, hinted: Sequence[Hints]) -> None:
         """The transaction of these functions is committed: wake their topics, here at once, elsewhere soon."""
         topics: dict[str, None] = {}
-        for tx in txs:
-            self._hub.committed(tx._facts, tx._callbacks)
-            for topic in tx._wakes:
+        for hints in hinted:
+            self._hub.committed(hints.facts, hints.callbacks)
+            for topic in hints.topics:
                 topics[topic] = None
         if not topics:
             return

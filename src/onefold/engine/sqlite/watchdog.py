@@ -40,7 +40,7 @@ class Watchdog:
             self._writer.expire(now)
             self._writer.nudge()
             self._readers.expire(now)
-            current = self._writer.current
+            current = self._writer.batches.current
             if current is None or now - current[2] < HOLDS_WRITER_NS or current is self._named:
                 continue
             self._named = current
