@@ -288,6 +288,25 @@ def test_a_value_without_a_place_is_refused(db: Database, value: object, code: s
     assert refused.value.code == code
 
 
+class Dressed(str):
+    def __str__(self) -> str:
+        return "harmless"
+
+
+class Small(int):
+    def __int__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [(Dressed("a\0b"), "nul"), (Dressed("\ud800"), "surrogate"), (Small(2**63), "integer_range")]
+)
+def test_a_subclass_is_judged_by_what_is_sent(db: Database, value: object, code: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        db.run(lambda tx: tx.one("SELECT key FROM onefold.counter_totals WHERE space = :space AND key = :key", key=value))
+    assert refused.value.code == code
+
+
 @pytest.mark.parametrize("value", ["", "ü", "𝄞 'quoted' \"twice\" %s :name {slot}", INTEGER_MAX, INTEGER_MIN, 0, 1.5, -0.0, b"\x00\xff", None, True])
 def test_values_come_back_as_they_went(db: Database, value: object) -> None:
     kind = {str: "TEXT", int: "BIGINT", float: "DOUBLE PRECISION", bytes: "BYTEA", bool: "INTEGER"}.get(type(value), "TEXT")

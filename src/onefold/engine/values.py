@@ -43,13 +43,14 @@ def _check_unicode(name: str, value: str) -> None:
 
 
 def _check_subclass(name: str, value: object) -> None:
-    # A StrEnum or IntEnum is as good as its base; a list, a Decimal or a date is not.
+    # A StrEnum or IntEnum is as good as its base; a list, a Decimal or a date is not. The base's own
+    # conversions give what the drivers will send, whatever the subclass says about itself.
     if isinstance(value, str):
-        check_parameters({name: str(value)})
+        check_parameters({name: str.__str__(value)})
     elif isinstance(value, int):
-        check_parameters({name: int(value)})
+        check_parameters({name: int.__int__(value)})
     elif isinstance(value, float):
-        check_parameters({name: float(value)})
+        check_parameters({name: float.__float__(value)})
     elif not isinstance(value, bytes):
         kind = type(value).__name__
         raise Invalid("A parameter is an int, str, float, bytes, bool or None.", code="type", parameter=name, type=kind)
