@@ -375,6 +375,31 @@ def test_counters_are_folded_and_stay_exact(db: Database, monkeypatch: pytest.Mo
     assert not loop.run(loops.fold_counters)
 
 
+def test_a_counter_beyond_64_bits_keeps_no_other_from_being_folded(here: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "FOLD_BATCH", 4)
+    loop = here.options(isolation="read_committed")
+    most = 2**63 - 1
+    for key, delta in [("sum", most), ("sum", most), ("old", most), ("good", 1), ("good", 2), ("low", -most), ("low", -most)]:
+        here.run(lambda tx, key=key, delta=delta: tx.add(key, delta))
+    for _ in range(9):
+        loop.run(loops.fold_counters)
+    here.run(lambda tx: tx.add("old", 5))
+    here.run(lambda tx: tx.add("good", 4))
+    for _ in range(9):
+        loop.run(loops.fold_counters)
+    assert not loop.run(loops.fold_counters), "what cannot be folded is no reason to go on at once"
+    assert here.run(get, "good") == 7
+    expected = {"sum": 2 * most, "old": most + 5, "good": 7, "low": -2 * most}
+    assert {key: here.run(lambda tx, key=key: tx.total(key)) for key in expected} == expected
+    assert here.run(lambda tx: tx.all("SELECT DISTINCT key FROM onefold.counter_deltas ORDER BY key")) == [
+        ("low",), ("old",), ("sum",),
+    ]  # fmt: skip
+    here.run(lambda tx: tx.add("old", -6))
+    for _ in range(9):
+        loop.run(loops.fold_counters)
+    assert here.run(get, "old") == most - 1
+
+
 def test_folders_at_once_beside_adders_lose_nothing(here: Database) -> None:
     stop = threading.Event()
     errors: list[BaseException] = []
