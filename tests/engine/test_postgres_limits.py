@@ -11,7 +11,7 @@ import pytest
 from postgres_words import UPDATE, get, put
 
 import onefold
-from onefold import Database, Invalid, Retry, Tx
+from onefold import Database, Doomed, Invalid, Retry, Tx
 from onefold.engine.postgres import pool as pool_module
 from onefold.engine.postgres import workers as workers_module
 from onefold.engine.reserved import reserved
@@ -193,3 +193,44 @@ def test_pool_max_has_a_range(postgres_url: str) -> None:
     for wrong in (2, 101):
         with pytest.raises(Invalid, match="pool_max"):
             onefold.connect(postgres_url, pool_max=wrong)
+
+
+# -- what stands between -----------------------------------------------------------------------------
+
+
+def test_a_connection_whose_prepared_statements_are_gone_is_named_and_replaced(plain: Database) -> None:
+    """What a pooler in transaction mode does to a client: statement names are another session's."""
+
+    for handle in (plain, plain.reader()):
+        with pytest.raises(Invalid) as refused:
+            for _ in range(30):  # Until a connection that knew the statement has forgotten it.
+                handle.run(lambda tx: (tx.driver_connection().execute("DEALLOCATE ALL"), tx.one("SELECT 1")))
+        assert refused.value.code == "pooler"
+    for _ in range(30):
+        assert plain.run(lambda tx: tx.one("SELECT 1")) == (1,)
+
+
+def test_the_drivers_own_connection_cannot_end_the_transaction_unnoticed(plain: Database) -> None:
+    def ends(tx: Tx) -> None:
+        tx.run("INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, 'half', 1)")
+        try:
+            tx.driver_connection().execute("ROLLBACK")
+        except Invalid:
+            pass
+
+    with pytest.raises(Doomed):
+        plain.run(ends)
+    assert plain.run(get, "half") is None
+
+
+def test_a_transaction_that_failed_behind_our_back_is_not_said_to_be_unknown(plain: Database) -> None:
+    def fails(tx: Tx) -> None:
+        tx.run("INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, 'half', 1)")
+        try:
+            tx.driver_connection().execute("SELECT 1 / 0")
+        except Exception:
+            pass
+
+    with pytest.raises(Doomed):
+        plain.run(fails)
+    assert plain.run(get, "half") is None

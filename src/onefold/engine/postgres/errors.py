@@ -8,6 +8,7 @@ from psycopg import pq
 from onefold.core.errors import Conflict, Invalid, OnefoldError, Retry
 
 _FIELD = pq.DiagnosticField
+POOLER = "pooler"
 _CACHED_PLAN = "cached plan must not change result type"
 
 
@@ -79,6 +80,11 @@ def _meaning(state: str, severity: str, *, why: str, constraint: str, cancelled:
         )  # fmt: skip
     if state.startswith(("22", "23")):
         return Invalid("A constraint of the table refuses the row.", code="check", constraint=constraint, why=why)
+    if state in {"26000", "42P05"}:
+        return Invalid(
+            "Prepared statements come and go on this connection, as behind a pooler in transaction mode."
+            " Connect to PostgreSQL itself, or to a pooler in session mode.", code=POOLER, state=state, why=why,
+        )  # fmt: skip
     if state == "25006":
         return Invalid("A reader cannot write.", code="read_only", why=why)
     return Invalid("PostgreSQL refuses the statement.", code="statement", state=state, why=why)

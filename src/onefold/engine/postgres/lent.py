@@ -7,12 +7,13 @@ statements settles what is queued, leaves the mode, runs, and enters it again; n
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import psycopg
 from psycopg import pq
 
+from onefold.core.errors import Invalid
 from onefold.engine.postgres.errors import lost
 from onefold.engine.postgres.wire import Wire
 
@@ -35,9 +36,10 @@ class LentConnection(psycopg.Connection[Any]):
     """psycopg's Connection over a wire of ours. Whoever has it ends no transaction with it."""
 
     wire: Wire
+    doom: Callable[[BaseException], None]  # Of the transaction that it is lent to.
 
 
-def lend(wire: Wire) -> LentConnection:
+def lend(wire: Wire, doom: Callable[[BaseException], None]) -> LentConnection:
     """The same for the same wire, so that what is cached for a connection stays valid."""
     connection = wire.lent
     if connection is None:
@@ -46,6 +48,7 @@ def lend(wire: Wire) -> LentConnection:
         connection.cursor_factory = LentCursor
         connection.prepare_threshold = None  # Names of prepared statements are the wire's.
         wire.lent = connection
+    connection.doom = doom
     return connection
 
 
@@ -65,5 +68,9 @@ def _borrowed(connection: psycopg.Connection[Any]) -> Generator[None]:
         except psycopg.Error as error:
             wire.broken = True
             raise lost(str(error)) from None
+    if pg.transaction_status == pq.TransactionStatus.IDLE:
+        error = Invalid("A function over tx neither begins nor ends transactions.", code="inner_commit")
+        connection.doom(error)
+        raise error
 
 

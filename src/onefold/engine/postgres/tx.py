@@ -132,7 +132,7 @@ class PostgresTx(Tx):
             self._mark()
         if self._wire.queued:
             self._wire.sync()
-        return lend(self._wire)
+        return lend(self._wire, self.doom)
 
     def doom(self, error: BaseException) -> None:
         """See `Tx.doom`."""
@@ -220,6 +220,8 @@ class PostgresTx(Tx):
         self._wire.command(b"COMMIT")
         self.commit_sent = True
         result = self._wire.sync()
+        if result.command_status == b"ROLLBACK":
+            raise Doomed("The transaction had failed before its COMMIT; PostgreSQL rolled it back.", code="rolled_back")
         if result.command_status != b"COMMIT":
             raise Unknown("PostgreSQL answered COMMIT with something else.", code="commit", said=result.command_status)
 

@@ -19,7 +19,7 @@ from psycopg import pq
 
 from onefold.core.errors import Invalid, OnefoldError, Retry
 from onefold.engine.postgres.codec import Plan, Reader
-from onefold.engine.postgres.errors import Lost, lost, refused, translated
+from onefold.engine.postgres.errors import POOLER, Lost, lost, refused, translated
 
 PREPARED_MAX = 2_000
 CANCEL_GRACE_NS = 5_000_000_000  # How long a cancelled server may take to say so.
@@ -161,6 +161,8 @@ class Wire:
             self.broken = True
             raise
         if error is not None:
+            if error.code == POOLER:
+                self.broken = True  # What this wire believes to be prepared is not; a new one knows better.
             raise error
         assert last is not None
         return last
