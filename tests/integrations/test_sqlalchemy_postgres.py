@@ -143,6 +143,44 @@ def test_its_own_commit_raises_and_errors_doom(db: Database, engine: sa.Engine) 
     assert db.run(lambda tx: tx.total("half")) == 0
 
 
+@pytest.mark.parametrize("text", ["COMMIT", "rollback", "/* x */ END", "-- x\nCOMMIT", "BEGIN", "ROLLBACK WORK"])
+def test_a_commit_in_words_is_refused_and_costs_nobody_else(db: Database, engine: sa.Engine, text: str) -> None:
+    def ends(tx: Tx) -> None:
+        tx.add("half", 1)
+        with onefold.sqlalchemy.session(tx) as session:
+            session.add(User(name="ana"))
+            session.flush()
+            try:
+                session.execute(sa.text(text))
+            except Invalid:
+                pass
+
+    async def crowd() -> list[object]:
+        innocents = (db.arun(lambda tx: tx.add("innocent", 1)) for _ in range(8))
+        return await asyncio.gather(db.arun(lambda tx: tx.add("innocent", 1)), db.arun(ends), *innocents, return_exceptions=True)
+
+    outcomes = asyncio.run(crowd())
+    assert isinstance(outcomes.pop(1), Invalid | Doomed)
+    assert outcomes == [None] * 9
+    assert names(engine) == []
+    assert db.run(lambda tx: (tx.total("half"), tx.total("innocent"))) == (0, 9)
+
+
+def test_savepoints_of_the_session_are_its_own(db: Database, engine: sa.Engine) -> None:
+    def nests(tx: Tx) -> None:
+        with onefold.sqlalchemy.session(tx) as session:
+            session.add(User(name="ana"))
+            with pytest.raises(ZeroDivisionError), session.begin_nested():
+                session.add(User(name="bob"))
+                session.flush()
+                raise ZeroDivisionError
+            with session.begin_nested():
+                session.add(User(name="eve"))
+
+    db.run(nests)
+    assert names(engine) == ["ana", "eve"]
+
+
 @pytest.mark.parametrize("driver", ["psycopg"])
 def test_join_from_asyncio(db: Database, engine: sa.Engine, driver: str) -> None:
     def work(tx: Tx, by: int) -> int:

@@ -44,6 +44,8 @@ _FORBIDDEN = frozenset((
     "begin", "commit", "rollback", "savepoint", "release", "end", "attach", "detach", "pragma", "vacuum", "set",
     "start", "abort", "prepare",
 ))  # fmt: skip
+_FOREIGN = re.compile(r"(?:\s|;|--[^\n]*|/\*.*?\*/)*([A-Za-z]*)(?:\s+(?:(?:work|transaction)\s+)?(to)\b)?", re.DOTALL | re.IGNORECASE)
+_ENDING = frozenset(("begin", "commit", "rollback", "end", "start", "abort", "prepare"))
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 
 _SLOTS: dict[str, tuple[str, str]] = {  # slot: (SQLite, PostgreSQL)
@@ -76,6 +78,12 @@ class Statement(NamedTuple):
     text: str
     parameters: tuple[str, ...]
     writes: bool
+
+
+def ends_transaction(sql: str) -> bool:
+    """Whether a text of a foreign library begins or ends a transaction; savepoints it may have."""
+    found = _FOREIGN.match(sql)
+    return found is not None and found[1].lower() in _ENDING and not found[2]
 
 
 def compile_statement(sql: str, dialect: Dialect) -> Statement:
