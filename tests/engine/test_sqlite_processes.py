@@ -170,6 +170,21 @@ def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
     assert not is_alive(f"{gone.pid} 1")
 
 
+@pytest.mark.parametrize("noise", [b"\xff" * 48, b"-1 0", b"0 0", b"1", b"9" * 40 + b" 1", b"\0" * 48, "²² 1".encode()])
+def test_noise_in_the_gates_file_keeps_nobody_from_his_deadline(tmp_path: Path, noise: bytes) -> None:
+    assert not is_alive(noise.decode("utf-8", "replace"))
+    with onefold.connect(tmp_path / "a.db") as db:
+        db.run(lambda tx: tx.add("a", 1))
+        gate = os.open(tmp_path / "a.db-gate", os.O_RDWR)
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        os.pwrite(gate, noise.ljust(48), 0)
+        with pytest.raises(Retry) as late:
+            db.options(deadline_ms=150).run(lambda tx: tx.add("a", 1))
+        assert late.value.code == "gate"
+        os.close(gate)
+        assert db.run(lambda tx: tx.total("a")) == 1
+
+
 def test_a_commit_wakes_other_processes(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with onefold.connect(path) as db:

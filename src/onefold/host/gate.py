@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from onefold.host.processes import identity, is_alive
+from onefold.host.processes import identity, is_alive, is_identity
 
 _HOLDER_BYTES = 48
 _CLOSED = -1
@@ -97,6 +97,8 @@ class Gate:
         who = os.pread(self._gate, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
         if not who:
             return "nobody yet"
+        if not is_identity(who):
+            return "unknown; the gate's file was written by somebody else"
         pid = who.partition(" ")[0]
         return f"pid {pid}" if is_alive(who) else f"pid {pid} (gone; a child may hold its descriptor)"
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+_IDENTITY = re.compile(r"[1-9][0-9]{0,8} [0-9]{1,19}")  # Zero and negative numbers mean groups to kill(2).
+
+
+def is_identity(who: str) -> bool:
+    """Whether `identity` may have written it: a file holds whatever somebody put there."""
+    return _IDENTITY.fullmatch(who) is not None
 
 
 def start_time(pid: int) -> int | None:
@@ -23,7 +31,9 @@ def identity() -> str:
 
 
 def is_alive(who: str) -> bool:
-    """Whether the process that `identity` named still runs."""
+    """Whether the process that `identity` named still runs; False for what names none."""
+    if not is_identity(who):
+        return False
     pid, _, started = who.partition(" ")
     now = start_time(int(pid))
     if now is not None:
