@@ -289,6 +289,8 @@ def test_a_value_without_a_place_is_refused(db: Database, value: object, code: s
 
 
 class Dressed(str):
+    __slots__ = ()
+
     def __str__(self) -> str:
         return "harmless"
 

@@ -377,9 +377,11 @@ def test_fsyncs_are_as_many_as_promised(tmp_path: Path, durability: str, extra: 
 
 
 def test_a_url_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    for url in (":memory:", "", "mysql://x", "file:a?mode=ro"):
-        with pytest.raises(Invalid):
-            onefold.connect(url)
+    for url in (":memory:", "", "mysql://x", "file:a?mode=ro", "a\0b", "postgresql://u@h/a\0b", None, 5, b"a.db"):
+        for door in (onefold.connect, onefold.migrate):
+            with pytest.raises(Invalid):
+                door(url)
+    assert not Path("None").exists(), "os.environ.get of a missing variable is no name of a file"
     with pytest.raises(Invalid):
         onefold.connect(tmp_path / "missing" / "a.db")
     (tmp_path / "text.db").write_text("This is no database. " * 100)

@@ -43,7 +43,7 @@ def connect(
         Conflict: the schema is newer than this release, or (PostgreSQL) not migrated.
         Invalid: the URL or the file cannot be used.
     """
-    text = str(url)
+    text = _text(url)
     known = list(files) if files is not None else schema.load(schema_directories())
     if text.startswith(_POSTGRES):
         from onefold.engine.postgres.engine import PostgresEngine
@@ -65,7 +65,7 @@ def migrate(url: str | Path, *, files: Sequence[schema.SchemaFile] | None = None
 
     Several processes may do so at once; one does the work, under a lock.
     """
-    text = str(url)
+    text = _text(url)
     known = list(files) if files is not None else schema.load(schema_directories())
     if text.startswith(_POSTGRES):
         from onefold.engine.postgres.migrate import migrate_postgres
@@ -76,11 +76,21 @@ def migrate(url: str | Path, *, files: Sequence[schema.SchemaFile] | None = None
     return migrate_sqlite(_sqlite_path(text), known)
 
 
+def _text(url: str | Path) -> str:
+    # str(None) would be a file named None: what os.environ.get answers when a variable is missing.
+    if not isinstance(url, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise Invalid("A database is named by a path or a URL.", got=type(url).__name__)
+    text = str(url)
+    if "\0" in text:
+        raise Invalid("A path or a URL holds no NUL.")
+    return text
+
+
 def _sqlite_path(text: str) -> Path:
     if "://" in text:
         if not text.startswith("sqlite:///"):
             raise Invalid("A URL begins with sqlite:/// or postgresql://.", url=text.rpartition("@")[2])
         text = text.removeprefix("sqlite:///")
-    if not text or text.startswith((":memory:", "file:")) or "\0" in text:
+    if not text or text.startswith((":memory:", "file:")):
         raise Invalid("SQLite needs the path of a file; readers and other processes share it.", path=text)
     return Path(text).absolute()

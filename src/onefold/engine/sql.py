@@ -44,7 +44,9 @@ _FORBIDDEN = frozenset((
     "begin", "commit", "rollback", "savepoint", "release", "end", "attach", "detach", "pragma", "vacuum", "set",
     "start", "abort", "prepare",
 ))  # fmt: skip
-_FOREIGN = re.compile(r"(?:\s|;|--[^\n]*|/\*.*?\*/)*([A-Za-z]*)(?:\s+(?:(?:work|transaction)\s+)?(to)\b)?", re.DOTALL | re.IGNORECASE)
+_FOREIGN = re.compile(
+    r"(?:\s|;|--[^\n]*|/\*.*?\*/)*([a-z]*)(?:\s+(?:(?:work|transaction)\s+)?(to)\b)?", re.DOTALL | re.IGNORECASE
+)
 _ENDING = frozenset(("begin", "commit", "rollback", "end", "start", "abort", "prepare"))
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 
