@@ -15,6 +15,7 @@ from postgres_words import INSERT, get, put
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
+from onefold.cli.main import parser
 from onefold.engine import schema
 from onefold.engine.postgres import engine as engine_module
 from onefold.testing.postgres import Cluster
@@ -124,8 +125,10 @@ def test_a_plan_that_a_migration_made_stale_is_made_anew(plain: Database, postgr
 def test_an_unmigrated_database_is_refused_with_the_command_to_run(postgres_cluster: Cluster) -> None:
     url = postgres_cluster.create_database("bare")
     try:
-        with pytest.raises(Conflict, match="onefold migrate URL") as refused:
+        with pytest.raises(Conflict, match="onefold migrate --url URL") as refused:
             onefold.connect(url)
+        command = str(refused.value).partition("run: onefold ")[2].partition(" (")[0]
+        assert parser().parse_args(command.split()).url == "URL", "the command that it names is one"
         assert refused.value.code == "schema_missing"
         later = [*schema.load(()), schema.SchemaFile("later", 1, "CREATE TABLE onefold.later (a INTEGER) {table};")]
         onefold.migrate(url, files=schema.load(()))

@@ -381,7 +381,7 @@ def test_a_url_that_is_no_file_is_refused(tmp_path: Path) -> None:
         for door in (onefold.connect, onefold.migrate):
             with pytest.raises(Invalid):
                 door(url)
-    assert not Path("None").exists(), "os.environ.get of a missing variable is no name of a file"
+    assert not Path("None").exists(), "what a missing variable answers is no name of a file"
     with pytest.raises(Invalid):
         onefold.connect(tmp_path / "missing" / "a.db")
     (tmp_path / "text.db").write_text("This is no database. " * 100)

@@ -27,7 +27,7 @@ def connect(
     """Open a database: a path for SQLite, "postgresql://..." for PostgreSQL.
 
     SQLite creates and migrates its file by itself. PostgreSQL must have been migrated
-    (`onefold migrate URL`).
+    (`onefold migrate --url URL`).
 
     Args:
         url: "shop.db", "/var/lib/shop.db", "sqlite:///shop.db", or a PostgreSQL URL.
@@ -77,7 +77,7 @@ def migrate(url: str | Path, *, files: Sequence[schema.SchemaFile] | None = None
 
 
 def _text(url: str | Path) -> str:
-    # str(None) would be a file named None: what os.environ.get answers when a variable is missing.
+    # str(None) would be a file named None: what a look-up of a missing variable answers.
     if not isinstance(url, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise Invalid("A database is named by a path or a URL.", got=type(url).__name__)
     text = str(url)

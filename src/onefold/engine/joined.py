@@ -62,7 +62,9 @@ def register_space(tx: Tx) -> None:
         )
         stored = tx.one("SELECT name FROM onefold.spaces WHERE space = :space")
     except Invalid as error:
-        raise Conflict("The database has no Onefold schema; run `onefold migrate`.", code="schema_missing") from error
+        raise Conflict(
+            "The database has no Onefold schema; run `onefold migrate --url URL`.", code="schema_missing"
+        ) from error
     if stored is not None and stored[0] != tx.space_name:
         raise Invalid(
             "Two names of spaces have the same number; rename one.", code="space_collision",

@@ -61,7 +61,7 @@ def check_schema(wire: Wire, files: Sequence[schema.SchemaFile]) -> None:
         todo = schema.missing(files, [(row[0], row[1], row[2]) for row in _all(wire, APPLIED)])
     if todo:
         raise Conflict(
-            "The database lacks the schema of this release; run: onefold migrate URL",
+            "The database lacks the schema of this release; run: onefold migrate --url URL",
             code="schema_missing", missing=[f"{file.block} {file.version:03}" for file in todo],
         )  # fmt: skip
 
