@@ -17,8 +17,8 @@ Fate = Literal["pass", "cut_before", "cut_after", "hang_up_client"]
 class Proxy:
     """`fate` looks at each chunk from a client:
 
-    pass: forward it. cut_before: close both sides without forwarding. cut_after: forward it, then
-    close both sides. hang_up_client: forward it, close the client's side, keep the server's open.
+    pass: forward it. cut_before: close both sides without forwarding. cut_after: forward it, keep the
+    answer, and close both sides. hang_up_client: the same, but keep the server's side open.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -71,6 +71,8 @@ class Proxy:
                     fate = self.fate(chunk)
                     if fate != "cut_before":
                         server.sendall(chunk)
+                    if fate in {"cut_after", "hang_up_client"}:
+                        select.select([server], [], [], 20)  # What was asked is done, for the answer is here.
                     if fate != "pass":
                         keep = fate == "hang_up_client"
                         return

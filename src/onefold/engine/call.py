@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, Literal, get_args
 
 import xxhash
 
@@ -20,9 +22,12 @@ from onefold.core.errors import Invalid, Retry
 Durability = Literal["always", "everysec"]
 Isolation = Literal["serializable", "repeatable_read", "read_committed"]
 
+_log = logging.getLogger("onefold.call")
+
 DEADLINE_MS_DEFAULT = 10_000
 DEADLINE_MS_MAX = 600_000
 SPACE_NAME_LENGTH_MAX = 200
+HOT_KEY_LENGTH_MAX = 200
 
 _COROUTINE_OR_GENERATOR = (
     inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR | inspect.CO_ITERABLE_COROUTINE
@@ -64,10 +69,27 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        if not 1 <= self.deadline_ms <= DEADLINE_MS_MAX:
+        if type(self.deadline_ms) is not int or not 1 <= self.deadline_ms <= DEADLINE_MS_MAX:
             raise Invalid("deadline_ms is out of range.", deadline_ms=self.deadline_ms, most=DEADLINE_MS_MAX)
-        if len(self.space_name) > SPACE_NAME_LENGTH_MAX or "\0" in self.space_name:
-            raise Invalid("A space's name has at most 200 characters and no NUL.")
+        name = self.space_name
+        if type(name) is not str or len(name) > SPACE_NAME_LENGTH_MAX or "\0" in name or not _is_unicode(name):
+            raise Invalid("A space's name is a text of at most 200 characters without NUL.", code="space_name")
+        if self.durability not in {None, *get_args(Durability)}:
+            raise Invalid("durability is always or everysec.", code="durability", given=self.durability)
+        if self.isolation not in get_args(Isolation):
+            raise Invalid(
+                "isolation is serializable, repeatable_read or read_committed.", code="isolation", given=self.isolation
+            )
+        if self.hot is not None and (type(self.hot) is not str or not 1 <= len(self.hot) <= HOT_KEY_LENGTH_MAX):
+            raise Invalid("A hot key is a text of 1 to 200 characters.", code="hot")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def space_of(name: str) -> int:
@@ -154,10 +176,13 @@ class Call:
         future, self.future = self.future, None
         if future is None or future.done():
             return
-        if self.error is not None:
-            future.set_exception(self.error)
-        else:
+        error = self.error
+        if error is None:
             future.set_result(self.result)
+        elif isinstance(error, StopIteration):  # A future takes none, as a coroutine raises none (PEP 479).
+            future.set_exception(_caused("The function raised StopIteration.", error))
+        else:
+            future.set_exception(error)
 
 
 def late_in_queue() -> Retry:
@@ -171,11 +196,22 @@ def late_while_running() -> Retry:
 
 
 def refuse_awaitable(call: Call, result: Any) -> None:
-    """Refuse a function that answered a coroutine: nothing of it ran inside the transaction."""
-    if result is not None and hasattr(type(result), "__await__"):
-        if inspect.iscoroutine(result):
+    """Refuse a function that answered a coroutine or a generator: nothing of it ran inside the transaction."""
+    if result is None:
+        return
+    kind = type(result)
+    if hasattr(kind, "__await__") or kind is GeneratorType or kind is AsyncGeneratorType:
+        if kind is GeneratorType or inspect.iscoroutine(result):
             result.close()
-        raise Invalid("run takes a plain function over tx; this one answered an awaitable.", fn=name_of(call.fn))
+        raise Invalid(
+            "run takes a plain function over tx; this one answered an awaitable or a generator.", fn=name_of(call.fn)
+        )
+
+
+def _caused(text: str, cause: BaseException) -> RuntimeError:
+    error = RuntimeError(text)
+    error.__cause__ = cause
+    return error
 
 
 def settle(calls: list[Call]) -> None:
@@ -201,4 +237,7 @@ def settle(calls: list[Call]) -> None:
 
 def _settle_futures(calls: list[Call]) -> None:
     for call in calls:
-        call.settle_future()
+        try:
+            call.settle_future()
+        except Exception:  # Whatever one call's error is, the others of its batch are told.
+            _log.exception("the outcome of %s could not be handed over", name_of(call.fn))

@@ -25,6 +25,8 @@ Row = tuple[Any, ...]
 
 COUNTER_KEY_LENGTH_MAX = 200
 HINTS_MAX = 10_000  # Facts, wakes and callbacks of one transaction, each.
+TOPIC_LENGTH_MAX = 200
+OVER = Doomed("The function has returned; its tx is over.", code="over")
 
 
 class Hints:
@@ -134,6 +136,8 @@ class Tx:
 
         A hint only: it may be lost or come late, so every waiter polls as well.
         """
+        if type(topic) is not str or not 1 <= len(topic) <= TOPIC_LENGTH_MAX:
+            raise Invalid("A topic is a text of 1 to 200 characters.", code="topic")
         topics = self._made_hints().topics
         if topic not in topics:
             _add(topics, topic)
@@ -143,9 +147,13 @@ class Tx:
 
         At most once, and lost when the process dies: for hints, never for effects.
         """
+        if not callable(callback):
+            raise Invalid("on_commit takes something to call.", code="callback", type=type(callback).__name__)
         _add(self._made_hints().callbacks, callback)
 
     def _made_hints(self) -> Hints:
+        if self._doom is not None:
+            self._check_alive()
         hints = self._hints
         if hints is None:
             hints = self._hints = Hints()
@@ -184,8 +192,10 @@ class Tx:
         Adds commute: thousands of transactions may add to one key at once. Where a limit must
         hold, lock the row that carries the amount instead.
         """
-        if not 1 <= len(key) <= COUNTER_KEY_LENGTH_MAX:
-            raise Invalid("A counter's key has 1 to 200 characters.", length=len(key))
+        if type(key) is not str or not 1 <= len(key) <= COUNTER_KEY_LENGTH_MAX:
+            raise Invalid("A counter's key has 1 to 200 characters.", code="key")
+        if type(delta) is not int:
+            raise Invalid("A counter counts whole numbers.", code="type", type=type(delta).__name__)
         self._add(key, delta)
 
     def _add(self, key: str, delta: int) -> None:
@@ -236,6 +246,8 @@ class Savepoint:
     ) -> None:
         """Keep the block, or undo it when an error leaves it or was swallowed inside it."""
         tx = self._tx
+        if tx._doom is OVER:  # A generator that was collected late; the connection is somebody else's now.
+            return
         late: BaseException | None = None
         if error is None and tx._doom is None:
             try:

@@ -111,7 +111,7 @@ class Supervisor:
                     self._stop.wait(lease_ms(loop) / 5_000)
                     continue
                 more = handle.run(loop.step)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # A step that wants to exit ends itself, not the loop.
                 running.errors += 1
                 level = logging.WARNING if isinstance(error, OnefoldError) else logging.ERROR
                 _log.log(level, "%s failed; again in %.1f s", loop.name, backoff_s, exc_info=error)

@@ -29,13 +29,13 @@ from onefold.engine.postgres.migrate import check_schema
 from onefold.engine.postgres.pool import RESERVED, Pool, conninfo_of
 from onefold.engine.postgres.rehearsing import Expected
 from onefold.engine.postgres.spaces import Spaces
-from onefold.engine.postgres.tx import OVER, PostgresTx
+from onefold.engine.postgres.tx import PostgresTx
 from onefold.engine.postgres.wire import Wire, abandon_all
 from onefold.engine.postgres.workers import HotKey, HotKeys, Workers
 from onefold.engine.rehearsal import Rehearsal
 from onefold.engine.reserved import is_reserved, reserved
 from onefold.engine.schema import SchemaFile
-from onefold.engine.tx import Tx
+from onefold.engine.tx import OVER, Tx
 from onefold.engine.wake import Hub
 
 _log = logging.getLogger("onefold.postgres")

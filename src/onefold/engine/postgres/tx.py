@@ -19,7 +19,6 @@ from onefold.engine.postgres.wire import Wire
 from onefold.engine.tx import Row, Tx
 
 QUEUE_MAX = 256  # Commands sent without reading an answer; also how much memory a batch takes.
-OVER = Doomed("The function has returned; its tx is over.", code="over")
 
 MARK = "INSERT INTO onefold.tx (id, at_ms) VALUES (:id, :at_ms)"
 ADD = "INSERT INTO onefold.counter_deltas (space, key, delta) VALUES (:space, :key, :delta)"

@@ -35,9 +35,9 @@ from onefold.engine.metrics import Metrics
 from onefold.engine.rehearsal import Rehearsal
 from onefold.engine.sqlite.connection import SYNCHRONOUS, open_connection, translated, wal_of
 from onefold.engine.sqlite.spaces import Spaces
-from onefold.engine.sqlite.tx import OVER, SqliteTx
+from onefold.engine.sqlite.tx import SqliteTx
 from onefold.engine.sqlite.wakes import Wakes
-from onefold.engine.tx import Hints
+from onefold.engine.tx import OVER, Hints
 from onefold.host.files import sync_file
 
 _log = logging.getLogger("onefold.writer")
@@ -171,12 +171,14 @@ class Batches:
 
     def _begin(self, first: Call, *, alone: bool) -> sqlite3.Cursor:
         self._spaces.begin()
+        self.current = None
         try:
             connection = self.connection
             if connection is None:
                 connection = self.connection = open_connection(self._path, durability=self._durability)
                 connection.execute("PRAGMA busy_timeout = 0")  # See `_begin_patiently`.
                 connection.set_progress_handler(self._overdue, PROGRESS_STEPS)
+                connection.set_authorizer(self._authorize)
                 self._synchronous = self._durability
                 self._cursor = connection.cursor()
             self._deadline_ns = 1 << 62
@@ -288,6 +290,7 @@ class Batches:
         cursor.execute("ROLLBACK")
 
     def _grant_undoing(self) -> None:
+        self.current = None
         if self.forked_inside:
             raise Doomed("The process was forked inside the transaction.", code="forked")
         self._deadline_ns = time.monotonic_ns() + 1_000_000_000  # Undoing is not part of the deadline.
@@ -368,6 +371,10 @@ class Batches:
         if connection is not None and not self.forked_inside:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+    def _authorize(self, action: int, *_: str | None) -> int:
+        """While a function runs nobody ends the transaction, on whatever way they came to the connection."""
+        return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION and self.current else sqlite3.SQLITE_OK
 
     def _overdue(self) -> int:
         return time.monotonic_ns() > self._deadline_ns

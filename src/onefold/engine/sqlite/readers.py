@@ -16,7 +16,8 @@ from onefold.engine.call import Call, name_of, refuse_awaitable, running, settle
 from onefold.engine.metrics import Metrics
 from onefold.engine.sqlite.connection import open_connection, translated
 from onefold.engine.sqlite.parked import Parked
-from onefold.engine.sqlite.tx import OVER, SqliteTx
+from onefold.engine.sqlite.tx import SqliteTx
+from onefold.engine.tx import OVER
 
 READERS_MAX = 8
 PROGRESS_STEPS = 10_000

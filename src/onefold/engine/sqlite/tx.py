@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, ClassVar, LiteralString
 
-from onefold.core.errors import Doomed, Invalid, OnefoldError
+from onefold.core.errors import Invalid, OnefoldError
 from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.connection import translated
 from onefold.engine.tx import Row, Tx
 from onefold.engine.values import check_parameters
 
 STATEMENTS_MAX = 10_000
-OVER = Doomed("The function has returned; its tx is over.", code="over")
 
 Binder = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 

@@ -36,18 +36,24 @@ class Watchdog:
 
     def _loop(self) -> None:
         while not self._stop.wait(TICK_S):
-            now = time.monotonic_ns()
-            self._writer.expire(now)
-            self._writer.nudge()
-            self._readers.expire(now)
-            current = self._writer.batches.current
-            if current is None or now - current[2] < HOLDS_WRITER_NS or current is self._named:
-                continue
-            self._named = current
-            call, thread, since = current
-            frame = sys._current_frames().get(thread)
-            where = "".join(traceback.format_stack(frame, limit=4)) if frame else ""
-            _log.warning(
-                "%s holds the writer for %d ms; every other call waits. A function over tx does no I/O and no long "
-                "computing.\n%s", name_of(call.fn), (now - since) // 1_000_000, where,
-            )
+            try:
+                self._look()
+            except Exception:  # Deadlines hang on this thread.
+                _log.exception("the watchdog stumbled")
+
+    def _look(self) -> None:
+        now = time.monotonic_ns()
+        self._writer.expire(now)
+        self._writer.nudge()
+        self._readers.expire(now)
+        current = self._writer.batches.current
+        if current is None or now - current[2] < HOLDS_WRITER_NS or current is self._named:
+            return
+        self._named = current
+        call, thread, since = current
+        frame = sys._current_frames().get(thread)
+        where = "".join(traceback.format_stack(frame, limit=4)) if frame else ""
+        _log.warning(
+            "%s holds the writer for %d ms; every other call waits. A function over tx does no I/O and no long "
+            "computing.\n%s", name_of(call.fn), (now - since) // 1_000_000, where,
+        )

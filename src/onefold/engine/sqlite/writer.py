@@ -16,7 +16,7 @@ from pathlib import Path
 
 from onefold.core.clock import Clock
 from onefold.core.errors import Retry
-from onefold.engine.call import Call, Durability, name_of, settle
+from onefold.engine.call import Call, Durability, late_in_queue, name_of, settle
 from onefold.engine.metrics import Metrics
 from onefold.engine.sqlite.batches import Batches
 from onefold.engine.sqlite.parked import Parked
@@ -86,13 +86,13 @@ class Writer:
 
     def expire(self, now_ns: int) -> None:
         """Fail queued calls whose deadline is over; the watchdog calls it, for the thread may be stuck."""
-        late = [call for call in tuple(self._queue) if call.deadline_ns < now_ns and call.take()]
-        if not late:
+        if not any(call.deadline_ns < now_ns for call in tuple(self._queue)):
             return
-        error = Retry("The deadline passed in the queue; the call was not run.", code="deadline")
+        error = late_in_queue()
         if self.waits_since_ns:
             holder = self._gate.holder()
             error = Retry("The deadline passed while another process held the file.", code="gate", holder=holder)
+        late = [call for call in tuple(self._queue) if call.deadline_ns < now_ns and call.take()]
         for call in late:
             call.error = error
             self._metrics.abort(name_of(call.fn), error.code)
