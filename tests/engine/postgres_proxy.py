@@ -72,7 +72,7 @@ class Proxy:
                     if fate != "cut_before":
                         server.sendall(chunk)
                     if fate in {"cut_after", "hang_up_client"}:
-                        select.select([server], [], [], 20)  # What was asked is done, for the answer is here.
+                        select.select([server], [], [], 2)  # Until it is done, or waits for somebody else.
                     if fate != "pass":
                         keep = fate == "hang_up_client"
                         return
