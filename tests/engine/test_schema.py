@@ -17,6 +17,11 @@ from onefold.index import schema_directories
 
 FIRST = SchemaFile("toy", 1, "CREATE TABLE onefold.toys (space INTEGER NOT NULL, id TEXT NOT NULL, PRIMARY KEY (space, id)) {table:clustered};\n")
 SECOND = SchemaFile("toy", 2, "ALTER TABLE onefold.toys ADD COLUMN size INTEGER;\nCREATE INDEX onefold_toys_size ON onefold.toys (space, size);\n")
+THIRD = SchemaFile(
+    "toy", 3,
+    "-- engine: postgres\nCREATE INDEX onefold_toys_there ON onefold.toys (space, size, id);\n"
+    "-- engine: sqlite\nCREATE INDEX onefold_toys_here ON onefold.toys (space, size, id);\n",
+)  # fmt: skip
 ENGINE = schema.load([])
 
 
@@ -30,8 +35,18 @@ def structure(path: Path) -> list[tuple[str, str]]:
 def test_fresh_equals_migrated(tmp_path: Path) -> None:
     onefold.connect(tmp_path / "old.db", files=[*ENGINE, FIRST]).close()
     onefold.connect(tmp_path / "old.db", files=[*ENGINE, FIRST, SECOND]).close()
-    onefold.connect(tmp_path / "new.db", files=[*ENGINE, FIRST, SECOND]).close()
+    onefold.connect(tmp_path / "old.db", files=[*ENGINE, FIRST, SECOND, THIRD]).close()
+    onefold.connect(tmp_path / "new.db", files=[*ENGINE, FIRST, SECOND, THIRD]).close()
     assert structure(tmp_path / "old.db") == structure(tmp_path / "new.db")
+    names = {name for name, _ in structure(tmp_path / "new.db")}
+    assert "onefold_toys_here" in names
+    assert "onefold_toys_there" not in names
+
+
+def test_a_file_counts_as_applied_where_it_holds_nothing_for_the_engine(tmp_path: Path) -> None:
+    other = SchemaFile("toy", 2, "-- engine: postgres\nCREATE INDEX onefold_toys_there ON onefold.toys (space);\n")
+    assert onefold.migrate(tmp_path / "a.db", files=[*ENGINE, FIRST, other])[-1] == ("toy", 2)
+    assert onefold.migrate(tmp_path / "a.db", files=[*ENGINE, FIRST, other]) == []
 
 
 def test_migrating_twice_applies_nothing(tmp_path: Path) -> None:

@@ -70,3 +70,26 @@ CREATE INDEX onefold_toys_name ON onefold.toys (name);
     assert "BYTEA" in postgres[0]
     assert postgres[0].endswith("WITH (fillfactor=50)")
     assert "';'" in postgres[0]
+
+
+def test_a_marked_statement_is_for_its_engine_alone() -> None:
+    script = """
+-- Both have it.
+CREATE TABLE onefold.toys (id INTEGER) {table}; -- Of every size.
+-- The engine: postgres or another, is a word here and no mark.
+-- engine: postgres
+CREATE TABLE onefold.parts (id INTEGER) {table};
+-- engine: sqlite
+CREATE INDEX onefold_toys_id ON onefold.toys (id);
+"""
+    assert compile_schema(script, "sqlite") == [
+        "CREATE TABLE onefold_toys (id INTEGER) STRICT", "CREATE INDEX onefold_toys_id ON onefold_toys (id)",
+    ]  # fmt: skip
+    assert compile_schema(script, "postgres") == ["CREATE TABLE onefold.toys (id BIGINT)", "CREATE TABLE onefold.parts (id BIGINT)"]
+
+
+@pytest.mark.parametrize("mark", ["-- engine: mysql", "-- engine:", "--engine: SQLite", "-- engine: sqlite\n-- engine: postgres"])
+def test_a_mark_that_names_no_engine_or_two_is_refused(mark: str) -> None:
+    for dialect in ("sqlite", "postgres"):
+        with pytest.raises(Invalid, match="marked"):
+            compile_schema(f"{mark}\nCREATE TABLE onefold.toys (id INTEGER) {{table}};\n", dialect)

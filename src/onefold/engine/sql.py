@@ -16,14 +16,17 @@ BOOLEAN                         INTEGER                 TEXT COLLATE "C", BOOLEA
 {table:clustered}               STRICT, WITHOUT ROWID   (nothing)
 {table:hot}                     STRICT                  WITH (fillfactor=50)
 {table:clustered,hot}           STRICT, WITHOUT ROWID   WITH (fillfactor=50)
+-- engine: sqlite               the statement below it  (nothing)
+-- engine: postgres             (nothing)               the statement below it
 
-Strings, quoted names and comments are left as they are.
+The last two are lines of their own: what one engine needs and the other would pay for in vain. All
+other comments, strings and quoted names are left as they are.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from onefold.core.errors import Invalid
 
@@ -39,6 +42,7 @@ _TOKENS = re.compile(
     r"""|(?P<percent>%)"""
 )
 _TYPES = re.compile(r"\b(INTEGER|REAL|BLOB|TEXT|BOOLEAN)\b")
+_ENGINE = re.compile(r"^[ \t]*--[ \t]*engine:[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _FIRST_WORD = re.compile(r"\s*(?:--[^\n]*\n\s*)*([A-Za-z]+)")
 _FORBIDDEN = frozenset((
     "begin", "commit", "rollback", "savepoint", "release", "end", "attach", "detach", "pragma", "vacuum", "set",
@@ -101,16 +105,26 @@ def compile_statement(sql: str, dialect: Dialect) -> Statement:
 
 
 def compile_schema(script: str, dialect: Dialect) -> list[str]:
-    """The statements of a schema file, in order. A statement ends with ";" at a line's end."""
+    """The statements of a schema file for one engine, in order. A statement ends with ";" at a line's end."""
     statements: list[str] = []
     types = {name: pair[0 if dialect == "sqlite" else 1] for name, pair in _TYPES_OF.items()}
     for raw in re.split(r";[ \t]*(?:--[^\n]*)?(?:\n|\Z)", script):
         text = "\n".join(line.split("--")[0].rstrip() for line in raw.splitlines())
-        if not text.strip():
+        if not text.strip() or not _is_for(raw, dialect):
             continue
         text = _TYPES.sub(lambda found: types[found[1]], text)
         statements.append(_rewrite(text, dialect, {}).replace("%%", "%").strip())
     return statements
+
+
+def _is_for(raw: str, dialect: Dialect) -> bool:
+    """Whether `dialect` executes the statement; Invalid when its mark names no engine, or several."""
+    marks = _ENGINE.findall(raw)
+    if not marks:
+        return True
+    if len(marks) > 1 or marks[0] not in get_args(Dialect):
+        raise Invalid("A statement is for both engines, or marked for one of them.", marks=marks)
+    return bool(marks[0] == dialect)
 
 
 def _rewrite(sql: str, dialect: Dialect, parameters: dict[str, int]) -> str:
