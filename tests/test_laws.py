@@ -18,6 +18,7 @@ import onefold
 from onefold import Database, Invalid, OnefoldError, Tx
 from onefold.core.clock import FakeClock
 from onefold.core.route import Route
+from onefold.engine.sql import Dialect, compile_schema
 from onefold.index import BLOCKS, folder_of
 
 ENGINE_TABLES = {"spaces", "counter_deltas", "counter_totals", "tx"}
@@ -45,8 +46,13 @@ def schema_of(block: str) -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.sql")))
 
 
-def tables_of(block: str) -> set[str]:
-    return set(re.findall(r"CREATE TABLE onefold\.(\w+)", schema_of(block)))
+def tables_of(block: str, dialect: Dialect) -> set[str]:
+    statements = compile_schema(schema_of(block), dialect)
+    return {found[1] for text in statements if (found := re.match(r"CREATE TABLE onefold[._](\w+)", text))}
+
+
+def views_of(block: str) -> set[str]:
+    return set(re.findall(r"CREATE VIEW onefold\.(\w+)", schema_of(block)))
 
 
 def sql_texts(block: str) -> list[tuple[str, str]]:
@@ -62,7 +68,8 @@ def sql_texts(block: str) -> list[tuple[str, str]]:
 
 def dump(db: Database) -> dict[str, list[Any]]:
     """Every row of every table of every block, in order."""
-    tables = sorted(set().union(*(tables_of(block) for block in BLOCKS)) | {"counter_deltas", "counter_totals"})
+    mine = set().union(*(tables_of(block, db.dialect) for block in BLOCKS))
+    tables = sorted(mine | {"counter_deltas", "counter_totals"})
 
     def read(tx: Tx) -> dict[str, list[Any]]:
         return {table: sorted(map(repr, tx.all(f"SELECT * FROM onefold.{table}"))) for table in tables}  # noqa: S608
@@ -98,14 +105,15 @@ def test_every_table_states_its_retention(block: str) -> None:
     schema = schema_of(block)
     for found in re.finditer(r"((?:^--[^\n]*\n)+)CREATE TABLE onefold\.(\w+)", schema, re.MULTILINE):
         assert re.search(r"kept|retention|deleted|swept|removed|lives", found[1], re.IGNORECASE), found[2]
-    commented = {found[2] for found in re.finditer(r"((?:^--[^\n]*\n)+)CREATE TABLE onefold\.(\w+)", schema, re.MULTILINE)}
-    assert commented == tables_of(block), "a table without a comment"
+    commented = re.findall(r"^--[^\n]*\nCREATE TABLE onefold\.(\w+)", schema, re.MULTILINE)
+    assert commented == re.findall(r"CREATE TABLE onefold\.(\w+)", schema), "a table without a comment"
+    assert set(commented) == tables_of(block, "sqlite") | tables_of(block, "postgres")
 
 
 def test_no_table_belongs_to_two_blocks() -> None:
     seen: dict[str, str] = {}
     for block in BLOCKS:
-        for table in tables_of(block):
+        for table in tables_of(block, "sqlite") | tables_of(block, "postgres") | views_of(block):
             assert table not in seen, f"{table} of {block} is also of {seen[table]}"
             seen[table] = block
 
@@ -159,7 +167,7 @@ def test_a_get_writes_nothing(db: Database, block: str, route: Route) -> None:
 
 @pytest.mark.parametrize(("block", "route"), ROUTES)
 def test_a_block_touches_only_its_own_tables(sqlite_db: Database, block: str, route: Route) -> None:
-    mine = tables_of(block) | ENGINE_TABLES
+    mine = tables_of(block, "sqlite") | views_of(block) | ENGINE_TABLES
     touched: set[str] = set()
 
     def authorize(action: int, table: str | None, *_: object) -> int:

@@ -30,9 +30,9 @@ PAST = (
     """INSERT INTO onefold_ledger_transfers (space, id, kind, debit, credit, currency, amount, memo, at_ms, debit_limited, credit_limited)
        SELECT s.space, printf('hold_0000%028d', i), 'transfer', printf('wallet/buyer-%d', i % 200000), 'box-office', 'EUR',
               10000, '', 1600000000000 + i, 1, 0""",
-    """INSERT INTO onefold_events (space, stream, version, category, kind, kind_version, data, at_ms, pos)
-       SELECT s.space, printf('order/order_0000%028d', i), 1, 'order', 'order.placed', 1, '{"order":"x"}', 1600000000000 + i,
-              i + (SELECT max(pos) FROM onefold_event_positions)""",
+    """INSERT INTO onefold_events (space, seq, stream, version, category, kind, kind_version, data, at_ms)
+       SELECT s.space, i + (SELECT max(seq) FROM onefold_events), printf('order/order_0000%028d', i), 1, 'order', 'order.placed', 1,
+              '{"order":"x"}', 1600000000000 + i""",
     """INSERT INTO onefold_idempotency_keys (space, scope, key, fingerprint, answer, asked_at_ms, expires_at_ms)
        SELECT s.space, printf('purchase buyer-%d', i % 200000), printf('key-%d', i), printf('%032d', i), '{}',
               1600000000000 + i, 4000000000000""",
@@ -75,11 +75,6 @@ def remember(path: Path, count: int) -> None:
     for insert in PAST:
         text = insert.replace("SELECT s.space", NUMBERS.format(count=count) + "SELECT s.space", 1)
         connection.execute(text + SPACE)
-    connection.execute(
-        """INSERT INTO onefold_event_positions (space, pos, seq, category)
-           SELECT space, pos, seq, category FROM onefold_events
-           WHERE pos > (SELECT max(pos) FROM onefold_event_positions) ORDER BY pos"""
-    )
     connection.commit()
     connection.close()
 

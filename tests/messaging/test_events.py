@@ -193,7 +193,7 @@ def test_bad_input_is_refused_before_anything_is_written(db: Database, case: int
     stream, payload, options = BAD[case]
     with pytest.raises(Invalid):
         db.run(lambda tx: events.append(tx, stream, *payload, **options))
-    assert db.run(lambda tx: tx.all("SELECT stream FROM onefold.event_streams WHERE space = :space")) == []
+    assert db.run(lambda tx: tx.all("SELECT stream FROM onefold.events WHERE space = :space")) == []
 
 
 def test_a_class_without_a_name_is_refused(db: Database) -> None:

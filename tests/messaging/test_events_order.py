@@ -334,6 +334,23 @@ def test_appends_to_disjoint_streams_do_not_abort_each_other(pg: Database, raw: 
     assert max(rates) <= 0.05
 
 
+def test_who_asks_for_positions_only_does_not_read_the_events(pg: Database) -> None:
+    """The view joins the two; here the planner drops the join, because a position has one event at most."""
+    pg.run(place, "order/1", 1, 2, 3)
+    number(pg)
+    texts = (
+        "EXPLAIN SELECT pos FROM onefold.event_log WHERE space = :space ORDER BY pos DESC LIMIT 1",
+        "EXPLAIN SELECT pos FROM onefold.event_log WHERE space = :space AND category = 'order' ORDER BY pos DESC LIMIT 1",
+        "EXPLAIN SELECT stream FROM onefold.event_log WHERE space = :space ORDER BY pos LIMIT 1",
+    )
+    joined = []
+    for text in texts:
+        plan = "\n".join(row[0] for row in pg.run(lambda tx, text=text: tx.all(text)))
+        assert "event_positions" in plan
+        joined.append("events_pkey" in plan)
+    assert joined == [False, False, True]
+
+
 def test_a_planner_that_knows_nothing_reads_no_more_than_it_must(postgres_url: str, raw: psycopg.Connection[Any]) -> None:
     """Statistics from when there was one event: the worst that a young database sees."""
     tables = ("events", "event_positions", "event_streams", "event_steps", "event_subscriptions")

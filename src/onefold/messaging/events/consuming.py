@@ -152,10 +152,8 @@ def retry_parked(
     """
     place = lock(tx, checked_name(subscription))
     rows = tx.all(
-        """SELECT e.stream, e.version, e.kind, e.kind_version, e.data, e.at_ms, e.causation, e.correlation, p.pos
-           FROM onefold.event_parked AS d
-           JOIN onefold.event_positions AS p ON p.space = d.space AND p.pos = d.pos
-           JOIN onefold.events AS e ON e.seq = p.seq
+        """SELECT e.stream, e.version, e.kind, e.kind_version, e.data, e.at_ms, e.causation, e.correlation, e.pos
+           FROM onefold.event_parked AS d JOIN onefold.event_log AS e ON e.space = d.space AND e.pos = d.pos
            WHERE d.space = :space AND d.subscription = :name AND (:every = 1 OR d.stream = :stream)
            ORDER BY d.pos LIMIT :most""",
         name=subscription, every=int(stream is None), stream=stream or "", most=checked_limit(limit),

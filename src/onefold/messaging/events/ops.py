@@ -19,7 +19,7 @@ from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.kinds import checked_kind, kind_of
 from onefold.messaging.events.records import Appended, Event, NewEvent, event_of_row, id_of
-from onefold.messaging.events.writing import append_postgres, append_sqlite
+from onefold.messaging.events.writing import append_postgres, append_sqlite, last_version_sqlite
 
 STREAM_LENGTH_MAX = 200
 CAUSE_LENGTH_MAX = 250
@@ -49,12 +49,11 @@ def append(
         Conflict: code "version", the stream is not at `expected`; facts say where it is.
         Invalid: an argument is out of range; nothing was written.
     """
-    rows = _rows(events)
+    if not 1 <= len(events) <= EVENTS_MAX:
+        raise Invalid("An append has 1 to 1,000 events.", events=len(events), most=EVENTS_MAX)
     category = category_of(stream)
     causation, correlation = _causes(causation, correlation)
-    for row in rows:
-        row["stream"], row["category"] = stream, category
-        row["causation"], row["correlation"] = causation, correlation
+    rows = [_row(event, stream, category, causation, correlation) for event in events]
     write = append_sqlite if tx.dialect == "sqlite" else append_postgres
     version = write(tx, stream, rows, _expected(expected))
     if version is None:
@@ -97,10 +96,9 @@ def read_category(tx: Tx, category: str, *, after: int | str = 0, limit: int = L
     # Written as a range: with "=" the primary key would do for the order as well, and for a rare
     # category a planner might choose to read through all the others.
     rows = tx.all(
-        """SELECT stream, version, kind, kind_version, data, at_ms, causation, correlation, p.pos
-           FROM onefold.event_positions AS p JOIN onefold.events AS e ON e.seq = p.seq
-           WHERE p.space = :space AND (p.category, p.pos) > (:category, :after) AND p.category <= :category
-           ORDER BY p.category, p.pos LIMIT :most""",
+        """SELECT stream, version, kind, kind_version, data, at_ms, causation, correlation, pos FROM onefold.event_log
+           WHERE space = :space AND (category, pos) > (:category, :after) AND category <= :category
+           ORDER BY category, pos LIMIT :most""",
         category=checked_category(category), after=place_of(after), most=checked_limit(limit) + 1,
     )  # fmt: skip
     return _page(rows, limit)
@@ -114,9 +112,8 @@ def read_all(tx: Tx, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Pag
     once a position was seen, nothing will ever appear before it.
     """
     rows = tx.all(
-        """SELECT stream, version, kind, kind_version, data, at_ms, causation, correlation, p.pos
-           FROM onefold.event_positions AS p JOIN onefold.events AS e ON e.seq = p.seq
-           WHERE p.space = :space AND p.pos > :after ORDER BY p.pos LIMIT :most""",
+        """SELECT stream, version, kind, kind_version, data, at_ms, causation, correlation, pos FROM onefold.event_log
+           WHERE space = :space AND pos > :after ORDER BY pos LIMIT :most""",
         after=place_of(after), most=checked_limit(limit) + 1,
     )  # fmt: skip
     return _page(rows, limit)
@@ -140,21 +137,17 @@ def version_of(tx: Tx, stream: str) -> int:
     """The version of `stream`, 0 when it does not exist. To decide upon it, pass it as `expected`."""
     category_of(stream)
     if tx.dialect == "sqlite":
-        row = tx.one("SELECT max(version) FROM onefold.events WHERE space = :space AND stream = :stream", stream=stream)
-    else:
-        # This row is not among those that others insert, so reading it gets in nobody's way.
-        row = tx.one(
-            "SELECT version FROM onefold.event_streams WHERE space = :space AND stream = :stream", stream=stream
-        )
-    return int(row[0] or 0) if row else 0
+        return last_version_sqlite(tx, stream)
+    # This row is not among those that others insert, so reading it gets in nobody's way.
+    row = tx.one("SELECT version FROM onefold.event_streams WHERE space = :space AND stream = :stream", stream=stream)
+    return int(row[0]) if row else 0
 
 
 @operation
 def head(tx: Tx) -> int:
     """The last position of the space, 0 when there is none."""
-    row = tx.one("SELECT coalesce(max(pos), 0) FROM onefold.event_positions WHERE space = :space")
-    assert row is not None
-    return int(row[0])
+    row = tx.one("SELECT pos FROM onefold.event_log WHERE space = :space ORDER BY pos DESC LIMIT 1")
+    return int(row[0]) if row else 0
 
 
 @operation
@@ -166,12 +159,17 @@ def position_of(tx: Tx, event_id: str) -> int | None:
         Invalid: this cannot be the id of an event.
     """
     stream, version = parse_id(event_id)
-    row = tx.one(
-        """SELECT coalesce(e.pos, (SELECT p.pos FROM onefold.event_positions AS p
-                                   WHERE p.seq = e.seq AND p.step IS NOT NULL))
-           FROM onefold.events AS e WHERE e.space = :space AND e.stream = :stream AND e.version = :version""",
-        stream=stream, version=version,
-    )  # fmt: skip
+    if tx.dialect == "sqlite":
+        row = tx.one(
+            "SELECT seq FROM onefold.events WHERE space = :space AND stream = :stream AND version = :version",
+            stream=stream, version=version,
+        )  # fmt: skip
+    else:
+        row = tx.one(
+            """SELECT (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = e.seq) FROM onefold.events AS e
+               WHERE e.space = :space AND e.stream = :stream AND e.version = :version""",
+            stream=stream, version=version,
+        )  # fmt: skip
     if row is None:
         raise NotFound("There is no such event.", event=event_id)
     return None if row[0] is None else int(row[0])
@@ -200,19 +198,20 @@ def checked_category(category: str) -> str:
     return category
 
 
-def _rows(events: tuple[msgspec.Struct, ...]) -> list[dict[str, Any]]:
-    if not 1 <= len(events) <= EVENTS_MAX:
-        raise Invalid("An append has 1 to 1,000 events.", events=len(events), most=EVENTS_MAX)
-    rows: list[dict[str, Any]] = []
-    for event in events:
-        if isinstance(event, NewEvent):
-            name, version, data = event.kind, event.kind_version, encode(event.data, what=event.kind)
-            checked_kind(name, version)
-        else:
-            name, version, _ = kind_of(type(event))
-            data = encode(event, what=name)
-        rows.append({"kind": name, "kind_version": version, "data": data})
-    return rows
+def _row(
+    event: msgspec.Struct, stream: str, category: str, causation: str | None, correlation: str | None
+) -> dict[str, Any]:
+    """What one event puts into the columns."""
+    if isinstance(event, NewEvent):
+        name, version, data = event.kind, event.kind_version, encode(event.data, what=event.kind)
+        checked_kind(name, version)
+    else:
+        name, version, _ = kind_of(type(event))
+        data = encode(event, what=name)
+    return {
+        "stream": stream, "category": category, "kind": name, "kind_version": version, "data": data,
+        "causation": causation, "correlation": correlation,
+    }  # fmt: skip
 
 
 def _causes(causation: str | Event | None, correlation: str | None) -> tuple[str | None, str | None]:

@@ -81,8 +81,7 @@ def _number(tx: Tx, step: int, here: int, old: str) -> int:
             WHERE system = :here AND xid >= :end AND xid IS NOT NULL
         ), fresh AS (
             SELECT seq, space, category FROM candidate
-            WHERE (SELECT p.pos FROM onefold.event_positions AS p
-                   WHERE p.seq = candidate.seq AND p.step IS NOT NULL) IS NULL
+            WHERE (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = candidate.seq) IS NULL
             ORDER BY seq LIMIT :most
         ), numbered AS (
             INSERT INTO onefold.event_positions (space, pos, seq, category, step)
@@ -106,13 +105,11 @@ def _walk(tx: Tx, step: int, here: int, system: int, walked: int) -> bool:
         """-- all spaces
         WITH foreigner AS MATERIALIZED (
             SELECT seq, space, category FROM onefold.events
-            WHERE seq > :walked AND pos IS NULL -- Those that SQLite numbered keep their positions.
-              AND system IS DISTINCT FROM :here
+            WHERE seq > :walked AND system IS DISTINCT FROM :here
             ORDER BY seq LIMIT :most
         ), fresh AS (
             SELECT seq, space, category FROM foreigner
-            WHERE (SELECT p.pos FROM onefold.event_positions AS p
-                   WHERE p.seq = foreigner.seq AND p.step IS NOT NULL) IS NULL
+            WHERE (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = foreigner.seq) IS NULL
         ), numbered AS (
             INSERT INTO onefold.event_positions (space, pos, seq, category, step)
             SELECT space,

@@ -98,9 +98,10 @@ def try_subscription_of(tx: Tx, name: str) -> Subscription | None:
     row = tx.one(
         """SELECT s.name, s.category, s.pos,
                   CASE WHEN s.category IS NULL
-                       THEN (SELECT max(p.pos) FROM onefold.event_positions AS p WHERE p.space = :space)
-                       ELSE (SELECT max(p.pos) FROM onefold.event_positions AS p
-                             WHERE p.space = :space AND p.category = s.category) END,
+                       THEN (SELECT e.pos FROM onefold.event_log AS e WHERE e.space = :space
+                             ORDER BY e.pos DESC LIMIT 1)
+                       ELSE (SELECT e.pos FROM onefold.event_log AS e WHERE e.space = :space AND e.category = s.category
+                             ORDER BY e.pos DESC LIMIT 1) END,
                   s.attempts, s.retry_at_ms, s.parked
            FROM onefold.event_subscriptions AS s WHERE s.space = :space AND s.name = :name""",
         name=checked_name(name),
@@ -114,9 +115,10 @@ def list_subscriptions(tx: Tx, *, after: str | None = None, limit: int = LIMIT_D
     rows = tx.all(
         """SELECT s.name, s.category, s.pos,
                   CASE WHEN s.category IS NULL
-                       THEN (SELECT max(p.pos) FROM onefold.event_positions AS p WHERE p.space = :space)
-                       ELSE (SELECT max(p.pos) FROM onefold.event_positions AS p
-                             WHERE p.space = :space AND p.category = s.category) END,
+                       THEN (SELECT e.pos FROM onefold.event_log AS e WHERE e.space = :space
+                             ORDER BY e.pos DESC LIMIT 1)
+                       ELSE (SELECT e.pos FROM onefold.event_log AS e WHERE e.space = :space AND e.category = s.category
+                             ORDER BY e.pos DESC LIMIT 1) END,
                   s.attempts, s.retry_at_ms, s.parked
            FROM onefold.event_subscriptions AS s WHERE s.space = :space AND s.name > :after
            ORDER BY s.name LIMIT :most""",

@@ -16,46 +16,40 @@ Rows = list[dict[str, Any]]
 
 
 def append_sqlite(tx: Tx, stream: str, rows: Rows, expected: int | None) -> int | None:
-    """Write the rows and their positions; the stream's version after them, or None: not as expected."""
+    """Write the rows; the stream's version after them, or None: not as expected. `seq` is the position."""
+    if expected is not None and last_version_sqlite(tx, stream) != expected:
+        return None
+    # VALUES with subqueries, not SELECT: SQLite puts the rows of a SELECT from the same table aside first.
     row = tx.one(
-        """INSERT INTO onefold.events (space, stream, version, category, kind, kind_version, data, at_ms,
-                                       causation, correlation, pos)
-           SELECT :space, :stream, last.version + 1, :category, :kind, :kind_version, :data, :now_ms,
-                  :causation, :correlation,
-                  coalesce((SELECT max(pos) FROM onefold.event_positions WHERE space = :space), 0) + 1
-           FROM (SELECT coalesce((SELECT max(version) FROM onefold.events
-                                  WHERE space = :space AND stream = :stream), 0) AS version) AS last
-           WHERE :expected IS NULL OR last.version = :expected
-           RETURNING version, pos, seq""",
+        """INSERT INTO onefold.events (space, seq, stream, version, category, kind, kind_version, data, at_ms,
+                                       causation, correlation)
+           VALUES (:space, coalesce((SELECT max(seq) FROM onefold.events WHERE space = :space), 0) + 1,
+                   :stream, coalesce(:expected, (SELECT max(version) FROM onefold.events
+                                                 WHERE space = :space AND stream = :stream), 0) + 1,
+                   :category, :kind, :kind_version, :data, :now_ms, :causation, :correlation)
+           RETURNING version, seq""",
         **rows[0], expected=expected,
     )  # fmt: skip
-    if row is None:
-        return None
-    first, pos, seq = row
-    for number, later in enumerate(rows[1:], start=1):
-        later["version"], later["pos"] = first + number, pos + number
-    if len(rows) == 1:
-        tx.run(
-            """INSERT INTO onefold.event_positions (space, pos, seq, category)
-               VALUES (:space, :pos, :seq, :category)""",
-            pos=pos, seq=seq, category=rows[0]["category"],
-        )  # fmt: skip
-    else:
+    assert row is not None
+    first, seq = row
+    if len(rows) > 1:
+        for number, later in enumerate(rows[1:], start=1):
+            later["version"], later["seq"] = first + number, seq + number
         tx.many(
-            """INSERT INTO onefold.events (space, stream, version, category, kind, kind_version, data, at_ms,
-                                           causation, correlation, pos)
-               VALUES (:space, :stream, :version, :category, :kind, :kind_version, :data, :now_ms,
-                       :causation, :correlation, :pos)""",
+            """INSERT INTO onefold.events (space, seq, stream, version, category, kind, kind_version, data, at_ms,
+                                           causation, correlation)
+               VALUES (:space, :seq, :stream, :version, :category, :kind, :kind_version, :data, :now_ms,
+                       :causation, :correlation)""",
             rows[1:],
         )
-        tx.run(
-            """INSERT INTO onefold.event_positions (space, pos, seq, category)
-               SELECT space, pos, seq, category FROM onefold.events
-               WHERE space = :space AND stream = :stream AND version >= :first""",
-            stream=stream, first=first,
-        )  # fmt: skip
     tx.wake("events")
     return int(first) + len(rows) - 1
+
+
+def last_version_sqlite(tx: Tx, stream: str) -> int:
+    """The stream's version, read off its events; 0 when it has none."""
+    row = tx.one("SELECT max(version) FROM onefold.events WHERE space = :space AND stream = :stream", stream=stream)
+    return int(row[0] or 0) if row else 0
 
 
 def append_postgres(tx: Tx, stream: str, rows: Rows, expected: int | None) -> int | None:
