@@ -26,7 +26,7 @@ def lite(tmp_path: Path) -> Iterator[Database]:
 
 
 def writer_of(db: Database) -> sqlite3.Connection:
-    connection = db._engine._parts.writer.connection  # type: ignore[attr-defined]
+    connection = db._engine._parts.writer.batches.connection  # type: ignore[attr-defined]
     assert isinstance(connection, sqlite3.Connection)
     return connection
 
