@@ -12,26 +12,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from waiting import until
 
 from onefold.testing import postgres
 from onefold.testing.postgres import Cluster
 
 SOURCE = str(Path(postgres.__file__).parents[2])
-
-
-def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> bool:
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def alive(pid: int) -> bool:
@@ -115,29 +106,46 @@ def test_a_port_that_somebody_took_is_not_insisted_on() -> None:
 
 def test_nothing_is_left_behind() -> None:
     with Cluster() as cluster:
-        pid, base = cluster.pid, cluster._base
+        pid, base, files = cluster.pid, cluster._base, cluster._files
         assert base.is_dir()
+        assert files.is_dir()
     assert not alive(pid)
     assert not base.exists()
+    assert not files.exists()
+
+
+def test_files_that_need_not_outlive_the_machine_are_in_memory_if_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(postgres, "_MEMORY", tmp_path)
+    monkeypatch.setattr(postgres, "_MEMORY_BYTES_MIN", 1)
+    volatile, durable = Cluster(), Cluster(fsync=True)
+    assert volatile._files.parent == tmp_path
+    assert durable._files == durable._base
+    volatile.close()
+    durable.close()
+    for change in (("_MEMORY", tmp_path / "missing"), ("_MEMORY_BYTES_MIN", 1 << 62)):
+        monkeypatch.setattr(postgres, *change)
+        elsewhere = Cluster()
+        assert elsewhere._files == elsewhere._base
+        elsewhere.close()
 
 
 def test_the_server_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from onefold.testing.postgres import Cluster\n"
+        "import sys; from onefold.testing.postgres import Cluster\n"
         "cluster = Cluster(); cluster.start()\n"
-        "print(cluster.pid, cluster._base, flush=True); time.sleep(60)"
+        "print(cluster.pid, cluster._base, cluster._files, flush=True); sys.stdin.read()"
     )
-    owner = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": SOURCE}
-    )
-    assert owner.stdout is not None
-    pid, base = owner.stdout.readline().split()
-    assert alive(int(pid))
-    owner.send_signal(signal.SIGKILL)
-    owner.wait()
-    owner.stdout.close()
-    assert until(lambda: not alive(int(pid)))
-    assert until(lambda: not Path(base).exists())
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": SOURCE}
+    ) as owner:
+        assert owner.stdout is not None
+        pid, *folders = owner.stdout.readline().split()
+        assert alive(int(pid))
+        owner.send_signal(signal.SIGKILL)
+    until(lambda: not alive(int(pid)), "the server's end")
+    until(lambda: not any(Path(folder).exists() for folder in folders), "the removal of its files")
 
 
 def test_a_wheel_that_the_servers_user_cannot_read_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
