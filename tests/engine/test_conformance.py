@@ -6,22 +6,10 @@ import asyncio
 import threading
 
 import pytest
+from engine_words import INSERT, PUT, Blocker, get, put
 
 from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx, operation
 from onefold.engine.values import INTEGER_MAX, INTEGER_MIN
-
-PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
-         ON CONFLICT (space, key) DO UPDATE SET total = excluded.total"""
-INSERT = "INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)"
-
-
-def put(tx: Tx, key: str, total: int) -> None:
-    tx.run(PUT, key=key, total=total)
-
-
-def get(tx: Tx, key: str) -> int | None:
-    row = tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = :key", key=key)
-    return row[0] if row else None
 
 
 def increment(tx: Tx, key: str) -> int:
@@ -499,7 +487,11 @@ def test_hints_of_an_undone_savepoint_are_forgotten(db: Database) -> None:
             pass
 
     db.run(work)
-    assert not waiter.wait(0.05)
+    after = db.waiter("after")
+    db.run(lambda tx: tx.wake("after"))
+    assert after.wait(10)  # What was said before it has arrived as well.
+    assert not waiter.wait(0)
+    after.close()
     waiter.close()
 
 
@@ -566,45 +558,38 @@ def test_a_closed_database_says_so(db: Database) -> None:
 
 
 def test_cancelling_before_admission_withdraws(db: Database) -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def blocks(tx: Tx) -> None:
-        entered.set()
-        assert leave.wait(10)
+    blocker = Blocker()
 
     async def scenario() -> None:
         # Fill whatever runs in parallel, so that the next call has to queue.
-        blockers = [asyncio.create_task(db.arun(blocks)) for _ in range(40)]
-        while not entered.is_set():
-            await asyncio.sleep(0)
+        blocked = [asyncio.create_task(db.arun(blocker)) for _ in range(40)]
+        await blocker.sits()
         victim = asyncio.create_task(db.arun(increment, "victim"))
         await asyncio.sleep(0)
         victim.cancel()
         with pytest.raises(asyncio.CancelledError):
             await victim
-        leave.set()
-        await asyncio.gather(*blockers)
+        blocker.leave.set()
+        await asyncio.gather(*blocked)
 
     asyncio.run(scenario())
     assert db.run(get, "victim") is None
 
 
 def test_cancelling_after_admission_waits_for_the_outcome(db: Database) -> None:
-    entered, leave = threading.Event(), threading.Event()
+    blocker = Blocker()
 
     def blocks(tx: Tx) -> None:
         put(tx, "a", 1)
-        entered.set()
-        assert leave.wait(10)
+        blocker(tx)
 
     async def scenario() -> None:
         task = asyncio.create_task(db.arun(blocks))
-        while not entered.is_set():
-            await asyncio.sleep(0)
+        await blocker.sits()
         task.cancel()
         await asyncio.sleep(0)
         assert not task.done()  # It may already be committing: nobody knows yet.
-        leave.set()
+        blocker.leave.set()
         with pytest.raises(asyncio.CancelledError):
             await task
 

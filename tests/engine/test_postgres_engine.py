@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgres_words import INSERT, PUT, UPDATE, get, put, setting
+from engine_words import INSERT, PUT, UPDATE, get, put, setting
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from postgres_words import UPDATE, get, put
+from engine_words import UPDATE, Blocker, get, put
+from waiting import let_pass
 
 import onefold
 from onefold import Database, Doomed, Invalid, Retry, Tx
@@ -84,7 +85,7 @@ def test_a_lock_timeout_is_confined_by_a_savepoint(plain: Database, held: Callab
 def test_a_deadline_between_statements_undoes(plain: Database) -> None:
     def slow(tx: Tx) -> None:
         put(tx, "a", 1)
-        threading.Event().wait(0.1)
+        let_pass(60)
 
     with pytest.raises(Retry) as late:
         plain.options(deadline_ms=50).run(slow)
@@ -131,16 +132,11 @@ def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pool_module, "WAITING_MAX", 1)
     monkeypatch.setattr(workers_module, "QUEUE_MAX", 1)
     with onefold.connect(postgres_url, pool_max=3) as db:
-        entered, leave = threading.Event(), threading.Event()
-
-        def blocks(tx: Tx) -> None:
-            entered.set()
-            assert leave.wait(30)
+        blocker = Blocker()
 
         async def scenario() -> None:
-            running = asyncio.create_task(db.arun(blocks))
-            while not entered.is_set():
-                await asyncio.sleep(0)
+            running = asyncio.create_task(db.arun(blocker))
+            await blocker.sits()
             waiting = asyncio.create_task(db.arun(get, "a"))
             await asyncio.sleep(0)
             with pytest.raises(Retry) as full:
@@ -149,7 +145,7 @@ def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch
             with pytest.raises(Retry) as full:
                 await db.options(hot="key").arun(get, "a")
             assert full.value.code == "queue_full"
-            leave.set()
+            blocker.leave.set()
             await asyncio.gather(running, waiting)
             assert await db.options(hot="key").arun(get, "a") is None  # It did not keep the key.
 
@@ -158,28 +154,26 @@ def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch
 
 def test_callers_of_a_hot_key_do_not_take_all_connections(postgres_url: str) -> None:
     with onefold.connect(postgres_url, pool_max=4) as db:
-        entered, leave = threading.Event(), threading.Event()
+        blocker = Blocker()
         order: list[int] = []
 
         def hot(tx: Tx, number: int) -> int:
             order.append(number)
-            entered.set()
-            assert leave.wait(30)
+            blocker(tx)
             put(tx, "hot", number)
             return number
 
         async def scenario() -> None:
             handle = db.options(hot="sku/1")
             tasks = [asyncio.create_task(handle.arun(hot, n)) for n in range(20)]
-            while not entered.is_set():
-                await asyncio.sleep(0)
+            await blocker.sits()
             assert await db.arun(get, "other") is None  # A connection and a thread are free.
             assert db.run(get, "other") is None
             with pytest.raises(Retry) as busy:
                 await asyncio.to_thread(db.options(hot="sku/1", deadline_ms=50).run, hot, 99)
             assert busy.value.code == "deadline"
             tasks[5].cancel()
-            leave.set()
+            blocker.leave.set()
             answers = await asyncio.gather(*tasks, return_exceptions=True)
             assert isinstance(answers[5], asyncio.CancelledError)
             assert [a for a in answers if isinstance(a, int)] == [n for n in range(20) if n != 5]

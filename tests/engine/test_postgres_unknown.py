@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from engine_words import INSERT, get
 from postgres_proxy import Fate, Proxy, once
-from postgres_words import INSERT, get
+from waiting import until
 
 import onefold
 from onefold import Database, OnefoldError, Retry, Tx, Unknown
@@ -20,15 +21,6 @@ from onefold.testing.postgres import Cluster
 
 ADD_ONE = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)
              ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + 1 RETURNING total"""
-
-
-def until(condition: Callable[[], object]) -> bool:
-    give_up = time.monotonic() + 20
-    while time.monotonic() < give_up:
-        if condition():
-            return True
-        threading.Event().wait(0.01)
-    return False
 
 
 class Counting:
@@ -130,10 +122,9 @@ def test_a_backend_killed_inside_its_commit_is_made_sure_of(
         thread = threading.Thread(target=lambda: answers.append(direct.run(fn, "a")))
         thread.start()
         waiting = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event = 'advisory' AND query = 'COMMIT'"
-        found: list[int] = []
-        assert until(lambda: found.extend(row[0] for row in killer.execute(waiting, (name,))) or found)
-        killer.execute("SELECT pg_terminate_backend(%s)", (found[0],))
-        assert until(lambda: fn.attempts == 2)
+        pid = until(lambda: killer.execute(waiting, (name,)).fetchone(), "the COMMIT")[0]
+        killer.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        until(lambda: fn.attempts == 2, "the second attempt")
         holder.execute("SELECT pg_advisory_unlock(7)")
         thread.join(20)
     assert answers == [1]
@@ -174,7 +165,7 @@ def test_an_outcome_that_cannot_be_told_is_unknown(
     with pytest.raises(Unknown):
         proxied.run(fn, "a")
     assert fn.attempts == 1
-    assert until(lambda: direct.run(get, "a") == 1)  # It had happened.
+    until(lambda: direct.run(get, "a") == 1, "what was reported as unknown")
 
 
 def test_another_server_or_branch_of_history_proves_only_presence(direct: Database) -> None:
@@ -268,9 +259,9 @@ class Load:
         for thread in self._threads:
             thread.start()
 
-    def progressed(self, by: int) -> bool:
+    def progress(self, by: int) -> None:
         target = len(self.acknowledged) + by
-        return until(lambda: len(self.acknowledged) >= target)
+        until(lambda: len(self.acknowledged) >= target, f"{by} more acknowledged calls")
 
     def stop(self) -> None:
         self._stop.set()
@@ -298,14 +289,14 @@ def test_a_server_that_restarts_under_load_loses_nothing_acknowledged() -> None:
         with onefold.connect(cluster.dsn("a")) as db:
             load = Load(db)
             try:
-                assert load.progressed(by=100)
+                load.progress(by=100)
                 cluster.restart()
-                assert load.progressed(by=100)
+                load.progress(by=100)
                 cluster.restart(immediate=True)
-                assert load.progressed(by=100)
+                load.progress(by=100)
                 cluster.kill9()
                 cluster.start()
-                assert load.progressed(by=100)
+                load.progress(by=100)
             finally:
                 load.stop()
             stored = {row[0] for row in db.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals"))}

@@ -9,9 +9,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from engine_words import INSERT, get, put
 from hypothesis import given
 from hypothesis import strategies as st
-from postgres_words import INSERT, get, put
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx

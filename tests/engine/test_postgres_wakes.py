@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from postgres_words import INSERT, PUT, get, put
+from engine_words import INSERT, PUT, get, put
+from waiting import until
 
 import onefold
 from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
@@ -137,10 +137,9 @@ def test_closing_ends_all_connections(postgres_url: str, postgres_cluster: Clust
     threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("onefold-")]
     assert not [name for name in threads if name.startswith(("onefold-run", "onefold-listen", "onefold-notify"))]
     name = postgres_url.partition("@/")[2].partition("?")[0]
-    give_up = time.monotonic() + 10
+    connected = "SELECT 1 FROM pg_stat_activity WHERE datname = %s"
     with postgres_cluster.admin() as admin:
-        while admin.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (name,)).fetchone() != (0,):
-            assert time.monotonic() < give_up
+        until(lambda: admin.execute(connected, (name,)).fetchone() is None, "the end of all connections")
 
 
 def test_closing_lets_running_calls_finish(postgres_url: str) -> None:

@@ -12,51 +12,25 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_words import PUT, WAIT_S, count, get, put, python
+from waiting import until
 
 import onefold
-from onefold import Database, Invalid, Retry, Tx
-from onefold.engine.sqlite import batches
+from onefold import Database, Invalid, Retry
+from onefold.engine.sqlite import batches, watchdog, writer
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.host.gate import Gate
-
-PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
-         ON CONFLICT (space, key) DO UPDATE SET total = excluded.total"""
-NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000)"
-WAIT_S = 20
 
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Iterator[Database]:
     with onefold.connect(tmp_path / "a.db") as db:
         yield db
-
-
-def put(tx: Tx, key: str, total: int = 1) -> None:
-    tx.run(PUT, key=key, total=total)
-
-
-def get(tx: Tx, key: str) -> int | None:
-    row = tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = :key", key=key)
-    return row[0] if row else None
-
-
-def count(tx: Tx) -> int:
-    row = tx.one("SELECT count(*) FROM onefold.counter_totals WHERE space = :space")
-    assert row is not None
-    return row[0]
-
-
-def python(program: str, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, *args],
-        capture_output=True, text=True, timeout=60, check=False, **options,
-    )
 
 
 # -- forks -------------------------------------------------------------------------------------------------
@@ -93,22 +67,23 @@ db.close()
 
 def test_a_child_keeps_no_gate_of_its_dead_parent(tmp_path: Path) -> None:
     program = f"""
-import os, sys, time, onefold
+import os, sys, onefold
 db = onefold.connect(sys.argv[1])
 def forks(tx):
     tx.run({PUT!r}, key="half", total=1)
     if os.fork() == 0:
-        time.sleep(60)
+        os.read(0, 1)  # Until the test ends.
         os._exit(0)
     print("in", flush=True)
-    time.sleep(60)
+    os.read(0, 1)
 db.run(forks)
 """
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "a.db")],
-        stdout=subprocess.PIPE, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )
     try:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "in\n"
         process.kill()
@@ -119,6 +94,7 @@ db.run(forks)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.stdin.close()
         process.stdout.close()
 
 
@@ -166,13 +142,15 @@ def reads():
     while not stop.is_set():
         db.reader().run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space"))
 async def crowd():
+    stored = asyncio.Semaphore(0)
     async def one(n):
         for k in range(30):
             await db.arun(put, f"task/{{n}}/{{k}}")
+            stored.release()
             await db.reader().arun(lambda tx: None)
     tasks = [asyncio.create_task(one(n)) for n in range(16)]
     for n in range(3):
-        await asyncio.sleep(0.01)
+        for _ in range(50): await stored.acquire()  # In the midst of it.
         fork(f"child{{n}}")
     await asyncio.gather(*tasks)
 if __name__ == "__main__":
@@ -259,11 +237,13 @@ def test_stale_sockets_go_and_do_no_harm(tmp_path: Path) -> None:
             stale.bind(str(folder / f"9{n}-x.sock"))
             stale.close()
         waiter = two.waiter("t")
-        until = time.monotonic() + WAIT_S
-        while len(list(folder.iterdir())) > 2 and time.monotonic() < until:
+
+        def places() -> int:
             one.run(lambda tx: tx.wake("t"))
             assert waiter.wait(WAIT_S)
-        assert len(list(folder.iterdir())) == 2
+            return len(list(folder.iterdir()))
+
+        until(lambda: places() == 2, "the end of the stale sockets")
         waiter.close()
 
 
@@ -369,19 +349,26 @@ def test_a_gate_that_was_forgotten_is_open(tmp_path: Path) -> None:
 
 def test_a_slow_disk_is_nobodys_fault(plain: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     real = batches.Batches._commit
-    slept = threading.Event()
+    nudge = writer.Writer.nudge
+    looks, committed = threading.Semaphore(0), threading.Event()
+
+    def nudged(self: writer.Writer) -> None:
+        looks.release()  # The watchdog is here, every TICK_S.
+        nudge(self)
 
     def slow(self: batches.Batches, *args: Any) -> None:
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until:
-            time.sleep(0.05)
-        slept.set()
+        while looks.acquire(blocking=False):
+            pass
+        for _ in range(int(watchdog.HOLDS_WRITER_NS / 1e9 / watchdog.TICK_S) + 3):
+            assert looks.acquire(timeout=WAIT_S)
         real(self, *args)
+        committed.set()
 
+    monkeypatch.setattr(writer.Writer, "nudge", nudged)
     monkeypatch.setattr(batches.Batches, "_commit", slow)
     with caplog.at_level(logging.WARNING, logger="onefold.watchdog"):
         plain.run(put, "a")
-    assert slept.is_set()
+    assert committed.wait(WAIT_S)
     assert caplog.records == []
 
 

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import gc
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,55 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_words import PUT, WAIT_S, Blocker, count, get, in_one_batch, put, python
+from waiting import auntil, until
 
 import onefold
 from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
 from onefold.engine.sqlite import batches, everysec
 from onefold.host.gate import Gate
 
-PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
-         ON CONFLICT (space, key) DO UPDATE SET total = excluded.total"""
-NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000)"
-WAIT_S = 20
-
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Iterator[Database]:
     with onefold.connect(tmp_path / "a.db") as db:
         yield db
-
-
-def put(tx: Tx, key: str, total: int = 1) -> None:
-    tx.run(PUT, key=key, total=total)
-
-
-def get(tx: Tx, key: str) -> int | None:
-    row = tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = :key", key=key)
-    return row[0] if row else None
-
-
-def count(tx: Tx) -> int:
-    row = tx.one("SELECT count(*) FROM onefold.counter_totals WHERE space = :space")
-    assert row is not None
-    return row[0]
-
-
-def python(program: str, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, *args],
-        capture_output=True, text=True, timeout=60, check=False, **options,
-    )
-
-
-class Blocker:
-    """A function that sits on the writer until it is let go."""
-
-    def __init__(self) -> None:
-        self.entered, self.leave = threading.Event(), threading.Event()
-
-    def __call__(self, tx: Tx) -> None:
-        self.entered.set()
-        assert self.leave.wait(WAIT_S)
 
 
 # -- closing ---------------------------------------------------------------------------------------
@@ -106,9 +68,7 @@ def test_closing_under_fire_answers_everybody_and_loses_nothing(tmp_path: Path) 
         threads.append(threading.Thread(target=lambda a=answers, c=crowd: a.extend(asyncio.run(c())), daemon=True))
         for thread in threads:
             thread.start()
-        until = time.monotonic() + WAIT_S
-        while len(acknowledged) < 40 + turn and time.monotonic() < until:
-            time.sleep(0)
+        until(lambda: len(acknowledged) >= 40 + turn, "the first calls")
         db.close()
         for thread in threads:
             thread.join(WAIT_S)
@@ -137,8 +97,7 @@ def test_closing_waits_for_readers_of_tasks_and_answers_them(plain: Database) ->
             assert entered.acquire(timeout=WAIT_S)
         closer = threading.Thread(target=plain.close)
         closer.start()
-        while plain._engine._parts is not None:  # type: ignore[attr-defined]
-            await asyncio.sleep(0)
+        await auntil(lambda: plain._engine._parts is None, "the begin of closing")  # type: ignore[attr-defined]
         leave.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         closer.join(WAIT_S)
@@ -163,9 +122,7 @@ def test_closing_behind_a_stopped_process_ends(tmp_path: Path, monkeypatch: pyte
 
     caller = threading.Thread(target=call, daemon=True)
     caller.start()
-    until = time.monotonic() + WAIT_S
-    while not db._engine._parts.writer.waits_since_ns and time.monotonic() < until:  # type: ignore[attr-defined]
-        time.sleep(0.001)
+    until(lambda: db._engine._parts.writer.waits_since_ns, "the wait at the gate")  # type: ignore[attr-defined]
     closer = threading.Thread(target=db.close, daemon=True)
     closer.start()
     closer.join(WAIT_S)
@@ -204,11 +161,13 @@ def test_a_program_that_ends_without_close_ends_quietly(tmp_path: Path, durabili
 import asyncio, os, sys, threading, onefold
 db = onefold.connect(sys.argv[1], durability=sys.argv[2])
 def put(tx, key): tx.run({PUT!r}, key=key, total=1)
+stored = threading.Semaphore(0)
 def work(name):
     n = 0
     while True:
         db.run(put, f"{{name}}/{{n}}")
         os.write(1, f"{{name}}/{{n}}\\n".encode())  # A buffer shared by dying threads is torn.
+        stored.release()
         n += 1
 waiter = db.waiter("x")
 gone = db.arun(put, "never awaited"); gone.close()
@@ -216,7 +175,7 @@ async def crowd(): await asyncio.gather(*(db.arun(put, f"task/{{n}}") for n in r
 asyncio.run(crowd())
 db.reader().run(lambda tx: None)
 for name in "ab": threading.Thread(target=work, args=(name,), daemon=True).start()
-import time; time.sleep(0.3)
+for _ in range(40): stored.acquire()
 """
     for _ in range(3):
         done = python(program, str(tmp_path / "a.db"), durability)
@@ -306,22 +265,6 @@ def test_readers_of_tasks_hear_at_their_deadline_while_all_readers_are_busy(plai
 
 
 # -- batches -------------------------------------------------------------------------------------------
-
-
-def in_one_batch(db: Database, *calls: Any) -> list[Any]:
-    blocker = Blocker()
-
-    async def scenario() -> list[Any]:
-        first = asyncio.create_task(db.arun(blocker))
-        while not blocker.entered.is_set():
-            await asyncio.sleep(0)
-        rest = [asyncio.create_task((at or db).arun(fn, *args)) for at, fn, *args in calls]
-        await asyncio.sleep(0)
-        blocker.leave.set()
-        await first
-        return await asyncio.gather(*rest, return_exceptions=True)
-
-    return asyncio.run(scenario())
 
 
 def test_a_space_that_was_only_seen_in_an_undone_batch_is_written_down_later(plain: Database) -> None:
@@ -559,8 +502,7 @@ def test_cancelling_twice_still_waits_for_the_outcome(plain: Database) -> None:
 
     async def scenario() -> bool:
         task = asyncio.create_task(plain.arun(blocker))
-        while not blocker.entered.is_set():
-            await asyncio.sleep(0)
+        await blocker.sits()
         for _ in range(3):
             task.cancel()
             for _ in range(3):

@@ -10,19 +10,17 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_words import NUMBERS, PUT, Blocker, get, in_one_batch, put
+from waiting import let_pass
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
 from onefold.engine.sqlite import batches, watchdog, writer
-
-PUT = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :total)
-         ON CONFLICT (space, key) DO UPDATE SET total = excluded.total"""
-NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000)"
 
 
 @pytest.fixture
@@ -32,41 +30,8 @@ def plain(tmp_path: Path) -> Iterator[Database]:
         yield db
 
 
-def put(tx: Tx, key: str, total: int = 1) -> None:
-    tx.run(PUT, key=key, total=total)
-
-
-def get(tx: Tx, key: str) -> int | None:
-    row = tx.one("SELECT total FROM onefold.counter_totals WHERE space = :space AND key = :key", key=key)
-    return row[0] if row else None
-
-
-def in_one_batch(db: Database, *calls: tuple[Callable[..., Any], ...], deadlines: dict[int, int] | None = None) -> list[Any]:
-    """Run calls in one transaction: they queue while a first one holds the writer."""
-    entered, leave = threading.Event(), threading.Event()
-
-    def opens(tx: Tx) -> None:
-        entered.set()
-        assert leave.wait(10)
-
-    async def scenario() -> list[Any]:
-        first = asyncio.create_task(db.arun(opens))
-        while not entered.is_set():
-            await asyncio.sleep(0)
-        rest = [
-            asyncio.create_task(db.options(deadline_ms=(deadlines or {}).get(n, 10_000)).arun(fn, *args))
-            for n, (fn, *args) in enumerate(calls)
-        ]
-        await asyncio.sleep(0)
-        leave.set()
-        await first
-        return await asyncio.gather(*rest, return_exceptions=True)
-
-    return asyncio.run(scenario())
-
-
 def test_a_crowd_shares_commits(plain: Database) -> None:
-    answers = in_one_batch(plain, *[(put, f"k{n}") for n in range(100)])
+    answers = in_one_batch(plain, *[(None, put, f"k{n}") for n in range(100)])
     assert answers == [None] * 100
     sizes = plain._engine.metrics.batch_sizes
     assert max(sizes) >= 50, "a hundred queued calls must not take a hundred commits"
@@ -92,7 +57,7 @@ def test_a_deadline_costs_only_its_own_call(plain: Database, long: str) -> None:
         put(tx, "late")
         tx.run(long)
 
-    answers = in_one_batch(plain, (counted, "a"), (late,), (counted, "b"), deadlines={1: 300})
+    answers = in_one_batch(plain, (None, counted, "a"), (plain.options(deadline_ms=300), late), (None, counted, "b"))
     assert answers[0] is None
     assert answers[2] is None
     assert isinstance(answers[1], Retry)
@@ -160,7 +125,9 @@ def test_on_conflict_rollback_costs_only_its_own_call(plain: Database) -> None:
         put(tx, "rude")
         tx.run("INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)")
 
-    answers = in_one_batch(plain, (put, "a"), (rude,), (put, "b"), (rude,), (rude,), (put, "c"))
+    answers = in_one_batch(
+        plain, (None, put, "a"), (None, rude), (None, put, "b"), (None, rude), (None, rude), (None, put, "c")
+    )
     assert [answers[n] for n in (0, 2, 5)] == [None, None, None]
     assert all(isinstance(answers[n], Conflict) for n in (1, 3, 4))
     assert [plain.run(get, key) for key in ("a", "b", "c", "rude")] == [1, 1, 1, None]
@@ -192,7 +159,7 @@ def test_a_full_database_is_a_clear_error_and_ends_when_there_is_room(plain: Dat
         put(tx, "flood")
         tx.many(PUT, big)
 
-    answers = in_one_batch(plain, (put, "a"), (floods,), (put, "b"))
+    answers = in_one_batch(plain, (None, put, "a"), (None, floods), (None, put, "b"))
     assert isinstance(answers[1], Retry)
     assert answers[1].code == "disk_full"
     assert answers[0] is None
@@ -244,7 +211,7 @@ def test_a_failing_commit_fails_everyone_in_it(plain: Database) -> None:
     def orphan(tx: Tx) -> None:
         tx.run("INSERT INTO child (id) VALUES (42)")  # Deferred: only COMMIT finds it.
 
-    answers = in_one_batch(plain, (put, "a"), (orphan,), (put, "b"))
+    answers = in_one_batch(plain, (None, put, "a"), (None, orphan), (None, put, "b"))
     assert all(isinstance(answer, Conflict) for answer in answers)
     assert [plain.run(get, key) for key in ("before", "a", "b")] == [1, None, None]
 
@@ -307,7 +274,7 @@ def test_whoever_blocks_the_writer_is_named(plain: Database, caplog: pytest.LogC
 
 def test_too_many_waiting_calls_are_refused(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "QUEUE_MAX", 10)
-    answers = in_one_batch(plain, *[(put, f"k{n}") for n in range(30)])
+    answers = in_one_batch(plain, *[(None, put, f"k{n}") for n in range(30)])
     refused = [answer for answer in answers if isinstance(answer, Retry)]
     assert refused
     assert {answer.code for answer in refused} == {"queue_full"}
@@ -315,19 +282,15 @@ def test_too_many_waiting_calls_are_refused(plain: Database, monkeypatch: pytest
 
 
 def test_a_call_that_is_late_in_the_queue_is_not_run(plain: Database) -> None:
-    entered, leave, ran = threading.Event(), threading.Event(), threading.Event()
-
-    def blocks(tx: Tx) -> None:
-        entered.set()
-        leave.wait(10)
+    blocker, ran = Blocker(), threading.Event()
 
     async def scenario() -> Any:
-        first = asyncio.create_task(plain.arun(blocks))
-        while not entered.is_set():
-            await asyncio.sleep(0)
+        first = asyncio.create_task(plain.arun(blocker))
+        await blocker.sits()
         late = asyncio.create_task(plain.options(deadline_ms=1).arun(lambda tx: ran.set()))
-        await asyncio.sleep(0.01)
-        leave.set()
+        await asyncio.sleep(0)
+        let_pass(2)
+        blocker.leave.set()
         await first
         return (await asyncio.gather(late, return_exceptions=True))[0]
 
