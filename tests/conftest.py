@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hypothesis
@@ -70,3 +71,10 @@ def db(db_url: str, clock: FakeClock) -> Iterator[Database]:
     """An empty database, on each engine in turn. Every function is run twice (see `rehearse`)."""
     with onefold.connect(db_url, rehearse=True, clock=clock) as database:
         yield database
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Eight threads, which have all ended when the test has."""
+    with ThreadPoolExecutor(8) as executor:
+        yield executor

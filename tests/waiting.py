@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 _LOOK_S = 0.005
 
 T = TypeVar("T")

@@ -11,9 +11,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 import onefold
-from onefold import Database, tokens
+from onefold import tokens
 from onefold.cli.main import run
 from onefold.testing.postgres import Cluster
 
@@ -177,7 +178,7 @@ def test_worker_runs_a_programs_worker_until_sigterm(db_url: str, tmp_path: Path
         assert process.stdout is not None
         assert json.loads(process.stdout.readline()) == {"event": "started", "worker": "shop:worker"}
         with onefold.connect(db_url) as db:
-            _wait_for_greeting(db)
+            until(lambda: db.reader().run(lambda tx: tx.total("greeted/ana")) == 1, "the job")
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=40)
         assert process.returncode == 0, errors
@@ -185,11 +186,3 @@ def test_worker_runs_a_programs_worker_until_sigterm(db_url: str, tmp_path: Path
     finally:
         process.kill()
         process.communicate()
-
-
-def _wait_for_greeting(db: Database) -> None:
-    import time
-
-    until = time.monotonic() + 30
-    while db.reader().run(lambda tx: tx.total("greeted/ana")) != 1:
-        assert time.monotonic() < until, "the job was not done"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from waiting import until
 
 import onefold
 from onefold.cli import doctor
@@ -177,8 +178,9 @@ def test_postgresql_is_judged(
     assert found(postgres_url, "transactions") == []
     monkeypatch.setattr(doctor, "OLD_TRANSACTION_MS", 0)
     with psycopg.connect(postgres_url) as forgotten:
-        forgotten.execute("SELECT pg_sleep(0.002)")  # The transaction stays open.
-        assert one(postgres_url, "transactions").level == "warn"
+        forgotten.execute("SELECT 1")  # The transaction stays open.
+        (finding,) = until(lambda: found(postgres_url, "transactions"), "an age of more than 0 ms")
+        assert finding.level == "warn"
     lost = one("postgresql://nobody@127.0.0.1:1/none", "server")
     assert (lost.level, "cannot be reached" in lost.text) == ("bad", True)
 

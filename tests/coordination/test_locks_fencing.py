@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from racing import Step, until_somebody_waits
 
 import onefold
 from onefold import Conflict, Database, Tx, locks
@@ -24,24 +23,6 @@ def postgres(postgres_url: str) -> Iterator[Database]:
     """Without rehearsal: the functions here are stepped, so they run once."""
     with onefold.connect(postgres_url) as database:
         yield database
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as executor:
-        yield executor
-
-
-class Step:
-    """A place in a function where the test stops it: `reached` tells, `go` lets it on."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.go = threading.Event()
-
-    def stop(self) -> None:
-        self.reached.set()
-        assert self.go.wait(WAIT_S)
 
 
 def expired(db: Database, owner: str) -> locks.Lock:
@@ -80,28 +61,10 @@ def check_without_lock(tx: Tx, lock: locks.Lock) -> None:
         raise Conflict("lost", code="lost")
 
 
-def until_somebody_waits(db: Database) -> None:
-    """Until a backend of this database waits for a row."""
-    give_up = time.monotonic() + WAIT_S
-    text = """SELECT count(*) FROM pg_stat_activity -- :space
-               WHERE datname = current_database() AND wait_event_type = 'Lock'"""
-    while db.reader().run(lambda tx: tx.one(text))[0] == 0:
-        assert time.monotonic() < give_up, "nobody waits"
-
-
-@contextlib.contextmanager
-def stepping(*steps: Step) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for step in steps:
-            step.go.set()
-
-
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_take_over_waits_for_the_commit_in_flight(postgres: Database, threads: ThreadPoolExecutor, level: str) -> None:
     old, step, handle = expired(postgres, "ana"), Step(), postgres.options(isolation=level)
-    with stepping(step):
+    with step:
         holder = threads.submit(handle.run, guarded, locks.check, old, step)
         assert step.reached.wait(WAIT_S)
         successor: Future[tuple[int, list[str]]] = threads.submit(handle.run, take_over)
@@ -118,7 +81,7 @@ def test_without_the_share_lock_a_deposed_holder_would_write(
     postgres: Database, threads: ThreadPoolExecutor, level: str
 ) -> None:
     old, step, handle = expired(postgres, "ana"), Step(), postgres.options(isolation=level)
-    with stepping(step):
+    with step:
         holder = threads.submit(handle.run, guarded, check_without_lock, old, step)
         assert step.reached.wait(WAIT_S)
         # Did not wait: bob believes to be alone, and acts on it outside. (Had he read what is
@@ -143,7 +106,7 @@ def test_a_deposed_holder_aborts_though_its_snapshot_is_older(
         locks.check(tx, old)
         write(tx, f"by {old.token}")
 
-    with stepping(step):
+    with step:
         holder = threads.submit(handle.run, late)
         assert step.reached.wait(WAIT_S)
         assert handle.run(take_over)[0] == old.token + 1
@@ -160,7 +123,7 @@ def test_a_release_waits_for_the_commit_in_flight_too(
     postgres: Database, threads: ThreadPoolExecutor, level: str, how: str
 ) -> None:
     lock, step, handle = expired(postgres, "ana"), Step(), postgres.options(isolation=level)
-    with stepping(step):
+    with step:
         holder = threads.submit(handle.run, guarded, locks.check, lock, step)
         assert step.reached.wait(WAIT_S)
         if how == "release":
@@ -187,7 +150,7 @@ def test_transactions_of_one_holder_pass_each_other(
         step.stop()
         write(tx, key)
 
-    with stepping(first, second):
+    with first, second:
         both = [threads.submit(handle.run, work, step, f"k{number}") for number, step in enumerate((first, second))]
         assert first.reached.wait(WAIT_S)
         assert second.reached.wait(WAIT_S)  # Both are past their checks at the same time.
@@ -270,7 +233,7 @@ def test_a_swept_row_outlives_every_snapshot_that_misses_its_floor(
         step.stop()
         return locks.acquire(tx, "a", owner="late", ttl_ms=TTL).token
 
-    with stepping(step):
+    with step:
         call = threads.submit(postgres.run, late)
         assert step.reached.wait(WAIT_S)
         for _ in range(3):

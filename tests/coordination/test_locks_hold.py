@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from racing import somebody_waits
+from waiting import auntil, until
 
 import onefold
 from onefold import Conflict, Database, Invalid, OnefoldError, Tx, locks
@@ -30,12 +32,6 @@ def real(db_url: str) -> Iterator[Database]:
 
 def holder_of(db: Database, name: str) -> locks.Lock | None:
     return db.run(locks.lock_of, name)
-
-
-def until(condition) -> None:
-    give_up = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < give_up
 
 
 def test_a_block_holds_the_lock_and_gives_it_back(real: Database) -> None:
@@ -100,8 +96,7 @@ def test_a_task_waits_as_well(real: Database, monkeypatch: pytest.MonkeyPatch) -
     async def main() -> None:
         async with locks.hold(real, "a") as first:
             task = asyncio.create_task(second())
-            while not real._engine.hub.has_waiters():
-                await asyncio.sleep(0)
+            await auntil(real._engine.hub.has_waiters, "the second one's wait")
             assert not task.done()
         assert await asyncio.wait_for(task, WAIT_S) == first.lock.token + 1
 
@@ -244,8 +239,7 @@ def test_a_cancelled_waiter_leaves_nothing(real: Database) -> None:
 
         async with locks.hold(real, "a") as held:
             task = asyncio.create_task(second())
-            while not real._engine.hub.has_waiters():
-                await asyncio.sleep(0)
+            await auntil(real._engine.hub.has_waiters, "the second one's wait")
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -268,9 +262,7 @@ def test_a_task_cancelled_at_any_moment_frees_the_lock(real: Database, turns: in
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        async with asyncio.timeout(WAIT_S):
-            while await real.arun(locks.lock_of, "a") is not None:
-                await asyncio.sleep(0)
+        await auntil(lambda: holder_of(real, "a") is None, "the lock's release")
 
     asyncio.run(main())
 
@@ -284,19 +276,13 @@ def test_a_lock_won_while_its_task_was_cancelled_is_free_again(postgres_url: str
         reached.set()
         assert go.wait(WAIT_S)
 
-    def waiting(tx: Tx) -> bool:
-        text = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        return tx.one(text)[0] > 0
-
     async def work(db: Database) -> None:
         async with locks.hold(db, "a"):
             raise AssertionError("cancelled before")
 
     async def main(db: Database) -> None:
         task = asyncio.create_task(work(db))
-        async with asyncio.timeout(WAIT_S):
-            while not await db.arun(waiting):
-                await asyncio.sleep(0)
+        await auntil(lambda: somebody_waits(db), "the wait for the row")
         task.cancel()
         await asyncio.sleep(0)
         assert not task.done()
@@ -366,17 +352,17 @@ def test_many_threads_count_without_losing_one(real: Database) -> None:
 
 
 HOLDER = """
-import sys, threading, onefold
+import sys, onefold
 from onefold import locks
 db = onefold.connect(sys.argv[1])
 with locks.hold(db, "job", owner="victim", ttl_ms=1_000) as held:
     print(held.lock.token, flush=True)
-    threading.Event().wait()
+    sys.stdin.read()
 """
 
 
 def test_a_killed_holder_is_taken_over_with_a_larger_token(real: Database) -> None:
-    victim = subprocess.Popen([sys.executable, "-c", HOLDER, real.url], stdout=subprocess.PIPE, text=True)
+    victim = subprocess.Popen([sys.executable, "-c", HOLDER, real.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         token = int(victim.stdout.readline())
         assert real.run(locks.try_acquire, "job", owner="early", ttl_ms=1_000) is None
@@ -392,4 +378,5 @@ def test_a_killed_holder_is_taken_over_with_a_larger_token(real: Database) -> No
     finally:
         victim.kill()
         victim.wait(WAIT_S)
+        victim.stdin.close()
         victim.stdout.close()

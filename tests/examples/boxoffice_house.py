@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import time
-from collections.abc import Callable
 from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import urlencode
@@ -14,6 +12,7 @@ from urllib.parse import urlencode
 from examples.boxoffice import desk, hall, wallets
 from examples.boxoffice.purchase import SendReceipt
 from examples.boxoffice.receipts import send_receipt
+from waiting import until
 
 from onefold import Database, Tx, booking, events, jobs, ledger
 
@@ -46,18 +45,10 @@ def traces(tx: Tx, show_id: str, visitor: str) -> dict[str, Any]:
     }
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
-    """Look again and again until it is so."""
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not come true in time"
-        time.sleep(0.01)
-
-
 def send_receipts(db: Database, *orders: str) -> None:
     """Run a worker until the receipts of these orders were sent."""
     with jobs.Worker(db, tx={SendReceipt: send_receipt}, lease_ms=1_000, poll_ms=50):
-        wait_until(lambda: all(db.run(events.version_of, f"receipt/{order}") for order in orders))
+        until(lambda: all(db.run(events.version_of, f"receipt/{order}") for order in orders), "the receipts")
 
 
 class Client:

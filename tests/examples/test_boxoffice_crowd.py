@@ -86,7 +86,9 @@ def test_twenty_kills_lose_nothing(
 def test_postgres_killed_too_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The database's server dies as well, with all its backends in the middle of what they do."""
     code = main(["crash", "--kills", "20", "--postgres", "--data", str(tmp_path), "--quiet", "--buyers", "3000"])
-    check(capsys.readouterr().out, code, orders=2_500)
+    output = capsys.readouterr().out
+    check(output, code, orders=2_500)
+    assert "killed -9: 20 times" in output
 
 
 @pytest.mark.slow

@@ -7,10 +7,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from boxoffice_house import PAIR, open_evening, send_receipts, traces, wait_until
+from boxoffice_house import PAIR, open_evening, send_receipts, traces
 from examples.boxoffice import desk, hall, wallets
 from examples.boxoffice.purchase import OrderPlaced, purchase
 from examples.boxoffice.receipts import ReceiptSent, receipt_of
+from waiting import until
 
 from onefold import Conflict, Database, Denied, Invalid, NotFound, OnefoldError, Tx, booking, events, ledger
 from onefold.core.clock import FakeClock
@@ -106,7 +107,7 @@ def test_nobody_buys_what_somebody_else_holds(db: Database, show: str, hold: boo
 def test_a_lapsed_hold_is_not_sold(db: Database, show: str, clock: FakeClock) -> None:
     hold = db.run(desk.take, show, by=ANA, wish=desk.Wish(count=2, ttl_ms=1_000))
     clock.advance(1_000)
-    wait_until(lambda: db.run(desk.try_hold, hold.id, by=ANA) is None)
+    until(lambda: db.run(desk.try_hold, hold.id, by=ANA) is None)
     with pytest.raises(OnefoldError) as caught:
         db.run(purchase, hold.id, by=ANA, key="k1")
     assert caught.value.code in {"hold_lapsed", "hold_gone"}

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boxoffice_house import Client, field, wait_until
+from boxoffice_house import Client, field
 from examples.boxoffice.crowd.servers import House
+from waiting import until
 
 import onefold
 from onefold import booking
@@ -68,7 +69,7 @@ def test_a_person_without_javascript_buys_and_sees_the_order(client: Client) -> 
     path = client.path
     mine = client.get(f"/performances/{show}")
     assert mine.count('class="mine"') == 3 + 1, "three seats, and the legend"
-    wait_until(lambda: "Receipt sent at" in client.get(path))
+    until(lambda: "Receipt sent at" in client.get(path))
     history = client.get("/orders")
     assert "Carmen" in history
     assert "1140.00 EUR" in history
@@ -92,7 +93,7 @@ def test_seats_can_be_picked_and_given_back(client: Client, show: str) -> None:
     evening = client.get(f"/performances/{show}")
     client.post(f"/performances/{show}/hold", {"form": field(evening, "form"), "seats": "100:3,4"})
     held = client.path
-    wait_until(lambda: client.json("GET", f"/api/performances/{show}/seats")["rows"]["100"][2:4] == "11")
+    until(lambda: client.json("GET", f"/api/performances/{show}/seats")["rows"]["100"][2:4] == "11")
     other = Client(f"http://{client._host}")
     page = other.get(f"/performances/{show}")
     told = other.post(f"/performances/{show}/hold", {"form": field(page, "form"), "seats": "100:4,5"})
@@ -100,7 +101,7 @@ def test_seats_can_be_picked_and_given_back(client: Client, show: str) -> None:
     assert "Somebody was faster" in told
     client.post(f"{held}/release", {"form": field(evening, "form")})
     assert client.path == f"/performances/{show}"
-    wait_until(lambda: client.json("GET", f"/api/performances/{show}/seats")["rows"]["100"][2:4] == "00")
+    until(lambda: client.json("GET", f"/api/performances/{show}/seats")["rows"]["100"][2:4] == "00")
 
 
 def test_forms_from_elsewhere_are_refused(client: Client, show: str) -> None:
@@ -145,7 +146,7 @@ def test_programs_buy_with_a_key_and_are_answered_alike(client: Client, show: st
     problem = client.json("POST", "/api/orders", {"hold": hold(client, show, bearer)}, keyed)
     assert (client.status, problem["code"]) == (422, "idempotency_mismatch")
     assert client.headers["content-type"] == "application/problem+json"
-    wait_until(lambda: client.json("GET", f"/api/orders/{order['id']}", None, bearer)["receipt"])
+    until(lambda: client.json("GET", f"/api/orders/{order['id']}", None, bearer)["receipt"])
 
 
 def test_nobody_reads_or_buys_for_somebody_else(client: Client, show: str, bearer: dict[str, str]) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
-from typing import Any
-
 import msgspec
+from waiting import auntil, until
 
 from onefold import Database, Handle, Tx, jobs
 from onefold.messaging.jobs.attempts import Wanted
@@ -107,19 +103,4 @@ def effects(db: Database | Handle, key: str) -> int:
     return db.run(lambda tx: tx.total(f"effect/{key}"))
 
 
-def until(condition: Callable[[], Any], what: str = "it") -> None:
-    """Wait for a condition that another thread or process brings about."""
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen"
-        time.sleep(0.005)
-
-
-async def auntil(condition: Callable[[], Any], what: str = "it") -> None:
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen"
-        await asyncio.sleep(0.002)
-
-
-__all__ = ["beat", "cancelled", "retire"]
+__all__ = ["auntil", "beat", "cancelled", "retire", "until"]

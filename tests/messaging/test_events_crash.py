@@ -6,18 +6,17 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from events_kinds import Placed, check_order, everything, number
+from waiting import until
 
 import onefold
 from onefold import Database, Tx, events
 
-WAIT_S = 60
 HERE = str(Path(__file__).parent)
 
 APPENDER = """
@@ -110,15 +109,8 @@ def running(*programs: Program) -> Iterator[None]:
             program.close()
 
 
-def wait_until(done, what: str) -> None:
-    until = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < until, what
-        time.sleep(0.005)  # A poll of another process's file, with a deadline.
-
-
 def wait_lines(program: Program, count: int) -> None:
-    wait_until(lambda: len(program.lines()) >= count, f"{count} lines")
+    until(lambda: len(program.lines()) >= count, f"{count} lines")
 
 
 def check_batches(db: Database) -> list[events.Event]:
@@ -172,7 +164,7 @@ def test_racing_sequencers_killed_at_random_number_everything_once(
 
             for _ in range(12):
                 seen = tail()
-                wait_until(lambda: tail() >= seen + dice.randrange(1, 60), "events are numbered while others die")
+                until(lambda: tail() >= seen + dice.randrange(1, 60), "events are numbered while others die")
                 dice.choice([*sequencers, *sequencers, *appenders]).restart()
         number(db)
         orders = check_batches(db)
@@ -201,9 +193,9 @@ def test_a_subscriber_killed_at_random_handles_each_event_once(db_url: str, tmp_
             for _ in range(6):
                 before = place()
                 target = min(before + dice.randrange(1, 40), total)
-                wait_until(lambda: place() >= target, "it goes on")
+                until(lambda: place() >= target, "it goes on")
                 dice.choice(subscribers).restart()
-            wait_until(lambda: place() == total, "it comes to the end")
+            until(lambda: place() == total, "it comes to the end")
 
         def outcome(tx: Tx) -> tuple[int, int, list[int]]:
             seen = [events.version_of(tx, f"seen/order/{n}") for n in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from waiting import until
 
 import onefold
 from onefold import Conflict, Database, Handle, OnefoldError, Tx, idempotency
@@ -32,12 +34,6 @@ def real(db_url: str) -> Iterator[Database]:
 def postgres(postgres_url: str) -> Iterator[Database]:
     with onefold.connect(postgres_url) as database:
         yield database
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as executor:
-        yield executor
 
 
 class Slow:
@@ -272,12 +268,12 @@ def test_a_killed_process_leaves_no_half(real: Database) -> None:
         return idempotency.once(tx, f"k{number}", do, scope="s", request=number).replayed
 
     def patiently(number: int) -> bool:
-        give_up = time.monotonic() + WAIT_S  # The server may take a moment to see that its client died.
-        while True:
-            try:
-                return real.run(asked, number)
-            except OnefoldError:
-                assert time.monotonic() < give_up
+        def answer() -> list[bool]:
+            with contextlib.suppress(OnefoldError):  # The server may take a moment to see that its client died.
+                return [real.run(asked, number)]
+            return []
+
+        return until(answer, "an answer")[0]
 
     assert all(patiently(number) for number in range(last + 1))
     patiently(last + 1)

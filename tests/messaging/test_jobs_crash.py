@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ import onefold
 from onefold import Database, jobs
 from onefold.testing.postgres import Cluster
 
-HERE = str(Path(__file__).parent)
+HERE = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 KILLS = 3
 JOBS = 1_500
 
@@ -30,10 +29,11 @@ class Crashing(msgspec.Struct, frozen=True):
 
 WORKER = """
 import asyncio, os, signal, sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 import onefold
 from onefold import jobs
 from test_jobs_crash import Crashing
+from waiting import auntil
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
@@ -50,8 +50,7 @@ async def crash(job):
 
 async def main(worker):
     running = asyncio.ensure_future(worker.run_until_stopped())
-    while not worker.numbers():  # Until it listens to signals.
-        await asyncio.sleep(0.001)
+    await auntil(worker.numbers)  # Until it listens to signals.
     os.write(1, b"up\\n")
     await running
 
@@ -70,7 +69,7 @@ class Fleet:
         self.deaths = 0
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", WORKER, self._url, HERE], stdout=subprocess.PIPE)
+        return subprocess.Popen([sys.executable, "-c", WORKER, self._url, *HERE], stdout=subprocess.PIPE)
 
     def tend(self) -> None:
         for place, process in enumerate(self._processes):
@@ -80,10 +79,12 @@ class Fleet:
                 self.deaths += 1
                 self._processes[place] = self._start()
 
-    def kill_one(self, dice: random.Random) -> None:
+    def kill_one(self, db: Database, dice: random.Random) -> None:
+        """Somewhere in its work, after a number of jobs that the dice say."""
         process = dice.choice(self._processes)
         self._wait_up(process)
-        time.sleep(dice.uniform(0.0, 0.15))  # Somewhere in its work: that is the point of the test.
+        left = unfinished(db) - dice.randrange(1, 200)
+        until(lambda: unfinished(db) <= max(left, 0), "the next jobs")
         process.kill()
         process.wait()
 
@@ -119,14 +120,12 @@ def put_all(db: Database, crashing: list[Crashing]) -> None:
     db.run(lambda tx: len(jobs.put_many(tx, crashing)))
 
 
+def unfinished(db: Database) -> int:
+    return sum(states(db).values())
+
+
 def tend_until_done(db: Database, fleet: Fleet, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        fleet.tend()
-        if not (left := states(db)):
-            return
-        assert time.monotonic() < end, f"not done: {left}"
-        time.sleep(0.05)
+    until(lambda: fleet.tend() or not states(db), "the last job", seconds=seconds)
 
 
 @pytest.mark.slow
@@ -155,7 +154,7 @@ def test_workers_killed_at_random_do_each_job_once(db_url: str) -> None:
         try:
             for kill in range(KILLS):
                 put_all(db, [Crashing(f"{kill}/{n}") for n in range(JOBS // KILLS)])
-                fleet.kill_one(dice)
+                fleet.kill_one(db, dice)
                 fleet.tend()
             tend_until_done(db, fleet, 90)
             codes = fleet.stop()

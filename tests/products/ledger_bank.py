@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-
 from onefold import Handle, Money, Tx, ledger
 
-JOIN_S = 60.0
 HOUR = 3_600_000
 WALLETS = ("wallet/a", "wallet/b", "wallet/c", "wallet/d")
 
@@ -98,24 +94,3 @@ def rows(db: Handle) -> list[list[tuple]]:
         ]
 
     return db.run(read)
-
-
-def at_once(*calls: Callable[[], object]) -> list[object]:
-    """Run the calls on threads that start together; answers their results, or the error of each."""
-    results: list[object] = [None] * len(calls)
-    start = threading.Barrier(len(calls))
-
-    def drive(number: int, call: Callable[[], object]) -> None:
-        start.wait(JOIN_S)
-        try:
-            results[number] = call()
-        except Exception as error:  # noqa: BLE001  Told to the test.
-            results[number] = error
-
-    threads = [threading.Thread(target=drive, args=item) for item in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(JOIN_S)
-        assert not thread.is_alive()
-    return results

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 from booking_hall import TTL_MS, audit, lapse, open_hall, orders_of, sold_out
+from racing import at_once, kill_after
 
 import onefold
 from onefold import Conflict, Database, Handle, NotFound, OnefoldError, Retry, Tx, booking
 
 BUYERS = 12
-JOIN_S = 60.0
 ISOLATIONS = pytest.mark.parametrize("isolation", ["serializable", "read_committed"])
 
 
@@ -25,27 +20,6 @@ ISOLATIONS = pytest.mark.parametrize("isolation", ["serializable", "read_committ
 def crowd_db(db_url: str) -> Database:
     """Not rehearsed: here many run at once, and each function should run as it does in earnest."""
     return onefold.connect(db_url)
-
-
-def at_once(*calls: Callable[[], object]) -> list[object]:
-    """Run the calls on threads that start together; answers their results, or the error of each."""
-    results: list[object] = [None] * len(calls)
-    start = threading.Barrier(len(calls))
-
-    def drive(number: int, call: Callable[[], object]) -> None:
-        start.wait(JOIN_S)
-        try:
-            results[number] = call()
-        except Exception as error:  # noqa: BLE001  Told to the test.
-            results[number] = error
-
-    threads = [threading.Thread(target=drive, args=item) for item in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(JOIN_S)
-        assert not thread.is_alive()
-    return results
 
 
 def shop(db: Handle, show: str, name: str) -> list[str]:
@@ -195,26 +169,6 @@ for name in range(4):
 """
 
 
-def kill_a_shop(url: str, show: str, run: int, acknowledged: int) -> set[str]:
-    """Start a process that sells, kill it after some acknowledged orders; answers these."""
-    shop = subprocess.Popen(
-        [sys.executable, "-c", VICTIM, url, show, str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with shop:
-        assert shop.stdout is not None
-        assert shop.stderr is not None
-        said = []
-        for line in shop.stdout:
-            said.append(line)
-            if len(said) == acknowledged:
-                shop.send_signal(signal.SIGKILL)
-                break
-        said += shop.stdout.readlines()
-        errors = shop.stderr.read()
-    assert len(said) >= acknowledged, errors
-    return {line.strip() for line in said if line.endswith("\n")}
-
-
 @pytest.mark.slow
 def test_a_killed_shop_loses_no_order_and_tears_none(db_url: str, tmp_path: Path) -> None:
     def large(tx: Tx) -> str:
@@ -224,7 +178,7 @@ def test_a_killed_shop_loses_no_order_and_tears_none(db_url: str, tmp_path: Path
         show = db.run(large)
         acknowledged: set[str] = set()
         for run, many in enumerate((1, 37, 113)):
-            acknowledged |= kill_a_shop(db_url, show, run, many)
+            acknowledged |= kill_after(many, VICTIM, db_url, show, str(run))
             db.run(audit, show)
             stored = {order.id for order in db.run(orders_of, show)}
             assert acknowledged <= stored, "an acknowledged order is lost"

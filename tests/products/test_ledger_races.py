@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
-from ledger_bank import HOUR, WALLETS, at_once, audited, available, entries, eur, open_bank, posted
+from ledger_bank import HOUR, WALLETS, audited, available, entries, eur, open_bank, posted
+from racing import at_once, kill_after
 
 import onefold
 from onefold import Conflict, Database, Handle, OnefoldError, Retry, Tx, ledger
@@ -268,33 +266,13 @@ for name in range(4):
 """
 
 
-def kill_a_bank(url: str, run: int, acknowledged: int) -> set[str]:
-    """Start a process that pays, kill it after some acknowledged payments; answers these."""
-    bank = subprocess.Popen(
-        [sys.executable, "-c", VICTIM, url, str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with bank:
-        assert bank.stdout is not None
-        assert bank.stderr is not None
-        said = []
-        for line in bank.stdout:
-            said.append(line)
-            if len(said) == acknowledged:
-                bank.send_signal(signal.SIGKILL)
-                break
-        said += bank.stdout.readlines()
-        errors = bank.stderr.read()
-    assert len(said) >= acknowledged, errors
-    return {line.strip() for line in said if line.endswith("\n")}
-
-
 @pytest.mark.slow
 def test_a_killed_bank_loses_nothing_acknowledged(db_url: str) -> None:
     with onefold.connect(db_url) as db:
         db.run(open_bank, each=10**9)
         acknowledged: set[str] = set()
         for run, many in enumerate((1, 23, 71)):
-            acknowledged |= kill_a_bank(db_url, run, many)
+            acknowledged |= kill_after(many, VICTIM, db_url, str(run))
             db.reader().run(audited)
             whole = [entry for entry in entries(db, "till", limit=1_000) if entry.kind == "post"]
             stored = [entry.transfer_id for entry in whole]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ledger_bank import HOUR, WALLETS, age, audited, available, eur, open_bank, posted
+from racing import Step, until_somebody_waits
 
 import onefold
 from onefold import Conflict, Database, Tx, ledger
@@ -25,39 +24,6 @@ def bank(postgres_url: str) -> Iterator[Database]:
     with onefold.connect(postgres_url) as database:
         database.run(open_bank)
         yield database
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as executor:
-        yield executor
-
-
-class Step:
-    """A place in a function where the test stops it: `reached` tells, `go` lets it on."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.go = threading.Event()
-
-    def stop(self) -> None:
-        self.reached.set()
-        assert self.go.wait(WAIT_S)
-
-    def __enter__(self) -> Step:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.go.set()
-
-
-def until_somebody_waits(db: Database) -> None:
-    """Until a backend of this database waits for a row."""
-    give_up = time.monotonic() + WAIT_S
-    text = """SELECT count(*) FROM pg_stat_activity -- :space
-               WHERE datname = current_database() AND wait_event_type = 'Lock'"""
-    while db.reader().run(lambda tx: tx.one(text))[0] == 0:
-        assert time.monotonic() < give_up, "nobody waits"
 
 
 def pay(tx: Tx, id: str, debit: str, credit: str, minor: int, step: Step | None = None) -> None:

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from waiting import until
 
 import onefold
 
@@ -70,15 +72,15 @@ class Process:
 
     def stubborn(self, method: str, target: str, *, token: str, send: Any, key: str) -> tuple[int, Any]:
         """As a good client does: again with the same key while the answer is lost or "later"."""
-        until = time.monotonic() + 60
-        while True:
-            try:
+
+        def answer() -> tuple[int, Any] | None:
+            with suppress(OSError, http.client.HTTPException):
                 status, body = self.request(method, target, token=token, send=send, key=key)
                 if status != 503 and (body or {}).get("code") != "in_flight":
                     return status, body
-            except (OSError, http.client.HTTPException):
-                pass
-            assert time.monotonic() < until, f"never answered: {self.errors()}"
+            return None
+
+        return until(answer, "an answer", seconds=60)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit code."""
@@ -102,13 +104,6 @@ def running(*arguments: str, url: str, folder: Path) -> Iterator[Process]:
         yield process
     finally:
         process.close()
-
-
-def wait_until(true: Callable[[], bool], what: str, *, seconds: float = 30) -> None:
-    """Ask again and again; the deadline fails the test."""
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, what
 
 
 def is_running(pid: int) -> bool:

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from http_calls import bearer_for
-from processes import Process, command, environment, is_running, running, wait_until
+from processes import Process, command, environment, is_running, running
+from waiting import until
 
 import onefold
 from onefold import events
@@ -67,11 +68,11 @@ def test_sigterm_finishes_what_runs_and_says_not_ready_first(tmp_path: Path) -> 
             target=lambda: answers.append(process.request("POST", "/v1/events", token=token, send=placed))
         )
         slow.start()
-        wait_until(lambda: gate_is_wanted(url), "the request never reached the writer")
+        until(lambda: gate_is_wanted(url), "the request never reached the writer")
         process.popen.send_signal(signal.SIGTERM)
-        wait_until(lambda: process.request("GET", "/readyz")[0] == 503, "still ready after SIGTERM")
+        until(lambda: process.request("GET", "/readyz")[0] == 503, "still ready after SIGTERM")
         assert process.request("GET", "/livez")[0] == 200
-        wait_until(lambda: refuses(process.port), "still takes connections")
+        until(lambda: refuses(process.port), "still takes connections")
         assert slow.is_alive()
         gate.release()
         slow.join(20)
@@ -148,10 +149,10 @@ def test_four_workers_on_one_database_survive_kill_9(db_url: str, tmp_path: Path
         with ThreadPoolExecutor(8) as threads:
             work = [threads.submit(append, process, token, number) for number in range(total)]
             for at, pid in ((total // 4, process.pids[0]), (total // 2, process.pids[1])):
-                wait_until(lambda at=at: sum(f.done() for f in work) >= at, "the crowd stands still")
+                until(lambda at=at: sum(f.done() for f in work) >= at, "the crowd stands still")
                 os.kill(pid, signal.SIGKILL)
             assert {future.result() for future in work} == {200}
-        wait_until(lambda: process.errors().count("killed by SIGKILL") == 2, "the parent did not notice")
+        until(lambda: process.errors().count("killed by SIGKILL") == 2, "the parent did not notice")
         assert process.end() == 0
         assert "Traceback" not in process.errors()
     assert numbers_in(db_url) == list(range(total)), "lost or doubled"
@@ -163,9 +164,9 @@ def test_ending_while_a_worker_waits_to_be_started_again(tmp_path: Path) -> None
             victims = children_of(process.popen.pid)
             os.kill(victims[0], signal.SIGKILL)
             deaths = round_number
-            wait_until(lambda deaths=deaths: process.errors().count("killed by SIGKILL") == deaths, "unnoticed")
+            until(lambda deaths=deaths: process.errors().count("killed by SIGKILL") == deaths, "unnoticed")
             if round_number < 3:
-                wait_until(lambda: len(children_of(process.popen.pid)) == 2, "not started again")
+                until(lambda: len(children_of(process.popen.pid)) == 2, "not started again")
         assert process.end() == 0
 
 
@@ -195,7 +196,7 @@ def test_killing_every_worker_loses_no_connection(tmp_path: Path) -> None:
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     with running("--workers", "2", "--lame-duck-ms", "0", url=str(tmp_path / "t.db"), folder=tmp_path) as process:
         assert process.end(signal.SIGKILL) == -signal.SIGKILL
-        wait_until(lambda: not any(is_running(pid) for pid in process.pids), "workers live on without a parent")
+        until(lambda: not any(is_running(pid) for pid in process.pids), "workers live on without a parent")
         assert refuses(process.port)
 
 
@@ -220,7 +221,7 @@ def test_a_server_killed_under_load_keeps_what_it_acknowledged(db_url: str, tmp_
             threads = [threading.Thread(target=load, args=(process, start + lane)) for lane in range(4)]
             for thread in threads:
                 thread.start()
-            wait_until(lambda before=before: len(acknowledged) > before + 40, "the load stands still")
+            until(lambda before=before: len(acknowledged) > before + 40, "the load stands still")
             process.end(signal.SIGKILL)
             for thread in threads:
                 thread.join()
