@@ -28,6 +28,16 @@ BANNED_IN_OPS = {
     "os": "the environment is read in cli", "threading": "what waits lives in client.py",
     "asyncio": "what waits lives in client.py", "socket": "no I/O in a transaction", "logging": "use tx.emit",
 }  # fmt: skip
+SLEEPERS = {
+    "tests/waiting.py": "looks again and again at what gives no signal, in one place",
+}
+CLOCK_LOOPS = {
+    "tests/waiting.py": "see above: with a deadline",
+    "tests/examples/chromium.py": "waits for the browser's pipe in select, with a deadline",
+}
+ASSERTED_ELSEWHERE = {
+    "test_the_example_works": "its database runs each function twice and refuses what differs",
+}
 HEADINGS = ("Guarantees", "Failure modes", "Retention", "Example", "Numbers", "Not for")
 
 
@@ -63,6 +73,108 @@ def test_nothing_is_left_for_later(path: Path) -> None:
     if path == Path(__file__):
         return
     assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text(encoding="utf-8"))
+
+
+def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    """What is called, by its dotted name without a module's path: `time.sleep`, `Event().wait`, `until`."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def sleeps(tree: ast.AST) -> list[str]:
+    """Where a program lets time pass, and hopes. `asyncio.sleep(0)` is a step of the loop, unless it spins."""
+    spins = {id(call) for loop in ast.walk(tree) if isinstance(loop, ast.While) for _, call in calls(loop)}
+    found = []
+    for called, call in calls(tree):
+        sleep = called.rpartition(".")[2] == "sleep"
+        step = sleep and called == "asyncio.sleep" and ast.unparse(call).endswith("(0)") and id(call) not in spins
+        pause = called.endswith("Event().wait") and bool(call.args or call.keywords)
+        if (sleep and not step) or pause:
+            found.append(f"line {call.lineno}: {ast.unparse(call)[:60]}")
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module in {"time", "asyncio"}]
+    return found + [f"line {node.lineno}: name the module" for node in imported if "sleep" in ast.unparse(node)]
+
+
+def texts(tree: ast.AST) -> list[str]:
+    """The strings of a program, the ones of f-strings too."""
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name)
+def test_tests_wait_for_the_thing_itself(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if name(path) not in SLEEPERS:
+        assert not sleeps(tree), "wait for a signal, or with `waiting.until`"
+        children = [] if path == Path(__file__) else [text for text in texts(tree) if re.search(r"sleep\((?!0\))", text)]
+        assert not children, "a child program or a server sleeps: let it wait for a pipe or a lock"
+    if name(path) not in CLOCK_LOOPS:
+        loops = [node for node in ast.walk(tree) if isinstance(node, ast.While) and "monotonic" in ast.unparse(node)]
+        assert not loops, f"line {loops[0].lineno}: say `waiting.until`"
+
+
+@pytest.mark.parametrize("program", [
+    "time.sleep(0)", "import asyncio as a\nasync def f(): await a.sleep(1)", "asyncio.sleep(0.1)", "from time import sleep",
+    "while not e.is_set():\n  asyncio.sleep(0)", "threading.Event().wait(0.1)",
+])  # fmt: skip
+def test_a_sleep_is_seen(program: str) -> None:
+    assert sleeps(ast.parse(program))
+
+
+def test_a_step_of_the_loop_is_no_sleep() -> None:
+    assert not sleeps(ast.parse("asyncio.sleep(0)\nfor _ in x:\n  asyncio.sleep(0)\nleave.wait(20)\nasyncio.Event().wait()"))
+
+
+def outside_of_functions(function: ast.AST) -> list[ast.AST]:
+    """The nodes of a function, without those of the functions inside it, which something has to call."""
+    found, left = [], list(ast.iter_child_nodes(function))
+    while left:
+        node = left.pop()
+        found.append(node)
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            left += ast.iter_child_nodes(node)
+    return found
+
+
+def can_fail(node: ast.AST) -> bool:
+    """Whether it can fail: `assert` of no constant, `raises`, `fail`, AssertionError, a model that is run."""
+    if isinstance(node, ast.Assert):
+        return not isinstance(node.test, (ast.Constant, ast.Tuple, ast.JoinedStr))
+    if isinstance(node, ast.Raise):
+        return node.exc is not None and ast.unparse(node.exc).startswith("AssertionError")
+    called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    return called in {"pytest.raises", "pytest.fail", "run_state_machine_as_test"} or called.endswith(".runTest")
+
+
+def asserts(function: ast.AST, known: set[str]) -> bool:
+    """Whether a function can fail an assertion, its own or that of a function in `known` that it names."""
+    nodes = outside_of_functions(function)
+    return any(can_fail(node) or getattr(node, "id", getattr(node, "attr", "")) in known for node in nodes)
+
+
+def that_cannot_fail(tree: ast.Module, helpers: list[ast.Module]) -> list[str]:
+    """The tests of a module that cannot fail; `helpers` are the modules of tests that it imports."""
+    inner = [function for module in [tree, *helpers] for function in functions(module) if not function.name.startswith("test_")]
+    known: set[str] = set()
+    while more := {function.name for function in inner if asserts(function, known)} - known:
+        known |= more
+    return [f.name for f in functions(tree) if f.name.startswith("test_") and not asserts(f, known)]
+
+
+def test_every_test_has_an_assertion_that_can_fail() -> None:
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in TESTS if path.stem != "conftest"}
+    for module, tree in trees.items():
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        without = that_cannot_fail(tree, [trees[helper] for helper in imported & trees.keys()])
+        assert set(without) <= ASSERTED_ELSEWHERE.keys(), module
+
+
+@pytest.mark.parametrize("body", ["f()", "assert True", "assert (x, 'said')", "def inner():\n    assert x"])
+def test_an_assertion_that_cannot_fail_is_seen(body: str) -> None:
+    assert that_cannot_fail(ast.parse("def test_it():\n  " + body.replace("\n", "\n  ")), [])
+
+
+@pytest.mark.parametrize("body", ["assert x", "with pytest.raises(E):\n    f()", "def inner():\n    assert x\nrun(inner)"])
+def test_an_assertion_that_can_fail_is_seen(body: str) -> None:
+    assert not that_cannot_fail(ast.parse("def test_it():\n  " + body.replace("\n", "\n  ")), [])
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
