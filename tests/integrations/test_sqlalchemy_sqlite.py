@@ -10,22 +10,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from orm_users import Base, User, names
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 import onefold
 from onefold import Conflict, Database, Doomed, Invalid, Tx
 from onefold.host.gate import Gate
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class User(Base):
-    __tablename__ = "users"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
 
 
 @pytest.fixture
@@ -40,11 +31,6 @@ def engine(db: Database) -> Iterator[sa.Engine]:
     Base.metadata.create_all(made)
     yield made
     made.dispose()
-
-
-def names(engine: sa.Engine) -> list[str]:
-    with Session(engine) as session:
-        return list(session.scalars(sa.select(User.name).order_by(User.name)))
 
 
 def test_use_joins_the_sessions_transaction(db: Database, engine: sa.Engine) -> None:

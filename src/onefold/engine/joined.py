@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString
 
 from onefold.core.errors import Conflict, Invalid
-from onefold.engine.tx import Tx
+from onefold.engine.tx import Row, Tx
 
 
 class JoinedTx(Tx):
     """A `tx` whose COMMIT is somebody else's; see `onefold.use`."""
 
     __slots__ = ()
+
+    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
+        """See `Tx.one`."""
+        rows = self.all(sql, **parameters)
+        if len(rows) > 1:
+            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
+            self.doom(error)
+            raise error
+        return rows[0] if rows else None
 
     def committed(self) -> None:
         """Say that the owner's COMMIT returned: wakes whoever waits, runs callbacks; once.

@@ -42,15 +42,6 @@ class SqlAlchemyTx(JoinedTx):
 
     __slots__ = ("_connection", "_dialect", "_teller")
 
-    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
-        """See `Tx.one`."""
-        rows = self.all(sql, **parameters)
-        if len(rows) > 1:
-            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
-            self.doom(error)
-            raise error
-        return rows[0] if rows else None
-
     def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
         """See `Tx.all`."""
         self._check_alive()

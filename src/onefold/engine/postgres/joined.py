@@ -39,15 +39,6 @@ class JoinedPostgresTx(JoinedTx):
         super().__init__(space=space, space_name=space_name, now_ms=now_ms, seed=seed)
         self._cursor = cursor
 
-    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
-        """See `Tx.one`."""
-        rows = self.all(sql, **parameters)
-        if len(rows) > 1:
-            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
-            self.doom(error)
-            raise error
-        return rows[0] if rows else None
-
     def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
         """See `Tx.all`."""
         self._check_alive()
