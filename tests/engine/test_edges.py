@@ -93,7 +93,7 @@ def test_a_counter_takes_whole_numbers_only(db: Database, delta: Any) -> None:
 
 @pytest.mark.parametrize(
     "hint",
-    [lambda tx: tx.on_commit(5), lambda tx: tx.wake(5), lambda tx: tx.wake("x" * 201), lambda tx: tx.wake("")],
+    [lambda tx: tx.on_commit(5), lambda tx: tx.wake(5), lambda tx: tx.wake("x" * 10_001), lambda tx: tx.wake("")],
 )
 def test_a_hint_that_cannot_be_given_is_refused_before_the_commit(db: Database, hint: Callable[[Any], None]) -> None:
     def work(tx: Tx) -> None:

@@ -67,7 +67,7 @@ def test_a_deadline_costs_only_its_own_call(plain: Database, long: str) -> None:
     # possible. Afterwards savepoints are taken for a while.
     assert runs.count("a") == 2
     runs.clear()
-    in_one_batch(plain, (counted, "a"), (late,), (counted, "b"), deadlines={1: 300})
+    in_one_batch(plain, (None, counted, "a"), (plain.options(deadline_ms=300), late), (None, counted, "b"))
     reads = "SELECT max" in long[len(NUMBERS) : len(NUMBERS) + 12]
     assert runs.count("a") == (1 if reads else 2)
 
@@ -88,7 +88,7 @@ def test_savepoints_are_taken_only_while_functions_fail(plain: Database, monkeyp
 
     def batch_with_a_failure() -> dict[str, int]:
         runs.clear()
-        answers = in_one_batch(plain, (counted, "a"), (fails_if_there, "a"), (counted, "b"))
+        answers = in_one_batch(plain, (None, counted, "a"), (None, fails_if_there, "a"), (None, counted, "b"))
         assert [type(answer) for answer in answers] == [type(None), Conflict, type(None)]
         assert plain.run(get, "half") is None
         return {name: runs.count(name) for name in ("a", "fails", "b")}
@@ -96,7 +96,7 @@ def test_savepoints_are_taken_only_while_functions_fail(plain: Database, monkeyp
     together, apart = {"a": 2, "fails": 2, "b": 1}, {"a": 1, "fails": 1, "b": 1}
     assert batch_with_a_failure() == together
     assert batch_with_a_failure() == apart
-    assert in_one_batch(plain, *[(counted, "c")] * 8) == [None] * 8
+    assert in_one_batch(plain, *[(None, counted, "c")] * 8) == [None] * 8
     assert batch_with_a_failure() == together
     assert plain.run(get, "a") == plain.run(get, "b") == 1
 
@@ -114,7 +114,7 @@ def test_a_failure_that_rested_on_an_undone_write_is_looked_at_again(plain: Data
             raise Conflict("It is there.")
         return "free"
 
-    assert in_one_batch(plain, (writes_once,), (fails_if_there,)) == [None, "free"]
+    assert in_one_batch(plain, (None, writes_once), (None, fails_if_there)) == [None, "free"]
     assert seen == [1, None]
 
 

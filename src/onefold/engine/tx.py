@@ -25,7 +25,7 @@ Row = tuple[Any, ...]
 
 COUNTER_KEY_LENGTH_MAX = 200
 HINTS_MAX = 10_000  # Facts, wakes and callbacks of one transaction, each.
-TOPIC_LENGTH_MAX = 200
+TOPIC_LENGTH_MAX = 10_000
 OVER = Doomed("The function has returned; its tx is over.", code="over")
 
 
@@ -137,7 +137,7 @@ class Tx:
         A hint only: it may be lost or come late, so every waiter polls as well.
         """
         if type(topic) is not str or not 1 <= len(topic) <= TOPIC_LENGTH_MAX:
-            raise Invalid("A topic is a text of 1 to 200 characters.", code="topic")
+            raise Invalid("A topic is a text of 1 to 10,000 characters.", code="topic")
         topics = self._made_hints().topics
         if topic not in topics:
             _add(topics, topic)
