@@ -9,7 +9,15 @@ import pytest
 from engine_words import INSERT, PUT, Blocker, get, put
 
 from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx, operation
+from onefold.engine.require import require
 from onefold.engine.values import INTEGER_MAX, INTEGER_MIN
+
+
+def demand(tx: Tx, key: str, total: int) -> None:
+    require(
+        tx, "UPDATE onefold.counter_totals SET total = 0 WHERE space = :space AND key = :key AND total = :total RETURNING key",
+        lambda: Conflict("It is another one.", code="other", key=key), key=key, total=total,
+    )  # fmt: skip
 
 
 def increment(tx: Tx, key: str) -> int:
@@ -149,6 +157,66 @@ def test_an_error_swallowed_inside_a_savepoint_undoes_the_savepoint_only(db: Dat
 
     db.run(tries)
     assert [db.run(get, k) for k in ("before", "inside", "after")] == [1, None, 1]
+
+
+def test_what_is_required_and_there_lets_the_transaction_count(db: Database) -> None:
+    db.run(put, "a", 7)
+
+    def work(tx: Tx) -> None:
+        demand(tx, "a", 7)
+        put(tx, "b", 1)
+
+    db.run(work)
+    assert [db.run(get, k) for k in ("a", "b")] == [0, 1]
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_what_is_required_and_missing_undoes_everything(db: Database, reads: bool) -> None:
+    db.run(put, "a", 7)
+
+    def work(tx: Tx) -> None:
+        put(tx, "before", 1)
+        demand(tx, "a", 8)
+        if reads:
+            get(tx, "a")
+        put(tx, "after", 1)
+
+    with pytest.raises(Conflict) as caught:
+        db.run(work)
+    assert (caught.value.code, caught.value.facts["key"]) == ("other", "a")
+    assert [db.run(get, k) for k in ("before", "a", "after")] == [None, 7, None]
+
+
+def test_a_savepoint_confines_what_is_required_and_missing(db: Database) -> None:
+    db.run(put, "a", 7)
+
+    def tries(tx: Tx) -> str:
+        put(tx, "before", 1)
+        try:
+            with tx.savepoint():
+                put(tx, "inside", 1)
+                demand(tx, "a", 8)
+        except Conflict as error:
+            put(tx, "after", 1)
+            return error.code
+        return "not reached"
+
+    assert db.run(tries) == "other"
+    assert [db.run(get, k) for k in ("before", "inside", "after")] == [1, None, 1]
+
+
+def test_a_swallowed_refusal_cannot_commit_half(db: Database) -> None:
+    def swallows(tx: Tx) -> None:
+        put(tx, "before", 1)
+        try:
+            demand(tx, "a", 8)
+            get(tx, "a")
+        except Conflict:
+            pass
+
+    with pytest.raises(Doomed):
+        db.run(swallows)
+    assert db.run(get, "before") is None
 
 
 def test_savepoints_nest(db: Database) -> None:

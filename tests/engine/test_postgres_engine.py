@@ -14,6 +14,7 @@ import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
 from onefold.engine.postgres import engine as engine_module
 from onefold.engine.postgres.wire import Wire
+from onefold.engine.require import require
 
 
 @pytest.fixture
@@ -45,6 +46,40 @@ def test_result_less_writes_begin_and_commit_take_one_round_trip(plain: Database
     plain.run(three)
     assert len(trips) == 1
     assert plain.run(get, "k49") == 49
+
+
+def demand(tx: Tx, key: str) -> None:
+    require(tx, UPDATE, lambda: Conflict("There is none.", code="none"), key=key)
+
+
+def test_what_is_required_travels_with_begin_and_commit(plain: Database, trips: list[int]) -> None:
+    plain.run(put, "a", 1)
+
+    def work(tx: Tx) -> None:
+        demand(tx, "a")
+        put(tx, "b", 1)
+
+    plain.run(work)
+    trips.clear()
+    plain.run(work)
+    assert len(trips) == 1
+    assert plain.run(get, "a") == 3
+    pid = plain.run(lambda tx: tx.one("SELECT pg_backend_pid()"))
+    with pytest.raises(Conflict):
+        plain.run(demand, "missing")
+    assert plain.run(lambda tx: tx.one("SELECT pg_backend_pid()")) == pid
+
+
+def test_a_division_by_zero_beside_what_is_required_is_no_refusal(plain: Database) -> None:
+    plain.run(put, "a", 1)
+
+    def work(tx: Tx) -> None:
+        demand(tx, "a")
+        tx.run("SELECT 1 / (:total - 1)", total=1)
+
+    with pytest.raises(Invalid):
+        plain.run(work)
+    assert plain.run(get, "a") == 1
 
 
 def test_a_read_then_a_write_take_two(plain: Database, trips: list[int]) -> None:

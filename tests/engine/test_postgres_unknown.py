@@ -13,10 +13,11 @@ from postgres_proxy import Fate, Proxy, once
 from waiting import until
 
 import onefold
-from onefold import Database, OnefoldError, Retry, Tx, Unknown
+from onefold import Conflict, Database, OnefoldError, Retry, Tx, Unknown
 from onefold.engine.postgres import engine as engine_module
 from onefold.engine.postgres import unknown
 from onefold.engine.postgres.engine import PostgresEngine
+from onefold.engine.require import require
 from onefold.testing.postgres import Cluster
 
 ADD_ONE = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)
@@ -97,6 +98,27 @@ def test_a_fused_write_and_commit_whose_answer_was_lost_is_found(
     proxy.fate = once(b"COMMIT", "cut_after")
     assert proxied.at("tenant/1").run(work) == "done"
     assert direct.at("tenant/1").run(get, "a") == len(attempts) == 1
+
+
+def test_a_fence_whose_commits_answer_was_lost_is_not_reported_as_lost(
+    proxied: Database, proxy: Proxy, direct: Database
+) -> None:
+    """The row that it deleted is gone when it looks again: the id of the attempt says by whose doing."""
+    direct.at("tenant/1").run(lambda tx: tx.run(INSERT, key="a", total=1))
+
+    def work(tx: Tx) -> str:
+        require(
+            tx, "DELETE FROM onefold.counter_totals WHERE space = :space AND key = :key RETURNING key",
+            lambda: Conflict("Somebody else had it."), key="a",
+        )  # fmt: skip
+        tx.run(ADD_ONE, key="b")
+        return "done"
+
+    proxy.fate = once(b"COMMIT", "cut_after")
+    assert proxied.at("tenant/1").run(work) == "done"
+    assert [direct.at("tenant/1").run(get, key) for key in ("a", "b")] == [None, 1]
+    with pytest.raises(Conflict):
+        proxied.at("tenant/1").run(work)
 
 
 def test_a_commit_that_never_arrived_is_made_again(proxied: Database, proxy: Proxy, direct: Database) -> None:

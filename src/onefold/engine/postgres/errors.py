@@ -45,10 +45,15 @@ def translated(result: pq.abc.PGresult, *, cancelled: bool) -> OnefoldError:
         cancelled: we asked the server to cancel, because the deadline had come.
     """
     return _meaning(
-        _field(result, _FIELD.SQLSTATE), _field(result, _FIELD.SEVERITY_NONLOCALIZED),
+        sqlstate(result), _field(result, _FIELD.SEVERITY_NONLOCALIZED),
         why=_field(result, _FIELD.MESSAGE_PRIMARY), constraint=_field(result, _FIELD.CONSTRAINT_NAME),
         cancelled=cancelled,
     )  # fmt: skip
+
+
+def sqlstate(result: pq.abc.PGresult) -> str:
+    """The five letters of an error, such as "23505"."""
+    return _field(result, _FIELD.SQLSTATE)
 
 
 def from_psycopg(error: BaseException) -> OnefoldError:

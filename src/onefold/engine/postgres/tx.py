@@ -16,7 +16,8 @@ from onefold.engine.postgres.codec import plan_of
 from onefold.engine.postgres.errors import FATAL
 from onefold.engine.postgres.lent import lend
 from onefold.engine.postgres.wire import Wire
-from onefold.engine.tx import Row, Tx
+from onefold.engine.require import Deferring, Refusal
+from onefold.engine.tx import Row
 
 QUEUE_MAX = 256  # Commands sent without reading an answer; also how much memory a batch takes.
 
@@ -32,7 +33,7 @@ _BEGIN_SNAPSHOT = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LAZY = b"SET LOCAL synchronous_commit = off"
 
 
-class PostgresTx(Tx):
+class PostgresTx(Deferring):
     """One attempt on one connection."""
 
     __slots__ = (
@@ -85,10 +86,17 @@ class PostgresTx(Tx):
 
     def run(self, sql: LiteralString, /, **parameters: Any) -> None:
         """See `Tx.run`."""
+        self._later(sql, parameters)
+
+    def require(self, sql: LiteralString, refusal: Refusal, /, **parameters: Any) -> None:
+        """See `require`."""
+        self._later(sql, parameters, refusal)
+
+    def _later(self, sql: str, parameters: dict[str, Any], refusal: Refusal | None = None) -> None:
         if self._doom is not None:
             self._check_alive()
         try:
-            self._queue(sql, parameters)
+            self._queue(sql, parameters, refusal)
             if self._wire.queued >= QUEUE_MAX:
                 self._wire.sync()
         except BaseException as error:
@@ -108,8 +116,8 @@ class PostgresTx(Tx):
             self._fail(error)
             raise
 
-    def _queue(self, sql: str, parameters: dict[str, Any]) -> None:
-        plan = plan_of(sql)
+    def _queue(self, sql: str, parameters: dict[str, Any], refusal: Refusal | None = None) -> None:
+        plan = plan_of(sql, required=refusal is not None)
         parameters["space"] = self.space
         parameters["now_ms"] = self.now_ms
         values, types = plan.encode(parameters)
@@ -117,7 +125,7 @@ class PostgresTx(Tx):
             self.begin()
         if plan.writes and self._marked < 0 and not self._options.read_only:
             self._mark()
-        self._wire.execute(plan, values, types)
+        self._wire.execute(plan, values, types, refusal)
 
     def _add(self, key: str, delta: int) -> None:
         # Appended, not added up: a hot row would be one transaction at a time. `fold_counters` sums.

@@ -18,8 +18,9 @@ import psycopg
 from psycopg import pq
 
 from onefold.core.errors import Invalid, OnefoldError, Retry
-from onefold.engine.postgres.codec import Plan, Reader
-from onefold.engine.postgres.errors import POOLER, Lost, lost, refused, translated
+from onefold.engine.postgres.codec import NO_ROW, Plan, Reader
+from onefold.engine.postgres.errors import POOLER, Lost, lost, refused, sqlstate, translated
+from onefold.engine.require import Refusal
 
 PREPARED_MAX = 2_000
 CANCEL_GRACE_NS = 5_000_000_000  # How long a cancelled server may take to say so.
@@ -81,7 +82,7 @@ class Wire:
         self._pg = pg
         self._poll = select.poll()
         self._poll.register(pg.socket, select.POLLIN)
-        self._pending: list[Any] = []
+        self._pending: list[Any] = []  # _SYNC, _COMMAND, a Refusal, or the name that is prepared.
         self._prepared: set[bytes] = set()
         self._commands: dict[bytes, bytes] = {}
         self._reader = Reader()
@@ -111,9 +112,13 @@ class Wire:
             name = self._commands[text] = b"c%d" % len(self._commands)
         self._queue(name, text, (), [], [])
 
-    def execute(self, plan: Plan, values: list[bytes | None], types: tuple[int, ...]) -> None:
-        """Queue a statement."""
+    def execute(
+        self, plan: Plan, values: list[bytes | None], types: tuple[int, ...], refusal: Refusal | None = None
+    ) -> None:
+        """Queue a statement; with a `refusal` it is one that fails with `NO_ROW` when it finds none."""
         self._queue(plan.name(types), plan.text, types, values, plan.formats)
+        if refusal is not None:
+            self._pending[-1] = refusal
 
     @property
     def queued(self) -> int:
@@ -212,13 +217,13 @@ class Wire:
                 raise lost("out of step")
             status = result.status
             if status in {_STATUS.TUPLES_OK, _STATUS.COMMAND_OK}:
-                if entry is _COMMAND:
+                if type(entry) is not bytes:
                     last = result
             elif status in {_STATUS.FATAL_ERROR, _STATUS.PIPELINE_ABORTED}:
-                if entry is not _COMMAND:
+                if type(entry) is bytes:
                     self._prepared.discard(entry)
                 if status == _STATUS.FATAL_ERROR and first is None:
-                    first = translated(result, cancelled=self._cancelled)
+                    first = self._error(entry, result)
                     if isinstance(first, Lost):
                         raise first
             else:  # COPY and the like, of which there is no way back in a pipeline.
@@ -227,6 +232,11 @@ class Wire:
                 raise lost("out of step")
         self._cancelled = False
         return first, last
+
+    def _error(self, entry: Any, result: pq.abc.PGresult) -> OnefoldError:
+        if entry is not _COMMAND and type(entry) is not bytes and sqlstate(result) == NO_ROW:
+            return entry()
+        return translated(result, cancelled=self._cancelled)
 
     def _flush(self) -> None:
         pg = self._pg

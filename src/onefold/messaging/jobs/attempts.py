@@ -13,6 +13,7 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from onefold.core.errors import Conflict, Invalid
+from onefold.engine.require import require
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import KEEP_DONE_MS_MAX
 from onefold.messaging.jobs.moves import after_failure, columns_of, lost, release_key, to_dead, to_ready, to_scheduled
@@ -133,13 +134,12 @@ def check(tx: Tx, attempt: Attempt) -> None:
         Conflict: it is not ("attempt_lost").
     """
     _own_space(tx, attempt)
-    row = tx.one(
+    require(
+        tx,
         """SELECT attempt FROM onefold.jobs_running
            WHERE space = :space AND id = :id AND attempt = :attempt {for_share}""",
-        id=attempt.id, attempt=attempt.attempt,
+        lambda: lost(attempt), id=attempt.id, attempt=attempt.attempt,
     )  # fmt: skip
-    if row is None:
-        raise lost(attempt)
 
 
 @operation
@@ -151,7 +151,13 @@ def finish(tx: Tx, attempt: Attempt, *, keep_done_ms: int = 0) -> None:
     """
     if not 0 <= keep_done_ms <= KEEP_DONE_MS_MAX:
         raise Invalid("keep_done_ms is out of range.", keep_done_ms=keep_done_ms, most=KEEP_DONE_MS_MAX)
-    _leave_running(tx, attempt)
+    _own_space(tx, attempt)
+    require(
+        tx,
+        """DELETE FROM onefold.jobs_running WHERE space = :space AND id = :id AND attempt = :attempt
+           RETURNING attempt""",
+        lambda: lost(attempt), id=attempt.id, attempt=attempt.attempt,
+    )  # fmt: skip
     release_key(tx, attempt)
     if keep_done_ms:
         tx.run(
@@ -241,13 +247,12 @@ def note(tx: Tx, attempt: Attempt, progress: str) -> None:
     if len(progress) > PROGRESS_LENGTH_MAX:
         raise Invalid("Progress is at most 4 KiB of JSON.", length=len(progress), most=PROGRESS_LENGTH_MAX)
     _own_space(tx, attempt)
-    row = tx.one(
+    require(
+        tx,
         """UPDATE onefold.jobs_running SET progress = :progress
            WHERE space = :space AND id = :id AND attempt = :attempt RETURNING attempt""",
-        id=attempt.id, attempt=attempt.attempt, progress=progress,
+        lambda: lost(attempt), id=attempt.id, attempt=attempt.attempt, progress=progress,
     )  # fmt: skip
-    if row is None:
-        raise lost(attempt)
 
 
 def _leave_running(tx: Tx, attempt: Attempt) -> str | None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from onefold.core.errors import Conflict, Invalid, OnefoldError
+from onefold.core.errors import Conflict, Doomed, Invalid, OnefoldError
 from onefold.engine.call import DEADLINE_MS_MAX, space_of
 from onefold.engine.database import Database, Handle
 from onefold.engine.wake import Waiter
@@ -503,6 +503,8 @@ def _failure(kind: Kind, error: BaseException) -> dict[str, Any]:
 
 
 def _is_lost(error: BaseException, attempt: Attempt) -> bool:
+    if isinstance(error, Doomed) and error.__cause__ is not None:
+        error = error.__cause__  # The handler's function took the refusal for an error of its own.
     return (
         isinstance(error, Conflict) and error.code == "attempt_lost"
         and error.facts.get("id") == attempt.id and error.facts.get("attempt") == attempt.attempt
