@@ -8,7 +8,7 @@ from jobs_ground import Mail, claim, hire
 
 import onefold
 from onefold import Database, Tx, jobs
-from onefold.messaging.jobs.attempts import _CLAIM
+from onefold.messaging.jobs.attempts import CLAIM_POSTGRES, CLAIM_SQLITE
 from onefold.messaging.jobs.upkeep import promote
 
 CROWD = 20_000
@@ -25,7 +25,8 @@ def crowd(db: Database, count: int = CROWD) -> None:
 
 def explained(db: Database, prefix: str) -> str:
     def explain(tx: Tx) -> str:
-        return "\n".join(str(row) for row in tx.all(prefix + _CLAIM, **VALUES))
+        text = CLAIM_SQLITE if db.dialect == "sqlite" else CLAIM_POSTGRES
+        return "\n".join(str(row) for row in tx.all(prefix + text, **VALUES))
 
     return db.run(explain)
 
@@ -54,7 +55,7 @@ def walked(db: Database, room: int) -> int:
     """How many rows a claim in the full lane touches, by PostgreSQL's own count."""
 
     def explain(tx: Tx) -> int:
-        lines = tx.all("EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) " + _CLAIM, **{**VALUES, "queue": "default", "room": room})
+        lines = tx.all("EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) " + CLAIM_POSTGRES, **{**VALUES, "queue": "default", "room": room})
         text = "\n".join(row[0] for row in lines)
         removed = sum(int(n) for n in re.findall(r"Rows Removed by Filter: (\d+)", text))
         return removed + sum(int(n) for n in re.findall(r"lane on jobs_ready r .*rows=(\d+)", text))

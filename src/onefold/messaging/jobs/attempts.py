@@ -30,7 +30,7 @@ CLAIM_MAX = 1_000
 # jobs that this worker does not know stand in its way. `replace(...) <> :kinds` is "kind is in the
 # list", the same on both engines; the scalar subquery is one that no planner turns into a join,
 # which would cost the order of the index; `seq + 0` is the index's own expression.
-_CLAIM = """
+_PICKED = """
 WITH picked AS MATERIALIZED (
     SELECT seq FROM (
         SELECT r.seq FROM onefold.jobs_ready r
@@ -63,10 +63,33 @@ WITH picked AS MATERIALIZED (
           AND (SELECT p.queue FROM onefold.jobs_paused p WHERE p.space = r.space AND p.queue = r.queue) IS NULL
         ORDER BY r.seq + 0 LIMIT :room {for_update} {skip_locked}) lane_4
     LIMIT :room)
+"""
+
+# Of what is picked, PostgreSQL moves all in the same statement; SQLite cannot insert what it deletes.
+CLAIM_SQLITE = (
+    _PICKED
+    + """
 DELETE FROM onefold.jobs_ready WHERE onefold.jobs_ready.seq IN (SELECT seq FROM picked) -- all spaces
 RETURNING space, space_name, id, kind, queue, priority, args, attempt + 1, failures, attempts_max, unique_key,
           put_at_ms, progress, error, :worker, seq
 """
+)
+CLAIM_POSTGRES = (
+    _PICKED
+    + """
+, gone AS (
+    DELETE FROM onefold.jobs_ready WHERE onefold.jobs_ready.seq IN (SELECT seq FROM picked) -- all spaces
+    RETURNING space, space_name, id, kind, queue, priority, args, attempt + 1 AS attempt, failures, attempts_max,
+              unique_key, put_at_ms, progress, error, seq),
+moved AS (
+    INSERT INTO onefold.jobs_running (space, space_name, id, kind, queue, priority, args, attempt, failures,
+                                      attempts_max, unique_key, put_at_ms, progress, error, worker, claimed_at_ms)
+    SELECT space, space_name, id, kind, queue, priority, args, attempt, failures, attempts_max, unique_key,
+           put_at_ms, progress, error, :worker, :now_ms FROM gone)
+SELECT space, space_name, id, kind, queue, priority, args, attempt, failures, attempts_max, unique_key,
+       put_at_ms, progress, error, :worker, seq FROM gone
+"""
+)
 
 Lows = tuple[int, int, int, int, int]
 
@@ -101,18 +124,19 @@ def claim(tx: Tx, worker: str, wanted: Wanted, *, room: int) -> list[Attempt]:
     if leased is None:
         raise Conflict("The worker was given up.", code="worker_lost", worker=worker)
     attempts: list[Attempt] = []
+    moves = tx.dialect == "postgres"
     for queue, lows in wanted.lows:
         rows = tx.all(
-            _CLAIM, queue=queue, worker=worker, kinds=wanted.kinds, every=int(wanted.home is None),
+            CLAIM_POSTGRES if moves else CLAIM_SQLITE, queue=queue, worker=worker, kinds=wanted.kinds, every=int(wanted.home is None),
             home=wanted.home or 0, room=room - len(attempts),
             low_0=lows[0], low_1=lows[1], low_2=lows[2], low_3=lows[3], low_4=lows[4],
         )  # fmt: skip
-        # RETURNING promises no order.
+        # Neither RETURNING nor a CTE promises an order.
         rows.sort(key=lambda row: (-row[5], row[-1]))
         attempts += [Attempt(*row) for row in rows]
         if len(attempts) >= room:
             break
-    if attempts:
+    if attempts and not moves:
         tx.many(
             """INSERT INTO onefold.jobs_running (space, space_name, id, kind, queue, priority, args, attempt, failures,
                                                  attempts_max, unique_key, put_at_ms, progress, error, worker,
