@@ -193,6 +193,35 @@ def test_an_async_handler_past_its_time_is_cancelled_and_failed(live: Database) 
     assert job.error == "timed out after 50 ms"
 
 
+def test_each_handler_is_stopped_at_its_own_time(live: Database) -> None:
+    """However long the others may take that began before it, and when one was stopped already."""
+    stopped: list[int] = []
+    release = asyncio.Event()
+
+    async def waits(job: jobs.Run[Mail]) -> None:
+        await release.wait()
+
+    async def hangs(job: jobs.Run[ShortTime]) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append(job.attempt)
+
+    async def scenario() -> None:
+        async with jobs.Worker(live, io={Mail: waits, ShortTime: hangs}):
+            mail = await live.arun(jobs.put, Mail())
+            await auntil(lambda: state_of(live, mail) == "running")
+            for count in (1, 2):
+                await live.arun(jobs.put, ShortTime())
+                await auntil(lambda count=count: len(stopped) == count)
+            assert state_of(live, mail) == "running"
+            release.set()
+            await auntil(settled(live))
+
+    asyncio.run(scenario())
+    assert states(live) == {"dead": 2}
+
+
 def test_a_thread_past_its_time_has_lost_its_job(live: Database) -> None:
     go_on, refused = threading.Event(), threading.Event()
 
