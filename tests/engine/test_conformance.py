@@ -15,7 +15,9 @@ from onefold.engine.values import INTEGER_MAX, INTEGER_MIN
 
 def demand(tx: Tx, key: str, total: int) -> None:
     require(
-        tx, "UPDATE onefold.counter_totals SET total = 0 WHERE space = :space AND key = :key AND total = :total RETURNING key",
+        tx,
+        """UPDATE onefold.counter_totals SET total = 0
+           WHERE space = :space AND key = :key AND total = :total RETURNING key""",
         lambda: Conflict("It is another one.", code="other", key=key), key=key, total=total,
     )  # fmt: skip
 

@@ -62,21 +62,16 @@ WITH picked AS MATERIALIZED (
           AND replace(:kinds, ',' || r.kind || ',', '') <> :kinds AND (:every = 1 OR r.space = :home)
           AND (SELECT p.queue FROM onefold.jobs_paused p WHERE p.space = r.space AND p.queue = r.queue) IS NULL
         ORDER BY r.seq + 0 LIMIT :room {for_update} {skip_locked}) lane_4
-    LIMIT :room)
+    LIMIT :room) -- all spaces
 """
 
 # Of what is picked, PostgreSQL moves all in the same statement; SQLite cannot insert what it deletes.
-CLAIM_SQLITE = (
-    _PICKED
-    + """
+CLAIM_SQLITE = _PICKED + """
 DELETE FROM onefold.jobs_ready WHERE onefold.jobs_ready.seq IN (SELECT seq FROM picked) -- all spaces
 RETURNING space, space_name, id, kind, queue, priority, args, attempt + 1, failures, attempts_max, unique_key,
           put_at_ms, progress, error, :worker, seq
-"""
-)
-CLAIM_POSTGRES = (
-    _PICKED
-    + """
+"""  # noqa: S608  Of literals.
+CLAIM_POSTGRES = _PICKED + """
 , gone AS (
     DELETE FROM onefold.jobs_ready WHERE onefold.jobs_ready.seq IN (SELECT seq FROM picked) -- all spaces
     RETURNING space, space_name, id, kind, queue, priority, args, attempt + 1 AS attempt, failures, attempts_max,
@@ -88,8 +83,7 @@ moved AS (
            put_at_ms, progress, error, :worker, :now_ms FROM gone)
 SELECT space, space_name, id, kind, queue, priority, args, attempt, failures, attempts_max, unique_key,
        put_at_ms, progress, error, :worker, seq FROM gone
-"""
-)
+"""  # noqa: S608
 
 Lows = tuple[int, int, int, int, int]
 
@@ -118,17 +112,16 @@ def claim(tx: Tx, worker: str, wanted: Wanted, *, room: int) -> list[Attempt]:
     """
     if not 1 <= room <= CLAIM_MAX:
         raise Invalid("room is out of range.", room=room, most=CLAIM_MAX)
-    leased = tx.one(
-        "SELECT worker FROM onefold.jobs_workers WHERE space = :space AND worker = :worker {for_share}", worker=worker
-    )
-    if leased is None:
-        raise Conflict("The worker was given up.", code="worker_lost", worker=worker)
+    require(
+        tx, "SELECT worker FROM onefold.jobs_workers WHERE space = :space AND worker = :worker {for_share}",
+        lambda: Conflict("The worker was given up.", code="worker_lost", worker=worker), worker=worker,
+    )  # fmt: skip
     attempts: list[Attempt] = []
     moves = tx.dialect == "postgres"
     for queue, lows in wanted.lows:
         rows = tx.all(
-            CLAIM_POSTGRES if moves else CLAIM_SQLITE, queue=queue, worker=worker, kinds=wanted.kinds, every=int(wanted.home is None),
-            home=wanted.home or 0, room=room - len(attempts),
+            CLAIM_POSTGRES if moves else CLAIM_SQLITE, queue=queue, worker=worker, kinds=wanted.kinds,
+            every=int(wanted.home is None), home=wanted.home or 0, room=room - len(attempts),
             low_0=lows[0], low_1=lows[1], low_2=lows[2], low_3=lows[3], low_4=lows[4],
         )  # fmt: skip
         # Neither RETURNING nor a CTE promises an order.
