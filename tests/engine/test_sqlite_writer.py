@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -167,39 +166,6 @@ def test_a_full_database_is_a_clear_error_and_ends_when_there_is_room(plain: Dat
     connection.execute("PRAGMA max_page_count = 1000000")
     plain.run(floods)
     assert [plain.run(get, key) for key in ("before", "a", "b", "flood")] == [1, 1, 1, 1]
-
-
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small tmpfs needs root")
-def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"mount refused: {mounted.stderr.decode()}")
-    try:
-        ballast = disk / "ballast"
-        ballast.write_bytes(b"x" * 2_000_000)
-        with onefold.connect(disk / "a.db") as db:
-            acknowledged: list[int] = []
-            refused: Retry | None = None
-            for n in range(100_000):
-                try:
-                    db.run(put, f"{n:0190d}", n)
-                except Retry as error:
-                    refused = error
-                    break
-                acknowledged.append(n)
-            assert refused is not None
-            assert refused.code == "disk_full"
-            assert len(acknowledged) > 100
-            ballast.unlink()
-            db.run(put, "again")
-            for n in acknowledged:
-                assert db.run(get, f"{n:0190d}") == n
-        with onefold.connect(disk / "a.db") as db:
-            assert db.run(get, f"{acknowledged[-1]:0190d}") == acknowledged[-1]
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
 def test_a_failing_commit_fails_everyone_in_it(plain: Database) -> None:

@@ -61,17 +61,17 @@ _MEMORY_BYTES_MIN = 2 << 30  # Less may fill up: a container's has 64 MB.
 # Runs as a process of its own; its stdin ends when the process that made the cluster does.
 _WATCHDOG = """
 import os, shutil, signal, sys, time
-base, files = sys.argv[1:]
+data, *scratch = sys.argv[1:]
 sys.stdin.buffer.read()
 try:
-    pid = int(open(os.path.join(files, "data", "postmaster.pid")).readline())
+    pid = int(open(os.path.join(data, "postmaster.pid")).readline())
     os.kill(pid, signal.SIGQUIT)
     for _ in range(200):
         time.sleep(0.025)
         os.kill(pid, 0)
 except (OSError, ValueError):
     pass
-for path in (base, files):
+for path in scratch:
     shutil.rmtree(path, ignore_errors=True)
 """
 
@@ -89,6 +89,7 @@ class Cluster:
         tcp: bool = False,
         settings: Mapping[str, str] | None = None,
         version: int = VERSION_DEFAULT,
+        data_in: Path | None = None,
     ) -> None:
         """Prepare a cluster; `start` (or `with`) starts it.
 
@@ -99,11 +100,14 @@ class Cluster:
             tcp: listen on loopback too, with a password; the socket needs none.
             settings: lines for postgresql.conf, over the ones of this class.
             version: 16 or 18.
+            data_in: an existing directory that gets the data directory, such as the mount point of
+                a small disk; None for a temporary one. Its permissions must let the server in.
         """
         self._account = _account()
         self._base = _temporary_directory(self._account)
-        self._files = self._base if fsync else _fast_directory(self._base, self._account)
-        self._data = self._files / "data"
+        files = data_in or (self._base if fsync else _fast_directory(self._base, self._account))
+        self._data = files / "data"
+        self._scratch = {self._base, self._data if data_in else files}  # Removed at the end.
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._postmaster: subprocess.Popen[bytes] | None = None
         self._tcp = tcp
@@ -243,7 +247,7 @@ class Cluster:
     # -- helpers --------------------------------------------------------------------------
 
     def _remove(self) -> None:
-        for path in (self._base, self._files):
+        for path in self._scratch:
             shutil.rmtree(path, ignore_errors=True)
 
     def _initdb(self, version: int) -> None:
@@ -301,7 +305,7 @@ class Cluster:
     def _watch(self) -> None:
         if self._watchdog is None:
             self._watchdog = subprocess.Popen(  # noqa: S603  This interpreter.
-                [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(self._base), str(self._files)],
+                [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(self._data), *map(str, self._scratch)],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                 cwd="/",
             )  # fmt: skip
