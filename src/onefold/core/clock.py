@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Protocol
@@ -29,6 +30,15 @@ class SystemClock:
             with self._lock:
                 self._last = max(self._last, now)
         return self._last
+
+    def forked(self) -> None:
+        """In a child process: whoever held the lock stayed behind."""
+        self._lock = threading.Lock()
+
+
+#: The one of this process: all databases and joined transactions together never see time go back.
+SYSTEM = SystemClock()
+os.register_at_fork(after_in_child=SYSTEM.forked)
 
 
 class FakeClock:

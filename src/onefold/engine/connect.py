@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from onefold.core.clock import Clock, SystemClock
+from onefold.core.clock import SYSTEM, Clock
 from onefold.core.errors import Invalid
 from onefold.engine import schema
 from onefold.engine.call import Durability
@@ -55,7 +55,7 @@ def connect(
 
     path = _sqlite_path(text)
     return Database(
-        SqliteEngine(path, known, durability=durability, rehearse=rehearse, clock=clock or SystemClock()),
+        SqliteEngine(path, known, durability=durability, rehearse=rehearse, clock=clock or SYSTEM),
         url=str(path),
     )
 

@@ -9,7 +9,6 @@ SQLite file wait its turn like everybody else.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from onefold.core.clock import SYSTEM
 from onefold.core.errors import Doomed, Invalid
 from onefold.engine.call import new_seed, space_of
 from onefold.engine.errors import translate
@@ -103,7 +103,7 @@ def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
     if connection.dialect.name == "sqlite" and not driver.in_transaction:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     tx = SqlAlchemyTx(
-        space=space_of(space_name), space_name=space_name, now_ms=time.time_ns() // 1_000_000, seed=new_seed()
+        space=space_of(space_name), space_name=space_name, now_ms=SYSTEM.now_ms(), seed=new_seed()
     )
     tx._connection = connection
     tx._dialect = "sqlite" if connection.dialect.name == "sqlite" else "postgres"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from pathlib import Path
 
+from onefold.core.clock import SYSTEM
 from onefold.core.errors import Invalid
 from onefold.engine.call import new_seed, space_of
 from onefold.engine.joined import JoinedTx, register_space
@@ -36,7 +36,7 @@ def join_sqlite(connection: sqlite3.Connection, *, space_name: str) -> JoinedSql
     except sqlite3.Error as error:
         raise translated(error) from error
     tx = JoinedSqliteTx(
-        cursor, space=space_of(space_name), space_name=space_name, now_ms=time.time_ns() // 1_000_000, seed=new_seed()
+        cursor, space=space_of(space_name), space_name=space_name, now_ms=SYSTEM.now_ms(), seed=new_seed()
     )
     tx._path = path
     register_space(tx)
