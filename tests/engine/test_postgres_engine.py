@@ -12,6 +12,7 @@ from engine_words import INSERT, PUT, UPDATE, get, put, setting
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
+from onefold.engine import call as call_module
 from onefold.engine.postgres import engine as engine_module
 from onefold.engine.postgres.wire import Wire
 from onefold.engine.require import require
@@ -316,6 +317,37 @@ def test_a_savepoint_does_not_hide_a_conflict(plain: Database) -> None:
     plain.run(hides)
     assert len(attempts) == 2
     assert plain.run(get, "a") == 6
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_each_attempt_draws_anew_and_one_seed_replays_them(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, rehearse: bool
+) -> None:
+    """After a conflict the herd spreads; a rehearsal compares the two runs of one attempt, which draw alike."""
+    monkeypatch.setattr(call_module, "new_seed", lambda: 4711)
+
+    def drawn(tx: Tx) -> tuple[int, str]:
+        dice, attempt = tx.random.getrandbits(64), tx.new_id("job")[-16:]
+        met.append((dice, attempt))
+        get(tx, "a")
+        if len(met) <= 3 * runs and len(met) % runs == 0:  # In the run that counts, of the first three attempts.
+            thread = threading.Thread(target=other.run, args=(put, "a", len(met)))
+            thread.start()
+            thread.join()
+        tx.one(UPDATE, key="a")
+        return dice, attempt
+
+    runs = 2 if rehearse else 1
+    histories: list[list[tuple[int, str]]] = []
+    with onefold.connect(postgres_url, rehearse=rehearse) as db, onefold.connect(postgres_url) as other:
+        for _ in range(2):
+            met: list[tuple[int, str]] = []
+            other.run(put, "a", 0)
+            answer = db.run(drawn)
+            assert len(set(met)) * runs == len(met) == 4 * runs, "an attempt drew what another one had drawn"
+            assert answer == met[-1]
+            histories.append(met)
+    assert histories[0] == histories[1]
 
 
 def test_conflicts_without_end_are_given_up(plain: Database) -> None:

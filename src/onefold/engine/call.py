@@ -131,6 +131,13 @@ class Call:
         self.bell: threading.Lock | None = None
         self._ticket = [None]
 
+    def draw_anew(self) -> None:
+        """Other ids and dice for the next attempt, derived from this one's: the first seed replays them all.
+
+        A herd that met because all drew the same would else meet again.
+        """
+        self.seed = xxhash.xxh3_64_intdigest(self.seed.to_bytes(8, "big"))
+
     def take(self) -> bool:
         """Win the right to decide this call's fate; False when somebody already did."""
         try:

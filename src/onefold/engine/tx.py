@@ -111,7 +111,7 @@ class Tx:
     # -- time, ids, randomness ----------------------------------------------------------
 
     def new_id(self, prefix: str) -> str:
-        """A new sortable id such as "job_0190…"; a repeated attempt may give the same ones."""
+        """A new sortable id such as "job_0190…"; an attempt that is run again gives others."""
         if not (prefix.isalpha() and len(prefix) <= PREFIX_LENGTH_MAX):
             raise Invalid("An id's prefix is 1 to 16 letters.", prefix=prefix)
         identifier = make_id(prefix, now_ms=self.now_ms, count=self._ids, seed=self._seed)
@@ -120,7 +120,11 @@ class Tx:
 
     @property
     def random(self) -> random.Random:
-        """A generator seeded per call, so that a repeated attempt draws the same. Not for secrets."""
+        """A generator seeded per attempt, from one seed per call that replays them all. Not for secrets.
+
+        After a conflict the next attempt draws anew: who chose the same as others then chooses something
+        else now.
+        """
         if self._random is None:
             self._random = random.Random(self._seed)  # noqa: S311  Not for secrets, as said.
         return self._random

@@ -216,6 +216,7 @@ class PostgresEngine:
             if at_commit is not None and self._resolve(call, parts, wire, at_commit):
                 return at_commit.result
             self.metrics.retry(name_of(call.fn))
+            call.draw_anew()
             if max(conflicts, losses) > 1:
                 time.sleep(_pause_s(max(conflicts, losses), call.deadline_ns))
 
