@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from waiting import until
 
 import onefold
-from onefold import Database, Denied, Invalid, NotFound, tokens
+from onefold import Database, Denied, Invalid, NotFound, Tx, tokens
 from onefold.core.clock import FakeClock
 from onefold.identity.tokens.ops import KEPT_MS, USED_EVERY_MS, sweep
 
@@ -31,6 +31,37 @@ def test_who_has_the_secret_gets_the_token(db: Database) -> None:
     assert sent is not None
     assert db.reader().run(tokens.verify, sent[0], digest=sent[1]) == token
     assert (token.name, token.rights, token.space_name) == ("shop", ("booking:*",), "tenant/7")
+
+
+def test_a_revoked_or_expired_token_makes_no_other(db: Database) -> None:
+    """Also while a server that has not heard of it yet still trusts it."""
+    digest = tokens.digest_of("x")
+    maker = made(db, rights=("*",))[0]
+    assert db.run(tokens.create, "a", digest=digest, rights=("*",), by=maker.id).rights == ("*",)
+    db.run(tokens.revoke, maker.id)
+    ended = made(db, rights=("*",), ttl_ms=1_000)[0]
+
+    def end(tx: Tx) -> None:
+        tx.run("UPDATE onefold.tokens SET created_at_ms = 1, expires_at_ms = 2 WHERE space = :space AND id = :id", id=ended.id)
+
+    db.run(end)
+    for by in (maker.id, ended.id, "token_0", ""):
+        with pytest.raises(Denied) as denied:
+            db.run(tokens.create, "b", digest=digest, rights=("booking:read",), by=by)
+        assert denied.value.code == "token"
+
+
+def test_a_token_makes_none_that_outlasts_it(db: Database) -> None:
+    digest = tokens.digest_of("x")
+    maker = made(db, rights=("*",), ttl_ms=DAY_MS)[0]
+    for ttl_ms in (None, 2 * DAY_MS):
+        with pytest.raises(Denied) as denied:
+            db.run(tokens.create, "b", digest=digest, rights=("*",), ttl_ms=ttl_ms, by=maker.id)
+        assert denied.value.facts == {"lacks": "time"}
+    shorter = db.run(tokens.create, "c", digest=digest, rights=("*",), ttl_ms=DAY_MS // 2, by=maker.id)
+    assert shorter.expires_at_ms is not None
+    assert maker.expires_at_ms is not None
+    assert shorter.expires_at_ms < maker.expires_at_ms
 
 
 def test_another_secret_an_unknown_id_and_another_space_are_denied_alike(db: Database) -> None:

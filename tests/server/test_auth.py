@@ -57,6 +57,58 @@ def test_the_right_itself_is_enough(direct: Direct, db: Database) -> None:
     assert direct("GET", "/v1/tokens", token=bearer_for(db, "tokens:write")).status == 403
 
 
+DIGEST = "ab" * 32
+
+
+def grant(**changes: object) -> dict[str, object]:
+    return {"name": "made", "digest": DIGEST, "rights": ["booking:read"], **changes}
+
+
+def test_a_token_gives_away_only_what_it_has(direct: Direct, db: Database) -> None:
+    maker = bearer_for(db, "tokens:write", "booking:read", "jobs:*")
+    before = dump(db)
+    for change, lacks in (
+        ({"rights": ["*"]}, ["*"]),
+        ({"rights": ["booking:*"]}, ["booking:*"]),
+        ({"rights": ["booking:read", "ledger:write", "tokens:read"]}, ["ledger:write", "tokens:read"]),
+        ({"space_name": "tenant/7"}, ["space"]),
+        ({"space_name": "tenant/7", "rights": ["*"]}, ["*", "space"]),
+    ):
+        reply = direct("POST", "/v1/tokens", token=maker, send=grant(**change))
+        assert (reply.status, reply.json["code"]) == (403, "grant"), change
+        assert reply.json["facts"]["lacks"].split() == lacks
+    assert dump(db) == before
+    for rights in (["booking:read"], ["jobs:write", "jobs:*"], ["tokens:write"]):
+        made = direct("POST", "/v1/tokens", token=maker, send=grant(rights=rights))
+        assert (made.status, made.json["rights"]) == (200, rights)
+    root = direct("POST", "/v1/tokens", send=grant(rights=["*"]))  # Whose own right is "*".
+    assert root.status == 200
+    assert direct("POST", "/v1/tokens", send=grant(space_name="tenant/7")).status == 403
+
+
+def test_nobody_says_who_calls_but_the_server(direct: Direct, db: Database) -> None:
+    strong = db.run(tokens.create, "strong", digest=DIGEST, rights=("*",)).id
+    maker = bearer_for(db, "tokens:write")
+    before = dump(db)
+    for target, body in (
+        ("/v1/tokens", grant(by=strong)), ("/v1/tokens", grant(by=None)), (f"/v1/tokens?by={strong}", grant()),
+    ):
+        assert direct("POST", target, token=maker, send=body).status == 400, target
+    once = {"idempotency-key": "k1"}
+    assert direct("POST", "/v1/tokens", token=maker, send=grant(), headers=once).status == 403
+    assert dump(db) == before
+    assert '"by"' not in direct("GET", "/openapi.json").body.decode().partition('"/v1/tokens"')[2][:6_000]
+
+
+def test_a_tenant_makes_no_tokens(direct: Direct, db: Database) -> None:
+    tenant = bearer_for(db, "*", space_name="tenant/7")
+    before = dump(db.at("tenant/7"))
+    for space_name in ("", "tenant/7", "tenant/8"):
+        reply = direct("POST", "/v1/tokens", token=tenant, send=grant(space_name=space_name))
+        assert (reply.status, reply.json["code"]) == (403, "token")
+    assert dump(db.at("tenant/7")) == before
+
+
 def add_one(tx: Tx) -> int:
     """Count in the caller's space."""
     tx.add("here", 1)
@@ -74,11 +126,10 @@ def test_a_token_opens_its_own_space_alone(direct_to: Callable[..., Direct], db:
 
 
 def test_tokens_made_in_a_tenants_space_are_never_accepted(direct: Direct, db: Database) -> None:
-    tenant = bearer_for(db, "tokens:write", space_name="tenant/7")
+    """A program with the database may write such a row; nobody looks there."""
     secret, digest = tokens.new_secret()
-    made = direct("POST", "/v1/tokens", send={"name": "n", "digest": digest, "rights": ["*"]}, token=tenant)
-    assert made.status == 200
-    assert direct("GET", "/v1/tokens", token=tokens.bearer(made.json["id"], secret)).status == 401
+    made = db.at("tenant/7").run(tokens.create, "n", digest=digest, rights=("*",))
+    assert direct("GET", "/v1/tokens", token=tokens.bearer(made.id, secret)).status == 401
 
 
 def test_a_revocation_holds_at_once_here_and_soon_elsewhere(db_url: str, clock: FakeClock) -> None:

@@ -15,7 +15,8 @@ class Route:
     JSON body (others) fill the parameters of `fn` after `tx`, by name and type. What `fn` answers
     is the response; a `Page` has its cursor in it. `needs` is the right that the bearer token must
     carry ("locks:write"). `example` is a function over `tx` that prepares the ground and answers
-    one valid set of arguments: the laws and the documentation call the route with it.
+    one valid set of arguments: the laws and the documentation call the route with it. `caller` names
+    the parameter that gets the id of the token that calls; no request can fill it.
     """
 
     verb: Literal["GET", "POST", "PUT", "DELETE"]
@@ -23,3 +24,4 @@ class Route:
     fn: Callable[..., Any]
     needs: str
     example: Callable[[Any], dict[str, Any]] = field(default=lambda _tx: {})
+    caller: str | None = None

@@ -157,6 +157,8 @@ class App:
         try:
             body = await self._body(headers, receive) if route.has_body else b""
             arguments = route.arguments(parameters_of(route, segments), scope["query_string"], body)
+            if route.caller is not None:
+                arguments[route.caller] = caller.token.id
             handle = caller.reader if route.verb == "GET" else caller.writer
             if (deadline := headers.get(b"onefold-deadline-ms")) is not None:
                 handle = handle.options(deadline_ms=_deadline(deadline))

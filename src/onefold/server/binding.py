@@ -35,8 +35,8 @@ class Bound:
     """A route ready to serve."""
 
     __slots__ = (
-        "answers_nothing", "answers_page", "block", "body_type", "by_path", "fn", "has_body", "many", "name", "needs",
-        "path", "read_body", "returns", "streams", "text_type", "verb", "where",
+        "answers_nothing", "answers_page", "block", "body_type", "by_path", "caller", "fn", "has_body", "many", "name",
+        "needs", "path", "read_body", "returns", "streams", "text_type", "verb", "where",
     )  # fmt: skip
 
     def __init__(self, route: Route) -> None:
@@ -45,6 +45,7 @@ class Bound:
         self.path = route.path
         self.fn = route.fn
         self.needs = route.needs
+        self.caller = route.caller
         self.where = f"{route.verb} {PREFIX}{route.path}"
         self.block = _block_of(route.fn.__module__)
         self.name = f"{self.block}.{route.fn.__name__}"
@@ -108,14 +109,16 @@ def _block_of(module: str) -> str:
 def _fields(route: Route, hints: Mapping[str, Any]) -> Fields:
     parameters = list(inspect.signature(route.fn).parameters.values())[1:]
     names = {parameter.name for parameter in parameters}
-    if not set(_SLOT.findall(route.path)) <= names:
-        raise Invalid("A path names a parameter that its function lacks.", route=route.path)
+    if not {*_SLOT.findall(route.path), *filter(None, [route.caller])} <= names:
+        raise Invalid("A route names a parameter that its function lacks.", route=route.path)
     fields: Fields = []
     for parameter in parameters:
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             raise Invalid("A route's function has named parameters only.", route=route.path, parameter=parameter.name)
         if parameter.name not in hints:
             raise Invalid("A route's parameters are annotated.", route=route.path, parameter=parameter.name)
+        if parameter.name == route.caller:
+            continue  # The server fills it; in a request it is one field too many.
         field = (parameter.name, hints[parameter.name])
         fields.append(field if parameter.default is parameter.empty else (*field, parameter.default))
     return fields

@@ -25,7 +25,7 @@ def _some(tx: Tx) -> dict[str, Any]:
 
 
 ROUTES = (
-    Route("POST", "/tokens", ops.create, "tokens:write", _new),
+    Route("POST", "/tokens", ops.create, "tokens:write", _new, caller="by"),
     Route("GET", "/tokens", ops.list_tokens, "tokens:read", _some),
     Route("POST", "/tokens/{token_id}/revoke", ops.revoke, "tokens:write", _one),
 )

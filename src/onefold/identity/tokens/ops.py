@@ -55,12 +55,13 @@ class Token(msgspec.Struct, frozen=True):
 
 @operation
 def create(
-    tx: Tx, name: str, *, digest: str, rights: tuple[str, ...], space_name: str = "", ttl_ms: int | None = None
+    tx: Tx, name: str, *, digest: str, rights: tuple[str, ...], space_name: str = "", ttl_ms: int | None = None,
+    by: str | None = None,
 ) -> Token:
     """Make a token of which the caller has the secret; see `new_secret` and `bearer`.
 
-    Whoever may call this may give away any right in any space: "tokens:write" in the root space
-    is as good as "*".
+    A token can give away what it has itself and no more: rights that it carries, in the space that
+    it opens, for no longer than it lasts. It must live at the commit, not only when it was trusted.
 
     Args:
         name: 1 to 200 characters, for people.
@@ -68,11 +69,17 @@ def create(
         rights: 1 to 64 of "block:verb", "block:*" or "*".
         space_name: the one space that the token opens; at most 200 characters.
         ttl_ms: counted from `tx.now_ms`; 1 to `TTL_MS_MAX`, None for no end.
+        by: the id of the token that asks; None for a program that has the database itself, which
+            may make any.
 
     Raises:
+        Denied: code "token", the one that asks is not valid (any more); "grant", it has not what it
+            would give away (fact "lacks").
         Invalid: an argument is out of range; nothing was written.
     """
     _check(name, digest, rights, space_name, ttl_ms)
+    if by is not None:
+        _check_grant(_living(tx, by), rights, space_name, None if ttl_ms is None else tx.now_ms + ttl_ms)
     token = Token(
         id=tx.new_id("token"), name=name, rights=tuple(dict.fromkeys(rights)), space_name=space_name,
         created_at_ms=tx.now_ms, expires_at_ms=None if ttl_ms is None else tx.now_ms + ttl_ms,
@@ -170,6 +177,30 @@ def sweep(tx: Tx) -> bool:
         kept_ms=KEPT_MS, most=SWEEP_MAX,
     )
     return len(rows) == SWEEP_MAX
+
+
+def _living(tx: Tx, token_id: str) -> Token:
+    """The token, locked against revocation: one that is revoked meanwhile makes no other."""
+    row = tx.one(
+        """SELECT id, name, rights, space_name, created_at_ms, expires_at_ms, revoked_at_ms, used_at_ms
+           FROM onefold.tokens
+           WHERE space = :space AND id = :id AND revoked_at_ms IS NULL
+             AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms) {for_share}""",
+        id=token_id,
+    )
+    if row is None:
+        raise Denied("The token that asks makes no others: it is not of this space, or has ended.", code="token")
+    return _token(row)
+
+
+def _check_grant(maker: Token, rights: tuple[str, ...], space_name: str, expires_at_ms: int | None) -> None:
+    lacks = [right for right in rights if not allows(maker, right)]
+    if space_name != maker.space_name:
+        lacks.append("space")
+    if maker.expires_at_ms is not None and (expires_at_ms is None or expires_at_ms > maker.expires_at_ms):
+        lacks.append("time")
+    if lacks:
+        raise Denied("A token gives away only what it has itself.", code="grant", lacks=" ".join(lacks))
 
 
 def _check(name: str, digest: str, rights: tuple[str, ...], space_name: str, ttl_ms: int | None) -> None:
