@@ -1,0 +1,141 @@
+"""A law for every SQL text: none walks through the whole of a table that grows.
+
+On PostgreSQL with tables that were never analysed, where the planner knows least and takes any index
+that begins right; on SQLite as it plans always. What is found is a scan without a key: of a table, or of
+a whole index.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from test_laws import sql_texts, tables_of
+
+import onefold
+from onefold.engine.postgres.codec import plan_of
+from onefold.engine.sql import compile_statement
+from onefold.index import BLOCKS
+
+# Tables that do not grow with use, and why.
+SMALL = {
+    "event_steps": "one row",
+    "jobs_workers": "a row for each worker that lives or just died",
+    "lock_sweep": "one row",
+}
+# Texts that do walk through a whole table, by file and table, and why they may. No caller waits for any.
+SWEEPS = {
+    ("jobs", "upkeep.py", "jobs_cancels"): "a loop; only cancellations of the last minutes stand there",
+    ("booking", "tidy.py", "booking_slots"): "a loop; at most four live holds of a buyer, ended ones are removed",
+    ("ledger", "tidy.py", "ledger_pendings"): "a loop; only what is reserved and undecided stands there",
+    ("tokens", "ops.py", "tokens"): "a loop, once an hour; operators make tokens, and few",
+}
+# The types that the engine sends; without values PostgreSQL must be told where it cannot infer them.
+_NUMBER = re.compile(r"_ms$|^(amount|count|every|expected|minor|most)$")
+_ONLY_POSTGRES = re.compile(r"pg_\w+\(|\bAS (?:MATERIALIZED )?\(\s*(?:INSERT|UPDATE|DELETE)\b")
+_INDEX_SCANS = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
+
+Scans = list[tuple[str, str]]  # Which table, and the planner's words.
+
+
+def scans_on_sqlite(connection: sqlite3.Connection, text: str) -> Scans:
+    statement = compile_statement(text, "sqlite")
+    aliases = dict((alias, table) for table, alias in re.findall(r"onefold\.(\w+) (?:AS )?(\w+)", text))
+    found: Scans = []
+    for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement.text}", dict.fromkeys(statement.parameters)):
+        if scanned := re.match(r"SCAN (\w+)", step):
+            name = scanned[1]
+            if name.startswith("onefold_"):
+                found.append((name.removeprefix("onefold_"), step))
+            elif name in aliases:  # Else a row source of the text's own, such as a WITH.
+                found.append((aliases[name], step))
+    return found
+
+
+def scans_on_postgres(connection: psycopg.Connection[Any], text: str) -> Scans:
+    plan = plan_of(text)
+    sql = plan.text.decode()
+    for number, name in reversed(list(enumerate(plan.names, 1))):
+        if _NUMBER.search(name):
+            sql = re.sub(rf"\${number}\b", f"CAST(${number} AS bigint)", sql)
+    result = connection.pgconn.exec_(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}".encode())
+    assert result.status == psycopg.pq.ExecStatus.TUPLES_OK, result.error_message.decode()
+    value = result.get_value(0, 0)
+    assert value is not None
+    return [
+        (str(node.get("Relation Name") or node["Index Name"]), f"{node['Node Type']} {node.get('Index Name', '')}")
+        for node in nodes_of(json.loads(value)[0]["Plan"])
+        if node["Node Type"] == "Seq Scan" or (node["Node Type"] in _INDEX_SCANS and "Index Cond" not in node)
+    ]
+
+
+def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes_of(part)
+
+
+def unexcused(block: str, where: str, scans: Scans) -> Scans:
+    file = where.partition(":")[0]
+    return [(table, step) for table, step in scans if table not in SMALL and (block, file, table) not in SWEEPS]
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    onefold.migrate(tmp_path / "plans.db")
+    connection = sqlite3.connect(tmp_path / "plans.db")
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def server(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("SET enable_seqscan = off")  # As on all connections of the engine.
+        analysed = connection.execute("SELECT count(*) FROM pg_statistic JOIN pg_class c ON c.oid = starelid "
+                                      "WHERE relnamespace = 'onefold'::regnamespace").fetchone()  # fmt: skip
+        assert analysed == (0,), "the tables have statistics"
+        yield connection
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_text_scans_a_table_that_grows_on_sqlite(lite: sqlite3.Connection, block: str) -> None:
+    for where, text in sql_texts(block):
+        if not _ONLY_POSTGRES.search(text):
+            assert unexcused(block, where, scans_on_sqlite(lite, text)) == [], where
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_text_scans_a_table_that_grows_on_postgres(server: psycopg.Connection[Any], block: str) -> None:
+    for where, text in sql_texts(block):
+        assert unexcused(block, where, scans_on_postgres(server, text)) == [], where
+
+
+def test_a_scan_is_seen(lite: sqlite3.Connection, server: psycopg.Connection[Any]) -> None:
+    for text in (
+        "SELECT s.slot FROM onefold.booking_slots s WHERE s.expires_at_ms <= :now_ms -- all spaces",
+        "DELETE FROM onefold.booking_slots WHERE hold_id = :hold_id -- all spaces",
+        "SELECT slot FROM onefold.booking_slots WHERE hold_id = :hold_id ORDER BY space, show_id -- all spaces",
+    ):
+        assert [table for table, _ in scans_on_sqlite(lite, text)] == ["booking_slots"], text
+        assert [table for table, _ in scans_on_postgres(server, text)] == ["booking_slots"], text
+    keyed = "SELECT slot FROM onefold.booking_slots WHERE space = :space AND show_id = :show AND buyer = :by"
+    assert scans_on_sqlite(lite, keyed) == scans_on_postgres(server, keyed) == []
+
+
+def test_every_excuse_is_needed(lite: sqlite3.Connection, server: psycopg.Connection[Any]) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    for block in BLOCKS:
+        for where, text in sql_texts(block):
+            scans = scans_on_postgres(server, text)
+            if not _ONLY_POSTGRES.search(text):
+                scans += scans_on_sqlite(lite, text)
+            seen |= {(block, where.partition(":")[0], table) for table, _ in scans}
+    assert set(SWEEPS) <= seen
+    assert set(SMALL) <= {table for _, _, table in seen} <= set().union(*map(tables_of, BLOCKS))
