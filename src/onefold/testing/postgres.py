@@ -105,7 +105,7 @@ class Cluster:
         """
         self._account = _account()
         self._base = _temporary_directory(self._account)
-        files = data_in or (self._base if fsync else _fast_directory(self._base, self._account))
+        self._files = files = data_in or (self._base if fsync else _fast_directory(self._base, self._account))
         self._data = files / "data"
         self._scratch = {self._base, self._data if data_in else files}  # Removed at the end.
         self._watchdog: subprocess.Popen[bytes] | None = None
