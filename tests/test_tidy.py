@@ -30,9 +30,11 @@ BANNED_IN_OPS = {
 }  # fmt: skip
 SLEEPERS = {
     "tests/waiting.py": "looks again and again at what gives no signal, in one place",
+    "tests/runtime/stepped_host.py": "a process of its own, whose clocks the test steps; it waits on the one that is not",
 }
 CLOCK_LOOPS = {
     "tests/waiting.py": "see above: with a deadline",
+    "tests/runtime/stepped_host.py": "see above: with a deadline",
     "tests/examples/chromium.py": "waits for the browser's pipe in select, with a deadline",
 }
 ASSERTED_ELSEWHERE = {

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 import pytest
+from waiting import until
 
 import onefold
 from onefold import Database, Handle, Money, NotFound, Retry, Tx, Unknown, events, jobs, ledger
@@ -112,11 +112,8 @@ class Till:
                 self.acknowledged.add(n)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + WAIT_S
-        while not condition():
-            assert self.broke is None, repr(self.broke)
-            assert time.monotonic() < give_up, f"{len(self.acknowledged)} sold, refused: {self.refused}"
-            self._stop.wait(0.01)
+        until(lambda: condition() or self.broke, f"{condition} of a till", seconds=WAIT_S)
+        assert self.broke is None, repr(self.broke)
 
     def sells_again(self) -> None:
         before = len(self.acknowledged)
@@ -236,28 +233,30 @@ def test_a_full_log_panics_the_server_and_loses_nothing_acknowledged(small: tupl
 
 def fill_log(cluster: Cluster) -> None:
     """Write into the log alone, no table, until the server falls over."""
-    give_up = time.monotonic() + WAIT_S
-    while time.monotonic() < give_up:
+
+    def down() -> bool:
         try:
             with cluster.admin() as connection:
-                while time.monotonic() < give_up:
-                    connection.execute("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 500000))")
+                connection.execute("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 500000))")
         except psycopg.errors.DiskFull:
-            continue
+            return False
         except psycopg.OperationalError:
-            return
-    pytest.fail("the log was never full")
+            return True
+        return False
+
+    until(down, "a full log", seconds=WAIT_S)
 
 
 def revive(cluster: Cluster) -> None:
     """Do what whoever runs a server does: start it when it is down. It comes up by itself if its recovery had room."""
-    give_up = time.monotonic() + WAIT_S
-    while time.monotonic() < give_up:
+
+    def up() -> bool:
         cluster.start()
         try:
             with cluster.admin() as connection:
                 connection.execute("SELECT 1")
-                return
         except psycopg.OperationalError:
-            threading.Event().wait(0.05)
-    pytest.fail("the server did not come back")
+            return False
+        return True
+
+    until(up, "a server that comes back", seconds=WAIT_S)

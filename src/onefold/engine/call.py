@@ -121,7 +121,7 @@ class Call:
         self.kwargs = kwargs
         self.options = options
         self.space = space
-        self.seed = _seeds.getrandbits(64)
+        self.seed = new_seed()
         self.submitted_ns = now_ns = time.monotonic_ns()
         self.deadline_ns = now_ns + options.deadline_ms * 1_000_000
         self.result: Any = None

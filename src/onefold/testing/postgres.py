@@ -317,8 +317,9 @@ def _account() -> pwd.struct_passwd | None:
 
 
 def _temporary_directory(account: pwd.struct_passwd | None, parent: str = "") -> Path:
-    parent = parent or tempfile.gettempdir()
-    path = Path(tempfile.mkdtemp(prefix="of-pg-", dir=parent if len(parent) < _SOCKET_PATH_MAX - 20 else "/tmp"))  # noqa: S108  mkdtemp.
+    if not parent and len(parent := tempfile.gettempdir()) >= _SOCKET_PATH_MAX - 20:  # The socket lies there too.
+        parent = "/tmp"  # noqa: S108  mkdtemp.
+    path = Path(tempfile.mkdtemp(prefix="of-pg-", dir=parent))
     if account:
         os.chown(path, account.pw_uid, account.pw_gid)
     return path

@@ -78,8 +78,33 @@ class Batches:
         self.connection: sqlite3.Connection | None = None
         self._synchronous: Durability = durability
 
-    def process(self, first: Call, *, inline: bool) -> list[Call]:
-        """Bring `first`, and what may join it, to their ends; answers them. The gate is held."""
+    def alone(self, call: Call) -> None:
+        """Bring one call to its end, in a transaction of its own: nothing is between its function and the disk."""
+        bare = not self._rehearse
+        call.tried = True  # It waited in no queue.
+        try:
+            try:
+                cursor = self._begin(call, alone=bare)
+            except OnefoldError as error:
+                self._fail(call, error)
+                return
+            started = time.monotonic_ns()
+            self._run_one(call, cursor, started, bare=bare)
+            self.current = None  # What the disk takes from here on is nobody's fault.
+            if call.error is None:
+                hints = self._tx and self._tx._hints
+                self._commit(cursor, [call], [hints] if hints else [], started)
+                return
+            self._fail(call, call.error)
+            if cursor.connection.in_transaction:
+                self._roll_back(cursor)
+        except BaseException as error:
+            self._broken(error, [call], [])
+        finally:
+            self._tx = running.fn = self.current = None
+
+    def process(self, first: Call) -> list[Call]:
+        """Bring `first`, and what may join it, to their ends; answers them."""
         settled: list[Call] = []
         batch: list[Call] = []
         again = [first]
@@ -88,21 +113,25 @@ class Batches:
             while again:
                 # Once somebody keeps ending the transaction, everyone is alone.
                 batch, again = (again, []) if losses < LOSSES_BEFORE_ALONE else (again[:1], again[1:])
-                left, lost = self._attempt(batch, settled, admit=not inline and not losses)
+                left, lost = self._attempt(batch, settled, admit=not losses)
                 again = left + again
                 losses += lost
         except BaseException as error:
-            if isinstance(error, Exception) and not self.forked_inside:
-                _log.exception("the writer failed")
-            known = set(map(id, settled))
-            for call in batch + again:
-                if id(call) not in known:
-                    call.error = error
-                    settled.append(call)
-            self.reset()
+            self._broken(error, batch + again, settled)
         finally:
             self._tx = running.fn = self.current = None
         return settled
+
+    def _broken(self, error: BaseException, calls: list[Call], settled: list[Call]) -> None:
+        """It was not a function that failed, but this; nothing of the connection is trusted any more."""
+        if isinstance(error, Exception) and not self.forked_inside:
+            _log.exception("the writer failed")
+        known = set(map(id, settled))
+        for call in calls:
+            if id(call) not in known:
+                call.error = error
+                settled.append(call)
+        self.reset()
 
     def _attempt(self, batch: list[Call], settled: list[Call], *, admit: bool) -> tuple[list[Call], bool]:
         """One transaction. Answers the calls that must run again, and whether SQLite ended it."""
@@ -113,7 +142,8 @@ class Batches:
             cursor = self._begin(batch[0], alone=alone)
         except OnefoldError as error:
             for call in batch:
-                self._fail(call, error, settled)
+                self._fail(call, error)
+            settled += batch
             return [], False
         started = now_ns = time.monotonic_ns()
         done: list[Call] = []
@@ -132,7 +162,8 @@ class Batches:
             self._careful = CAREFUL_CALLS
             ended = not cursor.connection.in_transaction
             if not (ended or bare):  # Its savepoint is undone; nobody else is touched.
-                self._fail(call, error, settled)
+                self._fail(call, error)
+                settled.append(call)
                 continue
             if bare and not ended:
                 self._roll_back(cursor)
@@ -141,7 +172,8 @@ class Batches:
                 self._metrics.retry(name_of(innocent.fn))
             if done and not ended:
                 return done + batch[position - 1 :], False  # It may have failed on what they wrote.
-            self._fail(call, error, settled)
+            self._fail(call, error)
+            settled.append(call)
             return done + batch[position:], ended
         self.current = None  # What the disk takes from here on is nobody's fault.
         if done:
@@ -151,11 +183,10 @@ class Batches:
             cursor.execute("ROLLBACK")
         return [], False
 
-    def _fail(self, call: Call, error: BaseException, settled: list[Call]) -> None:
+    def _fail(self, call: Call, error: BaseException) -> None:
         call.error = error
         call.result = None
         self._metrics.abort(name_of(call.fn), getattr(error, "code", type(error).__name__))
-        settled.append(call)
 
     def _admit(self, batch: list[Call]) -> bool:
         if len(batch) >= BATCH_MAX:
@@ -171,14 +202,12 @@ class Batches:
 
     def _begin(self, first: Call, *, alone: bool) -> sqlite3.Cursor:
         self._spaces.begin()
-        self.current = None
         try:
             connection = self.connection
             if connection is None:
                 connection = self.connection = open_connection(self._path, durability=self._durability)
                 connection.execute("PRAGMA busy_timeout = 0")  # See `_begin_patiently`.
                 connection.set_progress_handler(self._overdue, PROGRESS_STEPS)
-                connection.set_authorizer(self._authorize)
                 self._synchronous = self._durability
                 self._cursor = connection.cursor()
             self._deadline_ns = 1 << 62
@@ -290,7 +319,6 @@ class Batches:
         cursor.execute("ROLLBACK")
 
     def _grant_undoing(self) -> None:
-        self.current = None
         if self.forked_inside:
             raise Doomed("The process was forked inside the transaction.", code="forked")
         self._deadline_ns = time.monotonic_ns() + 1_000_000_000  # Undoing is not part of the deadline.
@@ -303,7 +331,8 @@ class Batches:
         except sqlite3.Error as error:
             ours = translated(error, at_commit=True)
             _log.error("COMMIT failed: %s", ours)
-            self._failed(done, ours)
+            for call in done:
+                self._fail(call, ours)
             with contextlib.suppress(sqlite3.Error):
                 cursor.execute("ROLLBACK")
             self._reopen_if_broken(error)
@@ -337,15 +366,10 @@ class Batches:
         try:
             sync_file(wal_of(self._path))
         except OSError as error:
-            self._failed(
-                asked, Unknown("The disk failed after COMMIT; it may forget.", code="io_error", why=str(error))
-            )
-
-    def _failed(self, calls: list[Call], error: OnefoldError) -> None:
-        for call in calls:
-            call.error = error
-            call.result = None
-            self._metrics.abort(name_of(call.fn), error.code)
+            for call in asked:
+                self._fail(
+                    call, Unknown("The disk failed after COMMIT; it may forget.", code="io_error", why=str(error))
+                )
 
     def _tame_wal(self, cursor: sqlite3.Cursor) -> None:
         """Start the WAL anew when it grew large: readers that overlap for ever keep it from doing so by itself."""
@@ -371,10 +395,6 @@ class Batches:
         if connection is not None and not self.forked_inside:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-
-    def _authorize(self, action: int, *_: str | None) -> int:
-        """While a function runs nobody ends the transaction, on whatever way they came to the connection."""
-        return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION and self.current else sqlite3.SQLITE_OK
 
     def _overdue(self) -> int:
         return time.monotonic_ns() > self._deadline_ns

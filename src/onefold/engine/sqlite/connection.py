@@ -22,6 +22,18 @@ WAL_BYTES_KEPT = 64 << 20  # A WAL that grew beyond it, behind a long reader, is
 SYNCHRONOUS: dict[Durability, str] = {"always": "FULL", "everysec": "NORMAL"}
 
 
+class EngineConnection(sqlite3.Connection):
+    """A connection whose transactions are the engine's, also where a bridge lends it to a function."""
+
+    def commit(self) -> None:
+        """Refused: it would commit half of this function, and whoever shares the transaction."""
+        raise Invalid("A function over tx neither begins nor ends transactions.", word="commit")
+
+    def rollback(self) -> None:
+        """Refused: raise, and everything is undone."""
+        raise Invalid("A function over tx neither begins nor ends transactions.", word="rollback")
+
+
 def open_connection(path: Path, *, readonly: bool = False, durability: Durability = "always") -> sqlite3.Connection:
     """A connection in WAL mode, in autocommit, usable from any one thread at a time.
 
@@ -32,7 +44,7 @@ def open_connection(path: Path, *, readonly: bool = False, durability: Durabilit
     try:
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS,
-            timeout=BUSY_TIMEOUT_S,
+            timeout=BUSY_TIMEOUT_S, factory=EngineConnection,
         )
     except sqlite3.Error as error:
         raise Invalid("The database file cannot be opened.", path=str(path), why=str(error)) from error

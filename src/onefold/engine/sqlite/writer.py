@@ -79,7 +79,7 @@ class Writer:
                 if not gate.try_acquire():
                     return False
                 call.take()
-                self.batches.process(call, inline=True)
+                self.batches.alone(call)
             finally:
                 gate.release()
         return True
@@ -164,7 +164,7 @@ class Writer:
                 call = self._queue.popleft()
         except IndexError:
             return []
-        return self.batches.process(call, inline=False)
+        return self.batches.process(call)
 
     def _fail_queued(self, why: OSError) -> list[Call]:
         error = Retry("The gate of the database cannot be taken.", code="gate", why=str(why))
