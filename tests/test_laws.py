@@ -9,16 +9,17 @@ import inspect
 import re
 import sqlite3
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from block_tables import dump, schema_of, tables_of, views_of
 
 import onefold
 from onefold import Database, Invalid, OnefoldError, Tx
 from onefold.core.clock import FakeClock
 from onefold.core.route import Route
-from onefold.engine.sql import Dialect, compile_schema
 from onefold.index import BLOCKS, folder_of
 
 ENGINE_TABLES = {"spaces", "counter_deltas", "counter_totals", "tx"}
@@ -41,40 +42,24 @@ def sqlite_db(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
 ROUTES = [pytest.param(block, route, id=f"{route.verb} {route.path}") for block in BLOCKS for route in routes_of(block)]
 
 
-def schema_of(block: str) -> str:
-    folder = folder_of(block) / "schema"
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.sql")))
-
-
-def tables_of(block: str, dialect: Dialect) -> set[str]:
-    statements = compile_schema(schema_of(block), dialect)
-    return {found[1] for text in statements if (found := re.match(r"CREATE TABLE onefold[._](\w+)", text))}
-
-
-def views_of(block: str) -> set[str]:
-    return set(re.findall(r"CREATE VIEW onefold\.(\w+)", schema_of(block)))
-
-
 def sql_texts(block: str) -> list[tuple[str, str]]:
+    """Every text of the block: the literal ones, and those that a module puts together when it is loaded."""
     found = []
     for path in sorted(folder_of(block).rglob("*.py")):
-        found += [
+        literal = [
             (f"{path.name}:{node.lineno}", node.value)
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.match(node.value)
         ]
+        module = import_module(".".join([BLOCKS[block], *path.relative_to(folder_of(block)).with_suffix("").parts]))
+        joined = [
+            (f"{path.name}:{name}", value)
+            for name, value in vars(module).items()
+            if isinstance(value, str) and any(value.startswith(text) and value != text for _, text in literal)
+        ]
+        whole = [(where, text) for where, text in literal if not any(text in value for _, value in joined)]
+        found += whole + joined
     return found
-
-
-def dump(db: Database) -> dict[str, list[Any]]:
-    """Every row of every table of every block, in order."""
-    mine = set().union(*(tables_of(block, db.dialect) for block in BLOCKS))
-    tables = sorted(mine | {"counter_deltas", "counter_totals"})
-
-    def read(tx: Tx) -> dict[str, list[Any]]:
-        return {table: sorted(map(repr, tx.all(f"SELECT * FROM onefold.{table}"))) for table in tables}  # noqa: S608
-
-    return db.reader().run(read)
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -18,6 +18,7 @@ from examples.boxoffice.receipts import send_receipt
 
 import onefold
 from onefold import jobs
+from onefold.engine.sqlite import connection
 
 ANA = "v-ana"
 
@@ -53,7 +54,7 @@ class Cursor(sqlite3.Cursor):
         return super().execute(sql, *parameters)
 
 
-class Connection(sqlite3.Connection):
+class Connection(connection.EngineConnection):
     def cursor(self, factory: Any = Cursor) -> Any:
         return super().cursor(factory)
 
@@ -69,8 +70,7 @@ def wire(url: str) -> None:
         commit = PostgresTx.commit
         PostgresTx.commit = lambda self: killer.around(lambda: commit(self))
         return
-    connect = sqlite3.connect
-    sqlite3.connect = lambda *args, **kwargs: connect(*args, **kwargs, factory=Connection)
+    connection.EngineConnection = Connection
 
 
 def main(url: str, show: str, number: str, when: str) -> None:

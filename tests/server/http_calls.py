@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from urllib.parse import quote, unquote
 
 from onefold import Database, tokens
 from onefold.core.route import Route
-from onefold.index import BLOCKS, folder_of
 from onefold.server import App, asgi
 from onefold.server.run import Limits, Server, listen, run_server
 
@@ -134,16 +132,3 @@ def serving(db: Database, *routes: Route, **limits: int) -> Iterator[Served]:
             server.end_from_thread()
             thread.join(30)
             assert not thread.is_alive()
-
-
-def dump(db: Database) -> dict[str, list[str]]:
-    """Every row of every table of every block."""
-    tables = {"counter_deltas", "counter_totals"}
-    for block in BLOCKS:
-        for path in (folder_of(block) / "schema").glob("*.sql"):
-            tables |= set(re.findall(r"CREATE TABLE onefold\.(\w+)", path.read_text(encoding="utf-8")))
-
-    def read(tx: Any) -> dict[str, list[str]]:
-        return {table: sorted(map(repr, tx.all(f"SELECT * FROM onefold.{table}"))) for table in sorted(tables)}
-
-    return db.reader().run(read)

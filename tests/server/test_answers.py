@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from http_calls import Direct, dump
+from block_tables import dump
+from http_calls import Direct
 
 import onefold
 from onefold import Conflict, Database, Denied, Doomed, Invalid, Money, NotFound, Retry, Tx, Unknown

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from http_calls import Direct, Reply, bearer_for, dump
+from block_tables import dump
+from http_calls import Direct, Reply, bearer_for
 
 from onefold import Database
 from onefold.core.route import Route

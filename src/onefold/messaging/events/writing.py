@@ -27,7 +27,7 @@ def append_sqlite(tx: Tx, stream: str, rows: Rows, expected: int | None) -> int 
                    :stream, coalesce(:expected, (SELECT max(version) FROM onefold.events
                                                  WHERE space = :space AND stream = :stream), 0) + 1,
                    :category, :kind, :kind_version, :data, :now_ms, :causation, :correlation)
-           RETURNING version, seq""",
+           RETURNING version, seq -- engine: sqlite""",
         **rows[0], expected=expected,
     )  # fmt: skip
     assert row is not None
@@ -39,7 +39,7 @@ def append_sqlite(tx: Tx, stream: str, rows: Rows, expected: int | None) -> int 
             """INSERT INTO onefold.events (space, seq, stream, version, category, kind, kind_version, data, at_ms,
                                            causation, correlation)
                VALUES (:space, :seq, :stream, :version, :category, :kind, :kind_version, :data, :now_ms,
-                       :causation, :correlation)""",
+                       :causation, :correlation) -- engine: sqlite""",
             rows[1:],
         )
     tx.wake("events")
