@@ -7,6 +7,9 @@ from typing import Any, LiteralString
 from onefold.core.errors import Conflict, Invalid
 from onefold.engine.tx import Row, Tx
 
+# PostgreSQL's clock counts there, not this host's.
+NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+
 
 class JoinedTx(Tx):
     """A `tx` whose COMMIT is somebody else's; see `onefold.use`."""

@@ -86,6 +86,12 @@ class Statement(NamedTuple):
     writes: bool
 
 
+def first_word(sql: str) -> str:
+    """The word with which a text of a foreign library begins, in small letters; "" when it has none."""
+    found = _FOREIGN.match(sql)
+    return found[1].lower() if found else ""
+
+
 def ends_transaction(sql: str) -> bool:
     """Whether a text of a foreign library begins or ends a transaction; savepoints it may have."""
     found = _FOREIGN.match(sql)

@@ -26,6 +26,10 @@ Row = tuple[Any, ...]
 COUNTER_KEY_LENGTH_MAX = 200
 HINTS_MAX = 10_000  # Facts, wakes and callbacks of one transaction, each.
 TOPIC_LENGTH_MAX = 10_000
+# How `add` is written: on SQLite there is one writer at a time and no hot row to avoid; see `Tx.add`.
+ADD_SQLITE = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :delta)
+                ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + :delta"""
+ADD_POSTGRES = "INSERT INTO onefold.counter_deltas (space, key, delta) VALUES (:space, :key, :delta)"
 OVER = Doomed("The function has returned; its tx is over.", code="over")
 
 

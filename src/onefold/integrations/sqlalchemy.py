@@ -12,11 +12,11 @@ import contextlib
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, LiteralString, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, LiteralString, ParamSpec, TypeVar
 
 import sqlalchemy
 from sqlalchemy import event, pool
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -24,38 +24,46 @@ from onefold.core.clock import SYSTEM
 from onefold.core.errors import Doomed, Invalid
 from onefold.engine.call import new_seed, space_of
 from onefold.engine.errors import translate
-from onefold.engine.joined import JoinedTx, register_space, tell_through
+from onefold.engine.joined import NOW_MS, JoinedTx, register_space, tell_through
 from onefold.engine.sql import Dialect, compile_statement, ends_transaction
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.engine.sqlite.wakes import tell_peers
-from onefold.engine.tx import Row, Tx
+from onefold.engine.tx import ADD_POSTGRES, ADD_SQLITE, Row, Tx
 from onefold.engine.values import check_parameters
 
 HOLDERS_MAX = 128
 
 P = ParamSpec("P")
 R = TypeVar("R")
+E = TypeVar("E")  # An Engine or an AsyncEngine; the latter would draw in greenlet.
 
 
 class SqlAlchemyTx(JoinedTx):
     """A `tx` that speaks through a Connection of SQLAlchemy, whatever driver is below, sync or not."""
 
-    __slots__ = ("_connection", "_dialect", "_teller")
+    __slots__ = ("_connection", "_teller")
+
+    def __init__(
+        self, connection: Connection, teller: Callable[[list[str]], None], *, space_name: str, now_ms: int
+    ) -> None:
+        super().__init__(space=space_of(space_name), space_name=space_name, now_ms=now_ms, seed=new_seed())
+        self._connection = connection
+        self._teller = teller
 
     def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
         """See `Tx.all`."""
         self._check_alive()
-        statement = compile_statement(sql, self._dialect)
+        statement = compile_statement(sql, self.dialect)
         check_parameters(parameters)
         parameters.update(space=self.space, now_ms=self.now_ms)
         try:
             used: dict[str, Any] | tuple[Any, ...] = {name: parameters[name] for name in statement.parameters}
-            if self._dialect == "sqlite":
+            if self.dialect == "sqlite":
                 used = tuple(used.values())
             result = self._connection.exec_driver_sql(statement.text, used)
             return [tuple(row) for row in result.fetchall()] if result.returns_rows else []
         except DBAPIError as error:
-            ours = translate(error, self._dialect)
+            ours = translate(error, self.dialect)
             self.doom(ours)
             raise ours from error
 
@@ -67,15 +75,6 @@ class SqlAlchemyTx(JoinedTx):
         """See `Tx.many`."""
         for row in rows:
             self.all(sql, **row)
-
-    def try_claim(self, name: str, /) -> bool:
-        """See `Tx.try_claim`."""
-        return self._dialect == "sqlite" or super().try_claim(name)
-
-    def _add(self, key: str, delta: int) -> None:
-        self.run(
-            "INSERT INTO onefold.counter_deltas (space, key, delta) VALUES (:space, :key, :delta)", key=key, delta=delta
-        )
 
     def _savepoint_begin(self, depth: int) -> None:
         self._connection.exec_driver_sql(f"SAVEPOINT p{depth}")
@@ -89,6 +88,30 @@ class SqlAlchemyTx(JoinedTx):
         self._teller(topics)
 
 
+class SqlAlchemySqliteTx(SqlAlchemyTx):
+    """The same on SQLite."""
+
+    dialect: ClassVar[Dialect] = "sqlite"
+
+    __slots__ = ()
+
+    def try_claim(self, name: str, /) -> bool:  # noqa: ARG002
+        """See `Tx.try_claim`. There is one writer: nobody else is in flight."""
+        return True
+
+    def _add(self, key: str, delta: int) -> None:
+        self.run(ADD_SQLITE, key=key, delta=delta)
+
+
+class SqlAlchemyPostgresTx(SqlAlchemyTx):
+    """The same on PostgreSQL."""
+
+    __slots__ = ()
+
+    def _add(self, key: str, delta: int) -> None:
+        self.run(ADD_POSTGRES, key=key, delta=delta)
+
+
 def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
     """A `tx` in the transaction that `session` is in, or begins now. The owner commits.
 
@@ -100,14 +123,18 @@ def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
     if asked == "AUTOCOMMIT" or connection._is_autocommit_isolation():
         raise Invalid("The connection is in autocommit; begin a transaction first.", code="autocommit")
     driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "sqlite" and not driver.in_transaction:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    tx = SqlAlchemyTx(
-        space=space_of(space_name), space_name=space_name, now_ms=SYSTEM.now_ms(), seed=new_seed()
-    )
-    tx._connection = connection
-    tx._dialect = "sqlite" if connection.dialect.name == "sqlite" else "postgres"
-    tx._teller = _teller(connection, driver)
+    tx: SqlAlchemyTx
+    if connection.dialect.name == "sqlite":
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        path = Path(connection.engine.url.database or "")
+        tx = SqlAlchemySqliteTx(
+            connection, partial(tell_peers, path), space_name=space_name, now_ms=SYSTEM.now_ms()
+        )  # fmt: skip
+    else:
+        now_ms: int = connection.exec_driver_sql(NOW_MS).scalar_one()
+        teller = partial(tell_through, getattr(driver, "pgconn", None))
+        tx = SqlAlchemyPostgresTx(connection, teller, space_name=space_name, now_ms=now_ms)
     register_space(tx)
     if isinstance(session, Session):
         event.listen(session, "after_commit", _Calls(tx.committed), once=True)
@@ -123,14 +150,6 @@ class _Calls:
 
     def __call__(self, _session: Session) -> None:
         self._call()
-
-
-def _teller(connection: Connection, driver: Any) -> Callable[[list[str]], None]:
-    """Who tells waiters: peers of the file, or an engine that this process has on the same database."""
-    if connection.dialect.name == "sqlite":
-        path = Path(connection.engine.url.database or "")
-        return lambda topics: tell_peers(path, topics)
-    return partial(tell_through, getattr(driver, "pgconn", None))
 
 
 async def join(async_session: Any, fn: Callable[Concatenate[Tx, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -168,25 +187,34 @@ def session(tx: Tx) -> Generator[Session]:
             inner.expunge_all()
 
 
-def gate(engine: Engine) -> Engine:
+def gate(engine: E) -> E:
     """Make an Engine on a SQLite file of ours take the gate: BEGIN IMMEDIATE in turn, no own checkpoints.
 
-    Call it once, right after `create_engine`. Answers the same engine.
+    Call it once, right after `create_engine` or `create_async_engine`. Answers the same engine.
     """
-    if engine.dialect.name != "sqlite":
-        raise Invalid("Only an Engine on SQLite needs the gate.", dialect=engine.dialect.name)
-    engine.dispose()
+    inner: Any = getattr(engine, "sync_engine", engine)  # An AsyncEngine has one inside.
+    if inner.dialect.name != "sqlite":
+        raise Invalid("Only an Engine on SQLite needs the gate.", dialect=inner.dialect.name)
+    inner.dispose()
 
-    @event.listens_for(engine, "do_connect")
+    @event.listens_for(inner, "do_connect")
     def _connect(_dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
         parameters["factory"] = GatedConnection
 
-    @event.listens_for(engine, "begin")
+    @event.listens_for(inner, "begin")
     def _begin(connection: Connection) -> None:
-        driver: Any = connection.connection.driver_connection
-        driver.begin_gated()
+        adapted: Any = connection.connection.dbapi_connection
+        if inner.dialect.is_async:
+            # In aiosqlite's thread: the event loop goes on while this one waits its turn.
+            adapted.run_async(_begin_in_thread)
+        else:
+            adapted.begin_gated()
 
     return engine
+
+
+def _begin_in_thread(driver: Any) -> Any:
+    return driver.execute("BEGIN IMMEDIATE")
 
 
 class _InnerSession(Session):

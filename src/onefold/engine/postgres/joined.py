@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, LiteralString
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -13,16 +13,14 @@ from psycopg.types.string import StrDumper
 
 from onefold.core.errors import Invalid
 from onefold.engine.call import new_seed, space_of
-from onefold.engine.joined import JoinedTx, register_space
+from onefold.engine.joined import NOW_MS, JoinedTx, register_space
 from onefold.engine.postgres.codec import register_loaders
 from onefold.engine.postgres.engine import engine_at
 from onefold.engine.postgres.errors import from_psycopg
-from onefold.engine.postgres.tx import ADD
 from onefold.engine.sql import Statement, compile_statement
-from onefold.engine.tx import Row
+from onefold.engine.tx import ADD_POSTGRES, Row
 from onefold.engine.values import check_parameters
 
-NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
 STATEMENTS_MAX = 10_000
 
 _statements: dict[str, Statement] = {}
@@ -83,7 +81,7 @@ class JoinedPostgresTx(JoinedTx):
         return used
 
     def _add(self, key: str, delta: int) -> None:
-        self.run(ADD, key=key, delta=delta)
+        self.run(ADD_POSTGRES, key=key, delta=delta)
 
     def _savepoint_begin(self, depth: int) -> None:
         self._raw(b"SAVEPOINT onefold_%d" % depth)
@@ -115,7 +113,10 @@ class JoinedPostgresTx(JoinedTx):
             engine.tell(topics)
 
 
-def join_postgres(connection: object, *, space_name: str) -> JoinedPostgresTx:
+J = TypeVar("J", bound=JoinedPostgresTx)
+
+
+def join_postgres(connection: object, *, space_name: str, make: Callable[..., J] = JoinedPostgresTx) -> J:
     """See `onefold.use`."""
     if not isinstance(connection, psycopg.Connection):
         raise Invalid("use takes a synchronous connection of psycopg.", got=type(connection).__qualname__)
@@ -133,7 +134,7 @@ def join_postgres(connection: object, *, space_name: str) -> JoinedPostgresTx:
     except psycopg.Error as error:
         raise from_psycopg(error) from error
     assert row is not None
-    tx = JoinedPostgresTx(
+    tx = make(
         cursor, space=space_of(space_name), space_name=space_name, now_ms=row[0], seed=new_seed()
     )
     register_space(tx)

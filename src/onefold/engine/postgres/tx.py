@@ -17,12 +17,11 @@ from onefold.engine.postgres.errors import FATAL
 from onefold.engine.postgres.lent import lend
 from onefold.engine.postgres.wire import Wire
 from onefold.engine.require import Deferring, Refusal
-from onefold.engine.tx import Row
+from onefold.engine.tx import ADD_POSTGRES, Row
 
 QUEUE_MAX = 256  # Commands sent without reading an answer; also how much memory a batch takes.
 
 MARK = "INSERT INTO onefold.tx (id, at_ms) VALUES (:id, :at_ms)"
-ADD = "INSERT INTO onefold.counter_deltas (space, key, delta) VALUES (:space, :key, :delta)"
 
 _BEGIN = {
     "serializable": b"BEGIN ISOLATION LEVEL SERIALIZABLE",
@@ -129,7 +128,7 @@ class PostgresTx(Deferring):
 
     def _add(self, key: str, delta: int) -> None:
         # Appended, not added up: a hot row would be one transaction at a time. `fold_counters` sums.
-        self.run(ADD, key=key, delta=delta)
+        self.run(ADD_POSTGRES, key=key, delta=delta)
 
     def driver_connection(self) -> Any:
         """See `Tx.driver_connection`. What is done with it counts as a write."""

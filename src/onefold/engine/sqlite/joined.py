@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from onefold.core.clock import SYSTEM
 from onefold.core.errors import Invalid
@@ -23,7 +25,10 @@ class JoinedSqliteTx(SqliteTx, JoinedTx):
         tell_peers(self._path, topics)
 
 
-def join_sqlite(connection: sqlite3.Connection, *, space_name: str) -> JoinedSqliteTx:
+J = TypeVar("J", bound=JoinedSqliteTx)
+
+
+def join_sqlite(connection: sqlite3.Connection, *, space_name: str, make: Callable[..., J] = JoinedSqliteTx) -> J:
     """See `onefold.use`. Begins an immediate transaction where sqlite3 has put it off until the first write."""
     try:
         if not connection.in_transaction:
@@ -35,7 +40,7 @@ def join_sqlite(connection: sqlite3.Connection, *, space_name: str) -> JoinedSql
         path = Path(cursor.execute("PRAGMA database_list").fetchall()[0][2])
     except sqlite3.Error as error:
         raise translated(error) from error
-    tx = JoinedSqliteTx(
+    tx = make(
         cursor, space=space_of(space_name), space_name=space_name, now_ms=SYSTEM.now_ms(), seed=new_seed()
     )
     tx._path = path

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, LiteralString
 from onefold.core.errors import Invalid, OnefoldError
 from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.connection import translated
-from onefold.engine.tx import Row, Tx
+from onefold.engine.tx import ADD_SQLITE, Row, Tx
 from onefold.engine.values import check_parameters
 
 STATEMENTS_MAX = 10_000
@@ -90,12 +90,7 @@ class SqliteTx(Tx):
         return True
 
     def _add(self, key: str, delta: int) -> None:
-        # One writer at a time: there is no hot row to avoid, so the total is kept directly.
-        self.run(
-            """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, :delta)
-               ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + :delta""",
-            key=key, delta=delta,
-        )
+        self.run(ADD_SQLITE, key=key, delta=delta)
 
     def _savepoint_begin(self, depth: int) -> None:
         self._raw(f"SAVEPOINT p{depth}")

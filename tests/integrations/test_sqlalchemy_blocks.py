@@ -1,0 +1,157 @@
+"""The blocks through a Session of SQLAlchemy write what they write through `run`, on both engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from orm_users import Base, User
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from waiting import auntil
+
+import onefold
+from onefold import Database, Money, Tx, events, jobs, ledger
+from onefold.host.gate import Gate
+from onefold.runtime import Supervisor, all_loops
+
+
+@events.kind("user.came")
+class UserCame(msgspec.Struct, frozen=True):
+    name: str
+
+
+@jobs.kind("user.greet")
+class Greet(msgspec.Struct, frozen=True):
+    name: str
+
+
+@pytest.fixture
+def db(db_url: str) -> Iterator[Database]:
+    with onefold.connect(db_url) as database:
+        yield database
+
+
+@pytest.fixture
+def engine(db: Database) -> Iterator[sa.Engine]:
+    if db.dialect == "sqlite":
+        made = onefold.sqlalchemy.gate(sa.create_engine(f"sqlite:///{db.url}"))
+    else:
+        made = sa.create_engine(db.url.replace("postgresql://", "postgresql+psycopg://"))
+    Base.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+def gated_async(db: Database) -> AsyncEngine:
+    return onefold.sqlalchemy.gate(create_async_engine(f"sqlite+aiosqlite:///{db.url}"))
+
+
+def come(tx: Tx, name: str) -> str:
+    ledger.open_account(tx, f"wallet/{name}", currency="EUR")
+    ledger.open_account(tx, f"bank/{name}", currency="EUR", kind="unlimited")
+    ledger.transfer(tx, name, debit=f"bank/{name}", credit=f"wallet/{name}", amount=Money(100, "EUR"))
+    jobs.put(tx, Greet(name=name), unique=name)
+    tx.add("users", 1)
+    return events.append(tx, f"user/{name}", UserCame(name=name), UserCame(name=name), expected="absent").ids[-1]
+
+
+def seen(db: Database, name: str) -> tuple[object, ...]:
+    def look(tx: Tx) -> tuple[object, ...]:
+        return (
+            [(event.version, event.data) for event in events.read_stream(tx, f"user/{name}").items],
+            ledger.balance(tx, f"wallet/{name}"), ledger.balance(tx, f"bank/{name}"), tx.total("users"),
+            [job.args for job in jobs.list_jobs(tx, state="ready").items],
+        )  # fmt: skip
+
+    return db.run(look)
+
+
+def test_all_blocks_work_in_a_session(db: Database, engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        session.add(User(name="ana"))
+        event_id = come(onefold.use(session), "ana")
+        session.commit()
+    with Supervisor(db, all_loops()):
+        assert events.wait_for(db, event_id)
+    found = seen(db, "ana")
+    assert [version for version, _ in found[0]] == [1, 2]
+    assert found[1].available == Money(100, "EUR")
+    assert (found[3], len(found[4])) == (1, 1)
+
+
+def test_a_counter_is_kept_as_the_engine_keeps_it(db: Database, engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        onefold.use(session).add("users", 1)
+        kept = session.scalar(sa.text("SELECT count(*) FROM onefold_counter_totals" if db.dialect == "sqlite"
+                                      else "SELECT count(*) FROM onefold.counter_deltas"))
+        session.rollback()
+    assert kept == 1
+
+
+def test_the_time_on_postgres_is_the_servers(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onefold.core.clock.SYSTEM.now_ms", lambda: 1, raising=False)
+    made = sa.create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    with Session(made) as session:
+        server = session.scalar(sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"))
+        assert onefold.use(session).now_ms >= server
+    made.dispose()
+
+
+def test_an_async_engine_waits_for_the_gate_and_its_event_loop_does_not(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db") as db:
+        engine = gated_async(db)
+        gate = Gate(Path(db.url))
+
+        async def visit() -> str:
+            async with AsyncSession(engine) as session:
+                event_id = await onefold.sqlalchemy.join(session, come, "ana")
+                await session.commit()
+                return event_id
+
+        async def scenario() -> None:
+            gate.acquire()
+            task = asyncio.create_task(visit())
+            done, _ = await asyncio.wait({task}, timeout=0.2)  # The loop is free to time this out.
+            assert not done
+            gate.release()
+            await task
+            assert gate.try_acquire()
+            gate.close()
+            await engine.dispose()
+
+        asyncio.run(scenario())
+        assert seen(db, "ana")[3] == 1
+
+
+def test_a_task_that_is_cancelled_at_the_gate_leaves_it_free(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db") as db:
+        engine = gated_async(db)
+        gate = Gate(Path(db.url))
+
+        async def visit() -> None:
+            async with AsyncSession(engine) as session:
+                await onefold.sqlalchemy.join(session, come, "ana")
+                await session.commit()
+
+        async def scenario() -> None:
+            gate.acquire()
+            task = asyncio.create_task(visit())
+            await asyncio.wait({task}, timeout=0.2)
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.2)
+            gate.release()
+            await asyncio.wait({task})
+            assert task.cancelled()
+            await auntil(gate.try_acquire, "the gate")
+            gate.release()
+            await visit()
+            await engine.dispose()
+
+        asyncio.run(scenario())
+        gate.close()
+        assert seen(db, "ana")[3] == 1
