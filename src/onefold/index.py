@@ -21,6 +21,7 @@ BLOCKS: dict[str, str] = {
 # Bridges to other libraries, found the same way: `onefold.sqlalchemy`.
 BRIDGES: dict[str, str] = {
     "sqlalchemy": "onefold.integrations.sqlalchemy",
+    "django": "onefold.integrations.django",
 }
 
 _ROOT = Path(__file__).parent

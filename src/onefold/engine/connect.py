@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from onefold.core.clock import SYSTEM, Clock
 from onefold.core.errors import Invalid
@@ -12,7 +13,7 @@ from onefold.engine.call import Durability
 from onefold.engine.database import Database
 from onefold.index import schema_directories
 
-_POSTGRES = ("postgresql://", "postgres://")
+POSTGRES = ("postgresql://", "postgres://")  # How its URLs begin.
 
 
 def connect(
@@ -45,7 +46,7 @@ def connect(
     """
     text = _text(url)
     known = list(files) if files is not None else schema.load(schema_directories())
-    if text.startswith(_POSTGRES):
+    if text.startswith(POSTGRES):
         from onefold.engine.postgres.engine import PostgresEngine
 
         return Database(
@@ -53,7 +54,7 @@ def connect(
         )
     from onefold.engine.sqlite.engine import SqliteEngine
 
-    path = _sqlite_path(text)
+    path = sqlite_path(text)
     return Database(
         SqliteEngine(path, known, durability=durability, rehearse=rehearse, clock=clock or SYSTEM),
         url=str(path),
@@ -67,13 +68,24 @@ def migrate(url: str | Path, *, files: Sequence[schema.SchemaFile] | None = None
     """
     text = _text(url)
     known = list(files) if files is not None else schema.load(schema_directories())
-    if text.startswith(_POSTGRES):
+    if text.startswith(POSTGRES):
         from onefold.engine.postgres.migrate import migrate_postgres
 
         return migrate_postgres(text, known)
     from onefold.engine.sqlite.migrate import migrate_sqlite
 
-    return migrate_sqlite(_sqlite_path(text), known)
+    return migrate_sqlite(sqlite_path(text), known)
+
+
+def parse_postgres_url(text: str) -> dict[str, Any]:
+    """The parts of a PostgreSQL URL in libpq's words ("dbname", "host", ...); Invalid when it is none."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        return dict(conninfo_to_dict(text))
+    except psycopg.Error as error:
+        raise Invalid("This is not a PostgreSQL URL.", code="url") from error
 
 
 def _text(url: str | Path) -> str:
@@ -86,7 +98,8 @@ def _text(url: str | Path) -> str:
     return text
 
 
-def _sqlite_path(text: str) -> Path:
+def sqlite_path(text: str) -> Path:
+    """The file that a path or a sqlite:/// URL names; Invalid when it names none."""
     if "://" in text:
         if not text.startswith("sqlite:///"):
             raise Invalid("A URL begins with sqlite:/// or postgresql://.", url=text.rpartition("@")[2])

@@ -14,6 +14,7 @@ _JOINERS = {
     "sqlite3": ("onefold.engine.sqlite.joined", "join_sqlite"),
     "psycopg": ("onefold.engine.postgres.joined", "join_postgres"),
     "sqlalchemy": ("onefold.integrations.sqlalchemy", "use"),
+    "django": ("onefold.integrations.django", "use"),
 }
 
 
@@ -26,7 +27,7 @@ def use(connection: Any, *, space_name: str = "") -> JoinedTx:
     Session does that by itself.
 
     Args:
-        connection: of sqlite3 or psycopg, or a Connection or Session of SQLAlchemy, in a
+        connection: of sqlite3, psycopg or Django, or a Connection or Session of SQLAlchemy, in a
             transaction; one in autocommit is refused.
         space_name: the space of the transaction.
 
@@ -39,4 +40,6 @@ def use(connection: Any, *, space_name: str = "") -> JoinedTx:
         if joiner is not None:
             module, function = joiner
             return getattr(importlib.import_module(module), function)(connection, space_name=space_name)
-    raise Invalid("use takes a connection of sqlite3, psycopg or SQLAlchemy.", got=type(connection).__qualname__)
+    raise Invalid(
+        "use takes a connection of sqlite3, psycopg, SQLAlchemy or Django.", got=type(connection).__qualname__
+    )

@@ -1,0 +1,141 @@
+"""Django on our SQLite file waits its turn like everybody else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError, connections, transaction
+from django_users import User, alias_of, names
+from racing import at_once
+
+import onefold
+from onefold import Database, Invalid
+from onefold.host.gate import Gate
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    with onefold.connect(tmp_path / "a.db") as database:
+        yield database
+
+
+@pytest.fixture
+def alias(db: Database) -> Iterator[str]:
+    with alias_of(db.url) as made:
+        yield made
+
+
+def in_atomic(alias: str) -> None:
+    with transaction.atomic(using=alias):
+        User.objects.using(alias).create(name="ana")
+
+
+def alone(alias: str) -> None:
+    User.objects.using(alias).create(name="ana")
+
+
+def many(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.executemany("INSERT INTO users_user (name) VALUES (%s)", [("ana",)])
+
+
+def in_words(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("INSERT INTO users_user (name) VALUES ('ana')")
+        cursor.execute("COMMIT")
+
+
+@pytest.mark.parametrize("write", [in_atomic, alone, many, in_words])
+def test_a_write_waits_for_the_gate_and_lets_go(
+    db: Database, alias: str, threads: ThreadPoolExecutor, write: Callable[[str], None]
+) -> None:
+    began = threading.Event()
+
+    def work() -> list[str]:
+        try:
+            assert names(alias) == []  # Who reads needs no gate.
+            began.set()
+            write(alias)
+            return names(alias)
+        finally:
+            connections[alias].close()
+
+    gate = Gate(Path(db.url))
+    gate.acquire()
+    try:
+        future: Future[list[str]] = threads.submit(work)
+        assert began.wait(20)
+        with pytest.raises(TimeoutError):
+            future.result(0.2)
+    finally:
+        gate.release()
+    assert future.result(20) == ["ana"]
+    assert gate.try_acquire()
+    gate.close()
+
+
+@pytest.mark.parametrize("write", [in_atomic, alone, many])
+def test_a_write_that_fails_lets_go(db: Database, alias: str, write: Callable[[str], None]) -> None:
+    write(alias)
+    with pytest.raises(IntegrityError):
+        write(alias)
+    db.run(lambda tx: tx.add("a", 1))
+    assert names(alias) == ["ana"]
+    gate = Gate(Path(db.url))
+    assert gate.try_acquire()
+    gate.close()
+
+
+def test_nothing_is_lost_among_threads_that_write(db: Database, alias: str) -> None:
+    def through_django(number: int) -> None:
+        try:
+            for turn in range(20):
+                User.objects.using(alias).create(name=f"{number}/{turn}")
+                with transaction.atomic(using=alias):
+                    User.objects.using(alias).count()  # A deferred transaction would fail at the write that follows.
+                    onefold.django.use(alias).add("visits", 1)
+        finally:
+            connections[alias].close()
+
+    def through_us() -> None:
+        for _ in range(20):
+            db.run(lambda tx: tx.add("visits", 1))
+
+    assert at_once(lambda: through_django(1), lambda: through_django(2), through_us, through_us) == [None] * 4
+    assert db.run(lambda tx: tx.total("visits")) == 80
+    assert len(names(alias)) == 40
+
+
+def test_rows_of_a_write_outside_of_a_transaction_can_all_be_read(alias: str) -> None:
+    made = User.objects.using(alias).bulk_create([User(name=name) for name in "abcde"])
+    assert [user.pk for user in made] == [1, 2, 3, 4, 5]
+    with connections[alias].cursor() as cursor:
+        cursor.execute("UPDATE users_user SET name = name || '!' RETURNING name")
+        assert cursor.fetchone() == ("a!",)
+        assert cursor.fetchmany(2) == [("b!",), ("c!",)]
+        assert list(cursor) == [("d!",), ("e!",)]
+        assert cursor.fetchone() is None
+        assert cursor.execute("SELECT count(*) FROM users_user").fetchall() == [(5,)]
+
+
+def test_what_would_take_no_gate_is_refused(db: Database, alias: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        transaction.set_autocommit(False, using=alias)
+    assert refused.value.code == "autocommit"
+    with connections[alias].cursor() as cursor, pytest.raises(Invalid) as refused:
+        cursor.execute("SAVEPOINT a")
+    assert refused.value.code == "savepoint"
+    with pytest.raises(ImproperlyConfigured), alias_of(db.url, NAME=":memory:"):
+        pass
+
+
+def test_it_makes_no_checkpoints(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        assert cursor.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+        assert cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",)
