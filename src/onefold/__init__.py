@@ -17,14 +17,14 @@ from onefold.index import BLOCKS, BRIDGES
 if TYPE_CHECKING:
     from onefold.coordination import locks
     from onefold.identity import tokens
-    from onefold.integrations import django, sqlalchemy
+    from onefold.integrations import alembic, django, sqlalchemy
     from onefold.messaging import events, idempotency, jobs
     from onefold.products import booking, ledger
     from onefold.server import asgi
 
 __all__ = [
     "Conflict", "Database", "Denied", "Doomed", "Handle", "Invalid", "Money", "NotFound", "OnefoldError",
-    "Page", "Retry", "Tx", "Unknown", "asgi", "booking", "connect", "django", "events", "idempotency",
+    "Page", "Retry", "Tx", "Unknown", "alembic", "asgi", "booking", "connect", "django", "events", "idempotency",
     "jobs", "ledger", "locks", "migrate", "operation", "sqlalchemy", "tokens", "use",
 ]  # fmt: skip
 

@@ -22,6 +22,7 @@ BLOCKS: dict[str, str] = {
 BRIDGES: dict[str, str] = {
     "sqlalchemy": "onefold.integrations.sqlalchemy",
     "django": "onefold.integrations.django",
+    "alembic": "onefold.integrations.alembic",
 }
 
 _ROOT = Path(__file__).parent
