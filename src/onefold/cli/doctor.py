@@ -160,7 +160,8 @@ def _processes(path: Path) -> Iterator[Finding]:
         pids = ", ".join(map(str, without))
         yield Finding(
             "processes", "warn", f"without the gate: pid {pids}",
-            "if they write: onefold.sqlalchemy.gate(engine), or let them write through Onefold; readers are harmless",
+            "if they write: onefold.sqlalchemy.gate(engine), Django's ENGINE onefold.integrations.django.sqlite,"
+            " or let them write through Onefold; readers are harmless",
         )  # fmt: skip
 
 
