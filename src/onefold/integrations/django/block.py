@@ -35,7 +35,7 @@ class Block:
         connection = self.connection
         if not connection.in_atomic_block:
             return False
-        return self._hook is None or any(entry[1] is self._hook for entry in connection.run_on_commit)
+        return self._hook is None or any(entry[1] is self._hook for entry in reversed(connection.run_on_commit))
 
     def check(self) -> None:
         """Refuse a statement that would not stand or fall with the block.
