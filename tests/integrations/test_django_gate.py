@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +16,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError, connections, transaction
 from django_users import User, alias_of, names
-from racing import at_once
+from racing import at_once, kill_after
 
 import onefold
 from onefold import Database, Invalid
@@ -135,7 +140,85 @@ def test_what_would_take_no_gate_is_refused(db: Database, alias: str) -> None:
         pass
 
 
+def test_djangos_own_backend_can_be_joined_too(db: Database) -> None:
+    with alias_of(db.url, ENGINE="django.db.backends.sqlite3") as alias:
+        with transaction.atomic(using=alias):
+            User.objects.using(alias).create(name="ana")
+            onefold.django.use(alias).add("users", 1)
+        assert names(alias) == ["ana"]
+    assert db.run(lambda tx: tx.total("users")) == 1
+
+
 def test_it_makes_no_checkpoints(alias: str) -> None:
     with connections[alias].cursor() as cursor:
         assert cursor.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
         assert cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_begin_twice_keeps_the_transaction_and_the_gate(db: Database, alias: str, threads: ThreadPoolExecutor) -> None:
+    with transaction.atomic(using=alias):
+        User.objects.using(alias).create(name="ana")
+        with pytest.raises(sqlite3.OperationalError):
+            connections[alias].connection.begin_gated()
+        gate = Gate(Path(db.url))
+        assert not gate.try_acquire()
+        gate.close()
+    assert names(alias) == ["ana"]
+
+
+PROGRAM = """
+import sys
+import onefold
+sys.path.insert(0, sys.argv[2])
+from django.db import transaction
+from django_users import User, alias_of
+
+with alias_of(sys.argv[1]) as alias:
+    number = 0
+    while True:
+        with transaction.atomic(using=alias):
+            User.objects.using(alias).create(name=str(number))
+            onefold.django.use(alias).add("users", 1)
+        print(number, flush=True)
+        number += 1
+"""
+
+
+def test_killed_in_the_middle_it_leaves_whole_transactions_and_a_free_gate(db: Database) -> None:
+    said = kill_after(25, PROGRAM, db.url, str(Path(__file__).parent))
+    gate = Gate(Path(db.url))
+    assert gate.try_acquire()
+    gate.close()
+    assert connected_names(db.url) >= said
+    assert db.run(lambda tx: tx.total("users")) == len(connected_names(db.url))
+
+
+def connected_names(url: str) -> set[str]:
+    with contextlib.closing(sqlite3.connect(url)) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM users_user")}
+
+
+IDLE = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from django_users import alias_of
+
+with alias_of(sys.argv[1]):
+    print("idle", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_doctor_knows_that_it_takes_the_gate(tmp_path: Path) -> None:
+    url = str(tmp_path / "a.db")
+    onefold.migrate(url)
+    command = [sys.executable, "-c", IDLE, url, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as idle:
+        assert idle.stdout is not None
+        assert idle.stdout.readline() == "idle\n"
+        done = subprocess.run(
+            [sys.executable, "-m", "onefold.cli.main", "doctor", "--json", "--url", url], capture_output=True, text=True, check=False
+        )
+        idle.communicate("\n")
+    found = json.loads(done.stdout)["findings"]
+    assert [finding["text"] for finding in found if finding["check"] == "processes"] == ["1 with the file open, all take the gate"]

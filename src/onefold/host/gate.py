@@ -102,6 +102,11 @@ class Gate:
         pid = who.partition(" ")[0]
         return f"pid {pid}" if is_alive(who) else f"pid {pid} (gone; a child may hold its descriptor)"
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or is a child's copy of its parent's."""
+        return self._gate == _CLOSED
+
     def close(self) -> None:
         """Close the side files; what was held is released. Closing twice does nothing."""
         for descriptor in self._part_with():

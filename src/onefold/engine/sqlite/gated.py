@@ -6,6 +6,7 @@ and never writes or checkpoints beside another process; see `Gate`.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +30,8 @@ class GatedConnection(sqlite3.Connection):
         kwargs["isolation_level"] = None  # BEGIN is said here, never by the driver.
         super().__init__(database, *args, **kwargs)
         self._path = real_path(Path(database))
-        self._gate: Gate | None = None
+        # Kept open while nobody writes: by it `onefold doctor` knows who takes the gate.
+        self._gate = Gate(self._path)
         self.execute("PRAGMA busy_timeout = 5000")
         self.execute("PRAGMA wal_autocheckpoint = 0")
 
@@ -46,26 +48,26 @@ class GatedConnection(sqlite3.Connection):
         try:
             super().execute("BEGIN IMMEDIATE")
         except BaseException:
-            self._let_go()
+            self.let_go_when_over()
             raise
 
     def take_gate(self) -> None:
         """Wait for the gate; Retry naming the holder when that takes too long."""
-        gate = Gate(self._path)
-        if not gate.acquire_within(GATE_WAIT_S):
-            raise Retry("Another process holds the file and does not let go.", code="gate", holder=gate.holder())
-        self._gate = gate
+        if self._gate.closed:
+            self._gate = Gate(self._path)
+        if not self._gate.acquire_within(GATE_WAIT_S):
+            raise Retry("Another process holds the file and does not let go.", code="gate", holder=self._gate.holder())
 
     def let_go_when_over(self) -> None:
         """Let the next one in, unless a transaction is open. SQLite ends some by itself, others end in words."""
         if not self.in_transaction:
-            self._let_go()
+            self._gate.release()
 
     def commit(self) -> None:
         """COMMIT, then let the next one in."""
         if self.in_transaction:
             self.execute("COMMIT")
-        self._let_go()
+        self._gate.release()
 
     def rollback(self) -> None:
         """ROLLBACK, then let the next one in."""
@@ -73,22 +75,17 @@ class GatedConnection(sqlite3.Connection):
             if self.in_transaction:
                 self.execute("ROLLBACK")
         finally:
-            self._let_go()
+            self._gate.release()
 
     def close(self) -> None:
         """Close under the gate: the last one to close writes the WAL back into the file."""
         self.rollback()
-        gate = Gate(self._path)
-        gate.acquire_within(GATE_WAIT_S)
         try:
+            with contextlib.suppress(Retry):
+                self.take_gate()
             super().close()
         finally:
-            gate.close()
-
-    def _let_go(self) -> None:
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.close()
+            self._gate.close()
 
 
 class GatedCursor(sqlite3.Cursor):
