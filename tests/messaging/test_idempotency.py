@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onefold import Conflict, Database, Doomed, Handle, Invalid, Tx, idempotency
-from onefold.messaging.idempotency.ops import SWEEP_ROWS, TTL_MS_MAX
+from onefold.messaging.idempotency.ops import SWEEP_ROWS
+from onefold.messaging.idempotency.records import TTL_MS_MAX
 
 SCOPE = "POST /orders ana"
 DAY = 86_400_000

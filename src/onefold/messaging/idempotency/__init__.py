@@ -1,5 +1,6 @@
 """Idempotency: what was asked once is done once, and answered alike ever after. See README.md."""
 
-from onefold.messaging.idempotency.ops import Answer, answer_of, once, sweep
+from onefold.messaging.idempotency.ops import answer_of, begin, finish, once, release, renew, sweep
+from onefold.messaging.idempotency.records import Answer, Attempt
 
-__all__ = ["Answer", "answer_of", "once", "sweep"]
+__all__ = ["Answer", "Attempt", "answer_of", "begin", "finish", "once", "release", "renew", "sweep"]

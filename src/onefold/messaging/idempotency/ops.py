@@ -1,46 +1,39 @@
 """Idempotency: what was asked once is done once, and answered alike ever after.
 
-Key, effects and answer commit in one transaction. There is no moment in which the effect is done
-and the key is lost, and none in which the key is taken and nobody works on it.
+`once`: key, effects and answer commit in one transaction. There is no moment in which the effect is
+done and the key is lost, and none in which the key is taken and nobody works on it.
+
+`begin` and `finish` are for effects outside the database. The key commits first, with a lease; whoever
+died with it is taken over when the lease has lapsed, and its late `finish` is refused by its token.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-import msgspec
-
-from onefold.core.codec import decode, encode, fingerprint
+from onefold.core.codec import encode
 from onefold.core.errors import Conflict, Invalid
 from onefold.engine.tx import Tx, operation
+from onefold.messaging.idempotency.records import (
+    LEASE_MS_DEFAULT,
+    TTL_MS_DEFAULT,
+    Answer,
+    Attempt,
+    check_attempt,
+    check_body,
+    check_lease,
+    check_names,
+    check_ttl,
+    fingerprint_of,
+    read,
+)
 
-KEY_LENGTH_MAX = 255
-SCOPE_LENGTH_MAX = 200
-TTL_MS_DEFAULT = 86_400_000  # A day: longer than clients go on retrying.
-TTL_MS_MAX = 31 * 86_400_000
-IN_FLIGHT_RETRY_MS = 100  # A hint: transactions last milliseconds.
+IN_FLIGHT_RETRY_MS = 100  # A hint: transactions last milliseconds,
+BEGUN_RETRY_MS = 1_000  # and what leaves them lasts longer.
 SWEEP_ROWS = 1_000
 
-_KEY = re.compile(r"[\x20-\x7e]+")  # With re.fullmatch: "$" would let a line break through.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
 T = TypeVar("T")
-
-
-class Answer(msgspec.Struct, Generic[T], frozen=True):
-    """What `once` answers, the first time and every other time.
-
-    Attributes:
-        value: what `do` answered, as it comes back from JSON, also the first time.
-        replayed: False for the call that did it.
-        at_ms: when it was done, in ms since 1970.
-    """
-
-    value: T
-    replayed: bool
-    at_ms: int
 
 
 @overload
@@ -83,7 +76,7 @@ def once(
         kind: the type that the stored answer is read as, such as `Order` or `Order | Refused`;
             without it the value is made of dicts, lists, strings and numbers. What comes back is
             read from its JSON form the first time too, so that a replay cannot differ.
-        ttl_ms: how long the answer is kept, 1 to `TTL_MS_MAX`; afterwards the key is new.
+        ttl_ms: how long the answer is kept, 1 to 31 days; afterwards the key is new.
 
     Raises:
         Conflict: code "in_flight": another transaction is busy with this key; it is not waited
@@ -91,26 +84,14 @@ def once(
         Invalid: code "idempotency_mismatch": the key was used for another request. Other codes:
             an argument is out of range, or the answer has no JSON form or does not fit `kind`.
     """
-    _check(key, scope, ttl_ms)
-    asked = _fingerprint(request)
-    # The claim only answers at once what the unique key would answer after a wait: the key decides.
-    # The length keeps "a" + "b/c" apart from "a/b" + "c".
-    if not tx.try_claim(f"idempotency/{len(scope)}/{scope}/{key}"):
-        return _stored(tx, key, scope, asked, kind)
-    row = tx.one(
-        """INSERT INTO onefold.idempotency_keys (space, scope, key, fingerprint, asked_at_ms, expires_at_ms)
-           VALUES (:space, :scope, :key, :fingerprint, :now_ms, :now_ms + :ttl_ms)
-           ON CONFLICT (space, scope, key) DO UPDATE SET
-               fingerprint = excluded.fingerprint, answer = {null:text},
-               asked_at_ms = excluded.asked_at_ms, expires_at_ms = excluded.expires_at_ms
-           WHERE onefold.idempotency_keys.expires_at_ms <= :now_ms
-           RETURNING asked_at_ms""",
-        scope=scope, key=key, fingerprint=asked, ttl_ms=ttl_ms,
-    )  # fmt: skip
+    check_names(key, scope)
+    check_ttl(ttl_ms)
+    asked = fingerprint_of(request)
+    row = _take(tx, key, scope, asked, keep_ms=ttl_ms, token=None, lease_until_ms=None)
     if row is None:
         return _stored(tx, key, scope, asked, kind)
     answer = encode(do(), what="answer")
-    value = _read(answer, kind)
+    value = read(answer, kind)
     # An upsert of a row that is there: unlike UPDATE it finds it without a scan, whose predicate
     # lock on the leaf page would make neighbouring keys conflict on PostgreSQL.
     tx.run(
@@ -124,17 +105,142 @@ def once(
     return Answer(value, replayed=False, at_ms=row[0])
 
 
+@overload
+def begin(
+    tx: Tx, key: str, *, scope: str, request: object, kind: type[T], lease_ms: int = LEASE_MS_DEFAULT,
+    ttl_ms: int = TTL_MS_DEFAULT,
+) -> Attempt | Answer[T]: ...
+
+
+@overload
+def begin(
+    tx: Tx, key: str, *, scope: str, request: object, lease_ms: int = LEASE_MS_DEFAULT, ttl_ms: int = TTL_MS_DEFAULT
+) -> Attempt | Answer[Any]: ...
+
+
+@operation
+def begin(
+    tx: Tx, key: str, *, scope: str, request: object, kind: object = Any, lease_ms: int = LEASE_MS_DEFAULT,
+    ttl_ms: int = TTL_MS_DEFAULT,
+) -> Attempt | Answer[Any]:
+    """Take the key for work outside the transaction, or answer what was answered under it.
+
+    Commit it, do the work, and give its outcome to `finish`. Rows and rules are those of `once`, and
+    either finds what the other stored.
+
+    Args:
+        key: see `once`; `scope`, `request` and `kind` too.
+        lease_ms: how long the work may take before another caller takes it over; 1 ms to one hour.
+        ttl_ms: how long the key is kept, counted from here, 1 ms to 31 days; never less than the lease.
+
+    Raises:
+        Conflict: code "in_flight": another attempt has the key and a lease. Ask again after
+            `retry_after_ms`.
+        Invalid: code "idempotency_mismatch": the key was used for another request, answered or not.
+            Other codes: an argument is out of range.
+    """
+    check_names(key, scope)
+    check_ttl(ttl_ms)
+    check_lease(lease_ms)
+    asked = fingerprint_of(request)
+    token = tx.new_id("attempt")
+    until_ms = tx.now_ms + lease_ms
+    row = _take(tx, key, scope, asked, keep_ms=max(ttl_ms, lease_ms), token=token, lease_until_ms=until_ms)
+    if row is None:
+        return _stored(tx, key, scope, asked, kind)
+    tx.emit("idempotency.begun", scope=scope, key=key, number=row[1])
+    return Attempt(key, scope, token, row[1], until_ms)
+
+
+@operation
+def finish(tx: Tx, attempt: Attempt, value: object, *, body: bytes = b"") -> Answer[Any]:
+    """Store the outcome, success or refusal: what every later caller with this key is answered.
+
+    No clock is read: an attempt that lapsed, but has no successor, may still answer.
+
+    Args:
+        attempt: from `begin`.
+        value: anything with a JSON form of at most 64 KiB.
+        body: at most 64 KiB beside it, kept as they are.
+
+    Raises:
+        Conflict: code "lost": the key was taken over, given back, answered already, or expired and
+            was swept. Nothing was stored; ask with `begin` what holds now.
+        Invalid: the value or the body is too large, or has no JSON form.
+    """
+    check_attempt(attempt)
+    check_body(body)
+    answer = encode(value, what="answer")
+    row = tx.one(
+        """UPDATE onefold.idempotency_keys SET answer = :answer, body = :body
+            WHERE space = :space AND scope = :scope AND key = :key AND attempt = :token AND answer IS NULL
+        RETURNING asked_at_ms""",
+        scope=attempt.scope, key=attempt.key, token=attempt.token, answer=answer, body=body,
+    )  # fmt: skip
+    if row is None:
+        raise _lost(attempt)
+    tx.emit("idempotency.done", scope=attempt.scope, key=attempt.key)
+    return Answer(read(answer, Any), replayed=False, at_ms=row[0], body=body)
+
+
+@operation
+def renew(tx: Tx, attempt: Attempt, *, lease_ms: int = LEASE_MS_DEFAULT) -> Attempt:
+    """Let the lease end `lease_ms` from now, never earlier than before; the token stays.
+
+    It may have lapsed: as long as nobody took it over, it is renewed. The key is kept at least as long.
+
+    Raises:
+        Conflict: code "lost", as in `finish`.
+        Invalid: an argument is out of range; nothing was written.
+    """
+    check_attempt(attempt)
+    check_lease(lease_ms)
+    row = tx.one(
+        """UPDATE onefold.idempotency_keys
+              SET lease_until_ms = CASE WHEN lease_until_ms > :until_ms THEN lease_until_ms ELSE :until_ms END,
+                  expires_at_ms = CASE WHEN expires_at_ms > :until_ms THEN expires_at_ms ELSE :until_ms END
+            WHERE space = :space AND scope = :scope AND key = :key AND attempt = :token AND answer IS NULL
+        RETURNING lease_until_ms""",
+        scope=attempt.scope, key=attempt.key, token=attempt.token, until_ms=tx.now_ms + lease_ms,
+    )  # fmt: skip
+    if row is None:
+        raise _lost(attempt)
+    return Attempt(attempt.key, attempt.scope, attempt.token, attempt.number, row[0])
+
+
+@operation
+def release(tx: Tx, attempt: Attempt) -> None:
+    """Give the key back without an answer: the next caller with the same request takes over at once.
+
+    For work that failed and may be tried again. The request stays bound to the key, and the next
+    attempt sees by its number that it is not the first.
+
+    Raises:
+        Conflict: code "lost", as in `finish`.
+    """
+    check_attempt(attempt)
+    row = tx.one(
+        """UPDATE onefold.idempotency_keys SET attempt = {null:text}, lease_until_ms = :now_ms
+            WHERE space = :space AND scope = :scope AND key = :key AND attempt = :token AND answer IS NULL
+        RETURNING asked_at_ms""",
+        scope=attempt.scope, key=attempt.key, token=attempt.token,
+    )  # fmt: skip
+    if row is None:
+        raise _lost(attempt)
+    tx.emit("idempotency.released", scope=attempt.scope, key=attempt.key, number=attempt.number)
+
+
 @operation
 def answer_of(tx: Tx, key: str, *, scope: str) -> Answer[Any] | None:
     """What was answered under `key`, or None when it is new, still in flight, or expired.
 
     For a caller that never got its answer and wants to know before it asks again.
     """
-    _check(key, scope, TTL_MS_DEFAULT)
+    check_names(key, scope)
     row = _row(tx, key, scope)
     if row is None or row[1] is None:
         return None
-    return Answer(_read(row[1], Any), replayed=True, at_ms=row[2])
+    return Answer(read(row[1], Any), replayed=True, at_ms=row[2], body=row[3] or b"")
 
 
 @operation
@@ -154,6 +260,34 @@ def sweep(tx: Tx) -> bool:
     return len(gone) == SWEEP_ROWS
 
 
+def _take(
+    tx: Tx, key: str, scope: str, asked: str, *, keep_ms: int, token: str | None, lease_until_ms: int | None
+) -> tuple[Any, ...] | None:
+    """Have the key if it is new, has expired, or was left behind by who asked the same; else None."""
+    # The claim only answers at once what the unique key would answer after a wait: the key decides.
+    # The length keeps "a" + "b/c" apart from "a/b" + "c".
+    if not tx.try_claim(f"idempotency/{len(scope)}/{scope}/{key}"):
+        return None
+    # A key without a lease is being answered in its own transaction, and is no one else's to take.
+    return tx.one(
+        """INSERT INTO onefold.idempotency_keys
+               (space, scope, key, fingerprint, asked_at_ms, expires_at_ms, attempt, lease_until_ms)
+           VALUES (:space, :scope, :key, :fingerprint, :now_ms, :now_ms + :keep_ms, :token, :lease_until_ms)
+           ON CONFLICT (space, scope, key) DO UPDATE SET
+               fingerprint = excluded.fingerprint, answer = excluded.answer, body = excluded.body,
+               asked_at_ms = excluded.asked_at_ms, expires_at_ms = excluded.expires_at_ms,
+               attempt = excluded.attempt, lease_until_ms = excluded.lease_until_ms,
+               attempts = CASE WHEN onefold.idempotency_keys.expires_at_ms <= :now_ms
+                               THEN 1 ELSE onefold.idempotency_keys.attempts + 1 END
+           WHERE onefold.idempotency_keys.expires_at_ms <= :now_ms
+              OR (onefold.idempotency_keys.answer IS NULL
+                  AND onefold.idempotency_keys.lease_until_ms <= :now_ms
+                  AND onefold.idempotency_keys.fingerprint = excluded.fingerprint)
+           RETURNING asked_at_ms, attempts""",
+        scope=scope, key=key, fingerprint=asked, keep_ms=keep_ms, token=token, lease_until_ms=lease_until_ms,
+    )  # fmt: skip
+
+
 def _stored(tx: Tx, key: str, scope: str, asked: str, kind: object) -> Answer[Any]:
     row = _row(tx, key, scope)
     if row is not None and row[0] != asked:
@@ -162,37 +296,27 @@ def _stored(tx: Tx, key: str, scope: str, asked: str, kind: object) -> Answer[An
             code="idempotency_mismatch", scope=scope, key=key,
         )
     if row is None or row[1] is None:
+        left_ms = IN_FLIGHT_RETRY_MS
+        if row is not None and row[4] is not None:
+            left_ms = max(1, min(row[4] - tx.now_ms, BEGUN_RETRY_MS))
         raise Conflict(
             "Another request with this idempotency key is being worked on.",
-            code="in_flight", scope=scope, key=key, retry_after_ms=IN_FLIGHT_RETRY_MS,
+            code="in_flight", scope=scope, key=key, retry_after_ms=left_ms,
         )
     tx.emit("idempotency.replayed", scope=scope, key=key)
-    return Answer(_read(row[1], kind), replayed=True, at_ms=row[2])
+    return Answer(read(row[1], kind), replayed=True, at_ms=row[2], body=row[3] or b"")
 
 
 def _row(tx: Tx, key: str, scope: str) -> tuple[Any, ...] | None:
     return tx.one(
-        """SELECT fingerprint, answer, asked_at_ms FROM onefold.idempotency_keys
+        """SELECT fingerprint, answer, asked_at_ms, body, lease_until_ms FROM onefold.idempotency_keys
             WHERE space = :space AND scope = :scope AND key = :key AND expires_at_ms > :now_ms""",
         scope=scope, key=key,
     )
 
 
-def _read(answer: str, kind: object) -> Any:
-    return decode(answer, kind)  # pyright: ignore[reportArgumentType]  Unions and Any are no `type`.
-
-
-def _fingerprint(request: object) -> str:
-    try:
-        return fingerprint(request)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Invalid("The request has no JSON form.", what="request", why=str(error)) from None
-
-
-def _check(key: str, scope: str, ttl_ms: int) -> None:
-    if not (len(key) <= KEY_LENGTH_MAX and _KEY.fullmatch(key)):
-        raise Invalid("An idempotency key is 1 to 255 printable ASCII characters.", length=len(key))
-    if not 1 <= len(scope) <= SCOPE_LENGTH_MAX or _CONTROL.search(scope):
-        raise Invalid("A scope is 1 to 200 characters, none of them control characters.", length=len(scope))
-    if type(ttl_ms) is not int or not 1 <= ttl_ms <= TTL_MS_MAX:
-        raise Invalid("ttl_ms is out of range.", ttl_ms=ttl_ms, most=TTL_MS_MAX)
+def _lost(attempt: Attempt) -> Conflict:
+    return Conflict(
+        "The idempotency key is no longer this attempt's to answer.",
+        code="lost", scope=attempt.scope, key=attempt.key, number=attempt.number,
+    )
