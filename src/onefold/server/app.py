@@ -21,6 +21,7 @@ from onefold.engine.call import DEADLINE_MS_MAX
 from onefold.engine.database import Database, Handle
 from onefold.engine.tx import Tx
 from onefold.messaging import idempotency
+from onefold.messaging.idempotency.http import key_of
 from onefold.server import pages, problems, stream
 from onefold.server.auth import Caller, Gatekeeper
 from onefold.server.binding import PREFIX, Bound, text_of
@@ -39,7 +40,6 @@ BODY_BYTES_MAX = 1 << 20
 BODY_S_MAX = 30.0  # From the end of the head to the end of the body.
 IN_FLIGHT_MAX = 1_024  # Requests that run at once; more are told to come again.
 SUBSCRIBERS_MAX = 200  # Open event streams.
-IDEMPOTENCY_KEY_LENGTH_MAX = 255
 READY_MS = 250  # An answer of /readyz serves all who ask within this time.
 READY_DEADLINE_MS = 2_000
 
@@ -162,8 +162,10 @@ class App:
             handle = caller.reader if route.verb == "GET" else caller.writer
             if (deadline := headers.get(b"onefold-deadline-ms")) is not None:
                 handle = handle.options(deadline_ms=_deadline(deadline))
-            if route.verb == "POST" and (key := headers.get(b"idempotency-key")) is not None:
-                return await self._call_once(route, caller, handle, _key(key), arguments)
+            if route.verb == "POST" and (sent := headers.get(b"idempotency-key")) is not None:
+                key = key_of([sent])
+                assert key is not None
+                return await self._call_once(route, caller, handle, key, arguments)
             result = await handle.arun(route.fn, **arguments)
         finally:
             self._in_flight -= 1
@@ -345,16 +347,6 @@ def _deadline(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 6 or not 1 <= int(raw) <= DEADLINE_MS_MAX:
         raise Refused(400, "deadline", "Onefold-Deadline-Ms is out of range.", facts={"most": DEADLINE_MS_MAX})
     return int(raw)
-
-
-def _key(raw: bytes) -> str:
-    """The key, which the draft standard writes in quotes and most clients without."""
-    key = raw.decode("latin-1")
-    if len(key) > 1 and key[0] == key[-1] == '"':
-        key = key[1:-1]
-    if not (1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX and key.isascii() and key.isprintable()):
-        raise Refused(400, "idempotency_key", "Idempotency-Key has 1 to 255 printable ASCII characters.")
-    return key
 
 
 def _probe(status: int, word: str) -> Answer:

@@ -28,12 +28,14 @@ KINDS: dict[str, tuple[int, str]] = {
     "error": (500, "The server failed."),
 }
 #: By code, where a status says more than the kind's.
-CODES: dict[str, int] = {"idempotency_mismatch": 422, "rate_limited": 429}
+CODES: dict[str, int] = {"closed": 503, "idempotency_mismatch": 422, "rate_limited": 429}
 
 FACT_LENGTH_MAX = 500
 FACTS_MAX = 20
 # Facts for whoever runs the server: file names, driver messages, Python names.
-_FACTS_HIDDEN = frozenset({"why", "path", "folder", "url", "holder", "fn", "inner", "outer", "first", "second"})
+_FACTS_HIDDEN = frozenset({
+    "why", "path", "folder", "url", "holder", "scope", "fn", "inner", "outer", "first", "second",
+})  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
 
@@ -87,29 +89,31 @@ _TITLES = {
     422: "The key was used for another request.",
     429: "Too many requests.",
     431: "The head of the request is too large.",
+    500: KINDS["error"][1],
     503: KINDS["retry"][1],
 }
 
 
-def answer_to(error: BaseException, where: str) -> tuple[int, Headers, bytes]:
+def answer_to(error: BaseException, where: str, *, docs: bool = True) -> tuple[int, Headers, bytes]:
     """Status, headers and body for an error; one that nobody expected is logged under an id.
 
     Args:
         error: what left the function or the server's own checks.
         where: method and path template, for the log; never what the client sent.
+        docs: whether this server's page of problems stands behind the same host; other apps have none.
     """
     if isinstance(error, Refused):
         problem = Problem(
-            type=_type(error.code), title=_TITLES[error.status], status=error.status, code=error.code,
+            type=_type(error.code, docs=docs), title=_TITLES[error.status], status=error.status, code=error.code,
             detail=error.detail, facts=error.facts,
         )  # fmt: skip
         return error.status, [*_PROBLEM, *error.headers], _encode(problem)
     if isinstance(error, OnefoldError) and error.kind not in {"doomed", "error"}:
-        return _ours(error, where)
+        return _ours(error, where, docs=docs)
     error_id = secrets.token_hex(8)
     _log.error("%s failed", where, exc_info=error, extra={"error_id": error_id})
     problem = Problem(
-        type=_type("error"), title=KINDS["error"][1], status=500, code="error", error_id=error_id,
+        type=_type("error", docs=docs), title=KINDS["error"][1], status=500, code="error", error_id=error_id,
         detail="An error that nobody expected; nothing was written.",
     )  # fmt: skip
     return 500, list(_PROBLEM), _encode(problem)
@@ -122,23 +126,24 @@ _PROBLEM: Headers = [
 ]
 
 
-def _ours(error: OnefoldError, where: str) -> tuple[int, Headers, bytes]:
+def _ours(error: OnefoldError, where: str, *, docs: bool) -> tuple[int, Headers, bytes]:
     status, title = KINDS[error.kind]
     status = CODES.get(error.code, status)
     headers = list(_PROBLEM)
-    if isinstance(error, Retry):
-        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_ms / 1_000))).encode()))
+    after_ms = error.retry_after_ms if isinstance(error, Retry) else error.facts.get("retry_after_ms")
+    if after_ms is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(after_ms / 1_000))).encode()))
     if status >= 500 and not isinstance(error, Retry):
         _log.error("%s: %s", where, error)
     problem = Problem(
-        type=_type(error.kind), title=title if status not in CODES.values() else _TITLES[status], status=status,
-        code=error.code, detail=error.text, facts=safe_facts(error.facts),
+        type=_type(error.kind, docs=docs), title=title if status not in CODES.values() else _TITLES[status],
+        status=status, code=error.code, detail=error.text, facts=safe_facts(error.facts),
     )  # fmt: skip
     return status, headers, _encode(problem)
 
 
-def _type(kind: str) -> str:
-    return f"/docs#problem-{kind}" if kind in KINDS else "about:blank"
+def _type(kind: str, *, docs: bool) -> str:
+    return f"/docs#problem-{kind}" if docs and kind in KINDS else "about:blank"
 
 
 def safe_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
