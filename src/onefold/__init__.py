@@ -17,7 +17,7 @@ from onefold.index import BLOCKS, BRIDGES
 if TYPE_CHECKING:
     from onefold.coordination import locks
     from onefold.identity import tokens
-    from onefold.integrations import alembic, django, sqlalchemy
+    from onefold.integrations import alembic, django, idempotent_routes, sqlalchemy
     from onefold.messaging import events, idempotency, jobs
     from onefold.products import booking, ledger
     from onefold.server import asgi
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Conflict", "Database", "Denied", "Doomed", "Handle", "Invalid", "Money", "NotFound", "OnefoldError",
     "Page", "Retry", "Tx", "Unknown", "alembic", "asgi", "booking", "connect", "django", "events", "idempotency",
-    "jobs", "ledger", "locks", "migrate", "operation", "sqlalchemy", "tokens", "use",
+    "idempotent_routes", "jobs", "ledger", "locks", "migrate", "operation", "sqlalchemy", "tokens", "use",
 ]  # fmt: skip
 
 

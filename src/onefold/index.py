@@ -23,6 +23,7 @@ BRIDGES: dict[str, str] = {
     "sqlalchemy": "onefold.integrations.sqlalchemy",
     "django": "onefold.integrations.django",
     "alembic": "onefold.integrations.alembic",
+    "idempotent_routes": "onefold.integrations.idempotent_routes",
 }
 
 _ROOT = Path(__file__).parent
