@@ -21,7 +21,6 @@ from onefold.engine.call import DEADLINE_MS_MAX
 from onefold.engine.database import Database, Handle
 from onefold.engine.tx import Tx
 from onefold.messaging import idempotency
-from onefold.messaging.idempotency.http import key_of
 from onefold.server import pages, problems, stream
 from onefold.server.auth import Caller, Gatekeeper
 from onefold.server.binding import PREFIX, Bound, text_of
@@ -163,7 +162,7 @@ class App:
             if (deadline := headers.get(b"onefold-deadline-ms")) is not None:
                 handle = handle.options(deadline_ms=_deadline(deadline))
             if route.verb == "POST" and (sent := headers.get(b"idempotency-key")) is not None:
-                key = key_of([sent])
+                key = idempotency.http.key_of([sent])
                 assert key is not None
                 return await self._call_once(route, caller, handle, key, arguments)
             result = await handle.arun(route.fn, **arguments)

@@ -22,8 +22,7 @@ from onefold.integrations.idempotent_routes.exchange import (
     unstorable,
 )
 from onefold.messaging import idempotency
-from onefold.messaging.idempotency.http import Head, check_size, is_final, request_of
-from onefold.messaging.idempotency.records import LEASE_MS_DEFAULT, TTL_MS_DEFAULT
+from onefold.messaging.idempotency import LEASE_MS_DEFAULT, TTL_MS_DEFAULT, http
 from onefold.server.problems import Refused
 
 Scope = MutableMapping[str, Any]
@@ -71,7 +70,7 @@ class ASGI:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun: idempotency.Attempt | idempotency.Answer[Head] | None = None
+        begun: idempotency.Attempt | idempotency.Answer[http.Head] | None = None
         body = b""
         try:
             sent = [value for name, value in scope["headers"] if name == b"idempotency-key"]
@@ -79,8 +78,8 @@ class ASGI:
             if asked is not None:
                 body = await self._body(receive)
                 begun = await self._rules.db.arun(
-                    idempotency.begin, asked[0], scope=asked[1], kind=Head, **self._rules.times,
-                    request=request_of(scope["query_string"], _content_type(scope), body),
+                    idempotency.begin, asked[0], scope=asked[1], kind=http.Head, **self._rules.times,
+                    request=http.request_of(scope["query_string"], _content_type(scope), body),
                 )
         except _Gone:
             return  # Before it had asked anything.
@@ -177,13 +176,14 @@ class _Held:
             self._parts.append(message.get("body", b""))
             self._size += len(self._parts[-1])
         try:
-            check_size(self._headers, self._size)
+            http.check_size(self._headers, self._size)
         except Invalid as error:
             self.withheld = True
             await self._end(unstorable(error), final=True)
             raise _Withheld from None
         if message["type"] == "http.response.body" and not message.get("more_body", False):
-            await self._end(Reply(self._status, self._headers, b"".join(self._parts)), final=is_final(self._status))
+            reply = Reply(self._status, self._headers, b"".join(self._parts))
+            await self._end(reply, final=http.is_final(reply.status))
 
     async def _end(self, reply: Reply, *, final: bool) -> None:
         db = self._rules.db

@@ -8,9 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from onefold.core.errors import Conflict, Invalid, OnefoldError
 from onefold.engine.database import Handle
-from onefold.messaging.idempotency import Answer
-from onefold.messaging.idempotency.http import KEPT_HEADERS, UNKEPT_HEADERS, Head, head_of, key_of, scope_of
-from onefold.messaging.idempotency.records import LEASE_MS_DEFAULT, TTL_MS_DEFAULT, check_lease, check_ttl
+from onefold.messaging.idempotency import LEASE_MS_DEFAULT, TTL_MS_DEFAULT, Answer, http
 from onefold.server.problems import Refused, answer_to
 
 log = logging.getLogger("onefold.idempotent_routes")
@@ -43,17 +41,16 @@ class Rules:
         lease_ms: int = LEASE_MS_DEFAULT, ttl_ms: int = TTL_MS_DEFAULT, request_bytes_max: int = REQUEST_BYTES_MAX,
         keep_headers: Iterable[str] = (),
     ) -> None:
-        check_lease(lease_ms)
-        check_ttl(ttl_ms)
+        http.check_times(lease_ms=lease_ms, ttl_ms=ttl_ms)
         if type(request_bytes_max) is not int or request_bytes_max < 1:
             raise Invalid("request_bytes_max is a whole number from 1 on.", code="range")
         more = frozenset(name.lower() for name in keep_headers)
-        if more & UNKEPT_HEADERS:
-            raise Invalid("A replay cannot repeat these headers.", code="header", headers=sorted(more & UNKEPT_HEADERS))
+        if wrong := sorted(more & http.UNKEPT_HEADERS):
+            raise Invalid("A replay cannot repeat these headers.", code="header", headers=wrong)
         self.db = db
         self.request_bytes_max = request_bytes_max
         self.times = {"lease_ms": lease_ms, "ttl_ms": ttl_ms}
-        self.keep = KEPT_HEADERS | more
+        self.keep = http.KEPT_HEADERS | more
         self._tenant = tenant
         self._keys = keys
 
@@ -72,7 +69,7 @@ class Rules:
         mode = self._keys(method, path)
         if mode == "off":
             return None
-        key = key_of(sent)
+        key = http.key_of(sent)
         if key is None and mode == "optional":
             return None
         tenant = self._tenant(request)
@@ -80,14 +77,14 @@ class Rules:
             return None  # Nobody that we know: the app refuses him, and leaves no row of ours behind.
         if key is None:
             raise Invalid("This route demands an Idempotency-Key.", code="idempotency_key_missing")
-        return key, scope_of(method, path, tenant)
+        return key, http.scope_of(method, path, tenant)
 
-    def head(self, reply: Reply) -> Head:
+    def head(self, reply: Reply) -> http.Head:
         """What is stored of a final response; Invalid when it cannot be."""
-        return head_of(reply.status, reply.headers, reply.body, keep=self.keep)
+        return http.head_of(reply.status, reply.headers, reply.body, keep=self.keep)
 
 
-def replay(answer: Answer[Head]) -> Reply:
+def replay(answer: Answer[http.Head]) -> Reply:
     """A stored response."""
     return Reply(answer.value.status, [*answer.value.headers, ("idempotent-replayed", "true")], answer.body)
 

@@ -25,8 +25,7 @@ from onefold.integrations.idempotent_routes.exchange import (
     unstorable,
 )
 from onefold.messaging import idempotency
-from onefold.messaging.idempotency.http import Head, check_size, is_final, request_of
-from onefold.messaging.idempotency.records import LEASE_MS_DEFAULT, TTL_MS_DEFAULT
+from onefold.messaging.idempotency import LEASE_MS_DEFAULT, TTL_MS_DEFAULT, http
 from onefold.server.problems import Refused
 
 Environ = dict[str, Any]
@@ -57,7 +56,7 @@ class WSGI:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """PEP 3333."""
-        begun: idempotency.Attempt | idempotency.Answer[Head] | None = None
+        begun: idempotency.Attempt | idempotency.Answer[http.Head] | None = None
         body = b""
         try:
             sent = environ.get("HTTP_IDEMPOTENCY_KEY")
@@ -67,8 +66,8 @@ class WSGI:
                 body = self._body(environ)
                 query = environ.get("QUERY_STRING", "").encode("latin-1")
                 begun = self._rules.db.run(
-                    idempotency.begin, asked[0], scope=asked[1], kind=Head, **self._rules.times,
-                    request=request_of(query, environ.get("CONTENT_TYPE", ""), body),
+                    idempotency.begin, asked[0], scope=asked[1], kind=http.Head, **self._rules.times,
+                    request=http.request_of(query, environ.get("CONTENT_TYPE", ""), body),
                 )
         except (OnefoldError, Refused) as error:
             return _say(start_response, problem(error))
@@ -107,7 +106,7 @@ class WSGI:
         held = _Held()
         try:
             reply = held.read(self._app(inner, held.start_response))
-            final = is_final(reply.status)
+            final = http.is_final(reply.status)
         except Invalid as error:
             if not held.withheld:
                 self._release(attempt)
@@ -165,7 +164,7 @@ class _Held:
 
     def _check(self) -> None:
         try:
-            check_size(self._headers, self._size)
+            http.check_size(self._headers, self._size)
         except Invalid:
             self.withheld = True
             raise

@@ -17,7 +17,13 @@ import msgspec
 
 from onefold.core.codec import fingerprint
 from onefold.core.errors import Invalid
-from onefold.messaging.idempotency.records import BODY_BYTES_MAX, KEY_LENGTH_MAX, SCOPE_LENGTH_MAX
+from onefold.messaging.idempotency.records import (
+    BODY_BYTES_MAX,
+    KEY_LENGTH_MAX,
+    SCOPE_LENGTH_MAX,
+    check_lease,
+    check_ttl,
+)
 
 HEADER_BYTES_MAX = 16_384  # Of all the headers of one stored response.
 TENANT_LENGTH_MAX = 100
@@ -143,6 +149,12 @@ def check_size(headers: Iterable[tuple[str, str]], body_bytes: int) -> None:
             "The route's answer is too large to be replayed.", code="answer_too_large",
             most=BODY_BYTES_MAX, headers_most=HEADER_BYTES_MAX,
         )  # fmt: skip
+
+
+def check_times(*, lease_ms: int, ttl_ms: int) -> None:
+    """Refuse what `begin` would, when an app is put together and not at its first request."""
+    check_lease(lease_ms)
+    check_ttl(ttl_ms)
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
