@@ -13,6 +13,7 @@ BLOCKS: dict[str, str] = {
     "idempotency": "onefold.messaging.idempotency",
     "jobs": "onefold.messaging.jobs",
     "events": "onefold.messaging.events",
+    "webhooks": "onefold.messaging.webhooks",
     "ledger": "onefold.products.ledger",
     "booking": "onefold.products.booking",
     "tokens": "onefold.identity.tokens",

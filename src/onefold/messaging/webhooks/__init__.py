@@ -1,0 +1,24 @@
+"""Webhooks: tell other people's servers what your transaction did, signed, retried and logged. See README.md."""
+
+from onefold.messaging.webhooks.client import LOOPS, Dispatcher
+from onefold.messaging.webhooks.endpoints import create, delete, disable, enable, get, list_endpoints, rotate, update
+from onefold.messaging.webhooks.keys import Keys
+from onefold.messaging.webhooks.ops import (
+    list_attempts,
+    list_failed,
+    list_pending,
+    replay,
+    replay_failed,
+    replay_range,
+    send,
+    send_message,
+)
+from onefold.messaging.webhooks.records import Attempt, Endpoint, Failed, Pending
+from onefold.messaging.webhooks.signing import sign, verify
+from onefold.messaging.webhooks.tidy import sweep
+
+__all__ = [
+    "LOOPS", "Attempt", "Dispatcher", "Endpoint", "Failed", "Keys", "Pending", "create", "delete", "disable", "enable",
+    "get", "list_attempts", "list_endpoints", "list_failed", "list_pending", "replay", "replay_failed", "replay_range",
+    "rotate", "send", "send_message", "sign", "sweep", "update", "verify",
+]  # fmt: skip

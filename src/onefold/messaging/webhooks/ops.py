@@ -1,0 +1,236 @@
+"""Webhooks: tell other people's servers, from the transaction that has something to tell.
+
+`send` writes the message and a row per endpoint that wants it. A `Dispatcher` delivers after the commit, at
+least once, always under the same `webhook-id`. Endpoints are made in `endpoints`; what a dispatcher does in
+the database stands in `delivering`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onefold.core import codec
+from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.engine.tx import Tx, operation
+from onefold.messaging.webhooks.endpoints import all_of, get
+from onefold.messaging.webhooks.records import (
+    ID_LENGTH_MAX,
+    Attempt,
+    Failed,
+    Pending,
+    checked_id,
+    checked_type,
+    iso_time,
+    wants,
+)
+
+REPLAY_MAX = 1_000  # Messages of one call.
+_CURSOR_LENGTH_MAX = ID_LENGTH_MAX + 24
+
+
+@operation
+def send(tx: Tx, type: str, payload: object, /) -> str:
+    """Send a message to every endpoint of this space that wants its type, when this transaction commits.
+
+    The body is {"type": ..., "timestamp": ..., "data": payload}, written once here and sent as it is.
+
+    Args:
+        type: words joined by dots, "order.placed"; at most 100 characters.
+        payload: anything with a JSON form; with its envelope at most 64 KiB.
+
+    Returns:
+        The message's id, which receivers see as `webhook-id`.
+
+    Raises:
+        Invalid: an argument is out of range; nothing was written.
+    """
+    body = codec.encode({"type": checked_type(type), "timestamp": iso_time(tx.now_ms), "data": payload})
+    message_id = tx.new_id("msg")
+    tx.run(
+        """INSERT INTO onefold.webhook_messages (space, id, type, body, created_at_ms)
+           VALUES (:space, :id, :type, :body, :now_ms)""",
+        id=message_id, type=type, body=body,
+    )  # fmt: skip
+    wanting = [{"endpoint_id": found, "id": message_id} for found, types in all_of(tx) if wants(types, type)]
+    tx.many(
+        """INSERT INTO onefold.webhook_pending (space, endpoint_id, message_id, at_ms, attempt, failures, put_at_ms)
+           VALUES (:space, :endpoint_id, :id, :now_ms, 1, 0, :now_ms)""",
+        wanting,
+    )
+    if wanting:
+        tx.wake("webhooks")
+    tx.emit("webhooks.sent", id=message_id, type=type, endpoints=len(wanting))
+    return message_id
+
+
+@operation
+def send_message(tx: Tx, *, type: str, payload: dict[str, Any]) -> str:
+    """`send` for callers over HTTP: `payload` is a JSON object."""
+    return send(tx, type, payload)
+
+
+@operation
+def replay(tx: Tx, endpoint_id: str, *, message_id: str) -> None:
+    """Deliver one message to one endpoint again, now, whatever became of it; with all its attempts.
+
+    Raises:
+        NotFound: there is no such endpoint, or no such message any more.
+        Conflict: the endpoint is disabled.
+    """
+    _enabled(tx, endpoint_id)
+    found = tx.one(
+        "SELECT id FROM onefold.webhook_messages WHERE space = :space AND id = :id {for_share}",
+        id=checked_id(message_id),
+    )
+    if found is None:
+        raise NotFound("There is no such message.", id=message_id)
+    _again(tx, endpoint_id, [message_id])
+
+
+@operation
+def replay_failed(tx: Tx, endpoint_id: str, *, limit: int = REPLAY_MAX) -> int:
+    """Deliver up to `limit` (1 to 1,000) of those that were given up, the oldest first; answer how many.
+
+    Call it again until it answers less than `limit`. Those whose message is gone are dropped.
+
+    Raises:
+        NotFound: there is no such endpoint.
+        Conflict: it is disabled.
+    """
+    _enabled(tx, endpoint_id)
+    rows = tx.all(
+        """WITH picked AS MATERIALIZED (
+               SELECT f.message_id FROM onefold.webhook_failed f
+               WHERE f.space = :space AND f.endpoint_id = :endpoint_id
+               ORDER BY f.message_id LIMIT :most {for_update} {skip_locked})
+           DELETE FROM onefold.webhook_failed
+           WHERE space = :space AND endpoint_id = :endpoint_id AND message_id IN (SELECT message_id FROM picked)
+           RETURNING message_id, (SELECT m.id FROM onefold.webhook_messages m
+                                  WHERE m.space = :space AND m.id = onefold.webhook_failed.message_id)""",
+        endpoint_id=endpoint_id, most=checked_limit(limit),
+    )
+    _again(tx, endpoint_id, sorted(row[0] for row in rows if row[1] is not None))
+    return len(rows)
+
+
+@operation
+def replay_range(
+    tx: Tx, endpoint_id: str, *, since_ms: int, until_ms: int, after: str | None = None, limit: int = REPLAY_MAX
+) -> Page[str]:
+    """Deliver what was sent from `since_ms` on and before `until_ms`, and that the endpoint wants, again.
+
+    For a receiver that lost what it had, or was disabled meanwhile. One page per call: pass `after` on until
+    it is None.
+
+    Args:
+        since_ms: in ms since 1970.
+        until_ms: the same.
+        after: the cursor of the page before.
+        limit: how many messages are looked at, 1 to 1,000.
+
+    Returns:
+        The ids that were replayed.
+
+    Raises:
+        NotFound: there is no such endpoint.
+        Conflict: it is disabled.
+        Invalid: the range is none.
+    """
+    endpoint = _enabled(tx, endpoint_id)
+    if not 0 <= since_ms <= until_ms <= tx.now_ms + 86_400_000:
+        raise Invalid("A range ends after it begins, and not in the future.", since_ms=since_ms, until_ms=until_ms)
+    from_ms, after_id = _cursor(after) if after is not None else (since_ms, "")
+    rows = tx.all(
+        """SELECT id, type, created_at_ms FROM onefold.webhook_messages
+           WHERE space = :space AND (created_at_ms, id) > (:from_ms, :after_id) AND created_at_ms < :until_ms
+           ORDER BY created_at_ms, id LIMIT :most""",
+        from_ms=max(from_ms, since_ms), after_id=after_id, until_ms=until_ms, most=checked_limit(limit) + 1,
+    )
+    wanted = [row[0] for row in rows[:limit] if wants(endpoint.types, row[1])]
+    _again(tx, endpoint_id, sorted(wanted))
+    more = f"{rows[limit - 1][2]}.{rows[limit - 1][0]}" if len(rows) > limit else None
+    return Page(wanted, more)
+
+
+@operation
+def list_attempts(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Attempt]:
+    """What was tried for an endpoint, by message (the oldest first), then by attempt. `limit` is 1 to 1,000.
+
+    Args:
+        endpoint_id: also of one that was deleted.
+        after: the cursor of the page before, or the id of a message to begin behind.
+    """
+    message_id, _, number = (after or "").partition(".")
+    if len(after or "") > _CURSOR_LENGTH_MAX or (number and not number.isdecimal()):
+        raise Invalid("The cursor is none of ours.", code="cursor", length=len(after or ""))
+    rows = tx.all(
+        """SELECT message_id, attempt, outcome, status, took_ms, detail, at_ms FROM onefold.webhook_attempts
+           WHERE space = :space AND endpoint_id = :endpoint_id AND (message_id, attempt) > (:message_id, :number)
+           ORDER BY message_id, attempt LIMIT :most""",
+        endpoint_id=checked_id(endpoint_id), message_id=checked_id(message_id) if message_id else "",
+        number=int(number or 2**31), most=checked_limit(limit) + 1,
+    )
+    return page_of([Attempt(*row) for row in rows], limit, lambda one: f"{one.message_id}.{one.attempt}")
+
+
+@operation
+def list_failed(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Failed]:
+    """What was given up for an endpoint, the oldest message first. `limit` is 1 to 1,000."""
+    rows = tx.all(
+        """SELECT f.message_id, (SELECT m.type FROM onefold.webhook_messages m
+                                 WHERE m.space = :space AND m.id = f.message_id), f.failed_at_ms
+           FROM onefold.webhook_failed f
+           WHERE f.space = :space AND f.endpoint_id = :endpoint_id AND f.message_id > :after
+           ORDER BY f.message_id LIMIT :most""",
+        endpoint_id=checked_id(endpoint_id), after=checked_id(after) if after else "", most=checked_limit(limit) + 1,
+    )
+    return page_of([Failed(*row) for row in rows], limit, lambda one: one.message_id)
+
+
+@operation
+def list_pending(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Pending]:
+    """What waits for an endpoint or is on its way, the oldest message first. `limit` is 1 to 1,000."""
+    rows = tx.all(
+        """SELECT message_id, at_ms, attempt, failures FROM onefold.webhook_pending
+           WHERE space = :space AND endpoint_id = :endpoint_id AND message_id > :after
+           ORDER BY message_id LIMIT :most""",
+        endpoint_id=checked_id(endpoint_id), after=checked_id(after) if after else "", most=checked_limit(limit) + 1,
+    )
+    return page_of([Pending(*row) for row in rows], limit, lambda one: one.message_id)
+
+
+def _enabled(tx: Tx, endpoint_id: str) -> Any:
+    endpoint = get(tx, endpoint_id)
+    if endpoint.disabled_at_ms is not None:
+        raise Conflict("The endpoint is disabled; enable it first.", code="disabled", id=endpoint_id)
+    return endpoint
+
+
+def _again(tx: Tx, endpoint_id: str, message_ids: list[str]) -> None:
+    """Due now, from the beginning of the schedule. Attempts are numbered on, so that each is logged once."""
+    tx.many(
+        """DELETE FROM onefold.webhook_failed
+           WHERE space = :space AND endpoint_id = :endpoint_id AND message_id = :id""",
+        [{"endpoint_id": endpoint_id, "id": message_id} for message_id in message_ids],
+    )
+    tx.many(
+        """INSERT INTO onefold.webhook_pending (space, endpoint_id, message_id, at_ms, attempt, failures, put_at_ms)
+           VALUES (:space, :endpoint_id, :id, :now_ms, 1 + coalesce((
+                       SELECT max(a.attempt) FROM onefold.webhook_attempts a
+                       WHERE a.space = :space AND a.endpoint_id = :endpoint_id AND a.message_id = :id), 0),
+                   0, :now_ms)
+           ON CONFLICT (space, endpoint_id, message_id) DO UPDATE SET at_ms = excluded.at_ms, failures = 0,
+                                                                      put_at_ms = excluded.put_at_ms""",
+        [{"endpoint_id": endpoint_id, "id": message_id} for message_id in message_ids],
+    )
+    if message_ids:
+        tx.wake("webhooks")
+    tx.emit("webhooks.replayed", id=endpoint_id, count=len(message_ids))
+
+
+def _cursor(after: str) -> tuple[int, str]:
+    at, _, message_id = after.partition(".")
+    if not (at.isdecimal() and len(at) <= 16 and 1 <= len(message_id) <= ID_LENGTH_MAX):
+        raise Invalid("The cursor is none of ours.", code="cursor", length=len(after))
+    return int(at), checked_id(message_id)
