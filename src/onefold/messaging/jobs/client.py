@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from onefold.messaging.jobs.leases import rescue
 from onefold.messaging.jobs.service import Service
 from onefold.messaging.jobs.settings import Settings
 from onefold.messaging.jobs.upkeep import promote_all, sweep
+
+_log = logging.getLogger("onefold.jobs")
 
 # A worker promotes and rescues by itself; these serve jobs while no worker is there to do so.
 LOOPS = [
@@ -46,7 +49,9 @@ class Worker:
         lease_ms: after this long without a heartbeat (three per lease) others take the jobs over.
             More: later rescue after a crash. Less: a stall costs attempts. 1 s to 1 h.
         poll_ms: how long a lost wake-up can go unnoticed, 10 to 60,000.
-        drain_ms: how long `stop` lets running jobs end before it hands them back, up to an hour.
+        drain_ms: how long `stop` lets running jobs end before it cancels them and hands them back, 0 to
+            3,600,000. 20 s later it has returned, also when a handler swallows its cancellation or the
+            database is away: what still runs is left alone and others take its job over.
 
     Raises:
         Invalid: a setting is out of range, or a class is no kind.
@@ -136,7 +141,7 @@ class Worker:
         Raises:
             Whatever starting raised.
         """
-        if self._thread is not None:
+        if self._thread is not None and self._thread.is_alive():
             raise Invalid("The worker runs already.", code="running")
         started = threading.Event()
         failed: list[BaseException] = []
@@ -165,11 +170,22 @@ class Worker:
         return self
 
     def stop(self) -> None:
-        """Drain, stop, and wait for the thread that `start` began."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self.request_stop()
-            thread.join()
+        """Drain, stop, and wait for the thread that `start` began.
+
+        It waits for 20 s past `drain_ms` at most. A thread that a handler blocks longer is left
+        alone, with its lease given back; the worker can be started again once that thread has ended.
+        """
+        thread, service = self._thread, self._service
+        if thread is None:
+            return
+        self.request_stop()
+        thread.join(Service.stop_within_s(self._settings.drain_ms))
+        if thread.is_alive():
+            _log.error("a handler blocks the worker's thread, which is left alone")
+            if service is not None:
+                service.leave()
+        else:
+            self._thread = None
 
     def __enter__(self) -> Self:
         """`start`."""

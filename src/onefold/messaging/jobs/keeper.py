@@ -69,17 +69,24 @@ class Keeper:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop it and wait for its last step."""
+    def stop(self, *, within_s: float | None = None) -> None:
+        """Let it do no further step, and wait for its last one, or so long."""
         self._stopping = True
         self._waiter.wake()
-        self._thread.join()
-        self._waiter.close()
+        self._thread.join(within_s)
 
     def _loop(self) -> None:
+        try:
+            self._keep()
+        finally:
+            self._waiter.close()
+
+    def _keep(self) -> None:
         while not self._stopping:
             rest_s = self._poll_s
             for step in (self._beat, self._promote, self._rescue, self._overdue):
+                if self._stopping:
+                    return
                 try:
                     rest_s = min(rest_s, step())
                 except Exception as error:

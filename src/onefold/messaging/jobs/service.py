@@ -17,7 +17,6 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from onefold.core.errors import Conflict, Doomed, Invalid, OnefoldError
@@ -32,6 +31,7 @@ from onefold.messaging.jobs.leases import as_list, cancelled, enlist, retire
 from onefold.messaging.jobs.records import Attempt
 from onefold.messaging.jobs.run import Run, ThreadRun
 from onefold.messaging.jobs.settings import Settings
+from onefold.messaging.jobs.threads import in_thread
 
 _log = logging.getLogger("onefold.jobs")
 
@@ -42,6 +42,7 @@ LOOK_BACK_SHARE = 0.005  # ... at most this share of the time.
 SPACES_MAX = 1_000  # Handles kept.
 PAUSE_S_FIRST, PAUSE_S_MAX = 0.05, 5.0
 OVERDUE_S = 5.0  # How long after its time an attempt is ended from the keeper's thread.
+LAST_S = 5.0  # For each of the last steps of a stop: the claim under way, cancelled handlers, the keeper, the lease.
 PACE_SHARE = 0.1  # Weight of the newest job in the moving average of durations.
 
 
@@ -95,7 +96,6 @@ class Service:
         self._room = asyncio.Event()  # A slot came free.
         self._idle = asyncio.Event()  # Nothing runs.
         settings = self._settings
-        self._threads = ThreadPoolExecutor(settings.concurrency, "onefold-job") if settings.has_threads else None
         await self._enlist()
         self._keeper = Keeper(
             self._own, self._db.waiter, self, lease_ms=settings.lease_ms, poll_ms=settings.poll_ms
@@ -109,49 +109,76 @@ class Service:
         self._db.gauge_sources.append(self.numbers)
 
     async def stop(self, *, drain_ms: int) -> None:
-        """Claim no more, let what runs end for up to `drain_ms`, hand the rest back, and retire."""
+        """Claim no more, let what runs end for up to `drain_ms`, hand the rest back, and retire.
+
+        Returns within `stop_within_s(drain_ms)`, whatever handlers and the database do. What has not
+        ended by then is left alone: its lease lapses, and what it tries later is refused.
+        """
         self._stopping = True
         self._work.set()
         self._room.set()
-        await self._claimer
+        await self._end({self._claimer})
         for listener in self._listeners:
             listener.cancel()
-        await asyncio.gather(*self._listeners, return_exceptions=True)
         unstarted, self._waiting = list(self._waiting), deque()
-        await asyncio.gather(*(self._report(held, snooze, after_ms=0) for held in unstarted))
-        if self._running:
-            if not self._hurried:
-                self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(drain_ms / 1_000):
-                    await self._idle.wait()
-            await self._interrupt()
+        reports = {self._loop.create_task(self._report(held, snooze, after_ms=0)) for held in unstarted}
+        await self._drain(drain_ms)
+        await self._interrupt(reports)
         if self._timer is not None:
             self._timer.cancel()
-        await asyncio.to_thread(self._keeper.stop)
-        for name in tuple(self._names):
-            await self._quietly(self._own.arun(retire, name))
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._end({asyncio.wrap_future(in_thread(self._keeper.stop))})
+        await self._end({self._loop.create_task(self._quietly(self._own.arun(retire, n))) for n in self._names})
         if self.numbers in self._db.gauge_sources:
             self._db.gauge_sources.remove(self.numbers)
+
+    @staticmethod
+    def stop_within_s(drain_ms: int) -> float:
+        """How long `stop` takes at most."""
+        return drain_ms / 1_000 + 4 * LAST_S
+
+    def leave(self) -> None:
+        """Let the lease go, from another thread: a handler blocks the loop, so that `stop` cannot run there."""
+        self._stopping = True
+        self._keeper.stop(within_s=LAST_S)
+        for name in tuple(self._names):
+            try:
+                self._own.options(deadline_ms=int(LAST_S * 1_000)).run(retire, name)
+            except OnefoldError as error:
+                _log.warning("the lease of %s lapses by itself: %s", name, error)
 
     def hurry(self) -> None:
         """Drain no longer."""
         self._hurried = True
         self._idle.set()
 
-    async def _interrupt(self) -> None:
-        """The drain is over: cancel what still runs, and hand it back."""
-        held = list(self._running)
-        if not held:
-            return
-        _log.warning("%d jobs did not end in time and are handed back", len(held))
-        for one in held:
+    async def _drain(self, drain_ms: int) -> None:
+        if self._running and not self._hurried:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_ms / 1_000):
+                    await self._idle.wait()
+
+    async def _interrupt(self, reports: set[asyncio.Task[None]]) -> None:
+        """The drain is over: cancel what still runs, hand it back, and leave alone what does not heed."""
+        held = {one.task: one for one in self._running if one.task is not None}
+        if held:
+            _log.warning("%d jobs did not end in time and are handed back", len(held))
+        for task, one in held.items():
             one.give_back = True
-            if one.task is not None:
-                one.task.cancel()
-        await asyncio.wait({one.task for one in held if one.task is not None}, timeout=OVERDUE_S)
+            task.cancel()
+        for task in await self._end({*held, *reports}):
+            if (one := held.get(task)) is not None:
+                _log.error("a handler of %s swallows its cancellation and is left alone", one.kind.name)
+                one.gone = True
+                # Or `asyncio.run` would wait for it for ever, after its own cancelling.
+                asyncio._unregister_task(task)
+
+    async def _end(self, futures: set[Any]) -> set[Any]:
+        """Give these `LAST_S` to end; answer those that did not, cancelled and no longer waited for."""
+        left: set[Any] = (await asyncio.wait(futures, timeout=LAST_S))[1] if futures else set()
+        for future in left:
+            future.cancel()
+        return left
 
     def numbers(self) -> dict[str, float]:
         """What the worker did and does."""
@@ -384,7 +411,7 @@ class Service:
             if not run.finished:
                 run.finish()
 
-        future = asyncio.wrap_future(self._pool().submit(work))
+        future = asyncio.wrap_future(in_thread(work))
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # Seen, also when handed back.
         try:
             await asyncio.wait({future}, timeout=kind.timeout_ms / 1_000)
@@ -395,12 +422,9 @@ class Service:
                 await asyncio.wait({future})
         finally:
             self.counts["finished"] += run.finished
+            future.cancel()  # Nobody asks any more for one that has not ended; its loop may be gone by then.
         if (error := future.exception()) is not None and not run.finished:
             raise error
-
-    def _pool(self) -> ThreadPoolExecutor:
-        assert self._threads is not None
-        return self._threads
 
     # -- how it ended -------------------------------------------------------------------------
 

@@ -45,7 +45,6 @@ class Settings:
         self.io = dict(io)
         self.tx = dict(tx)
         self.threaded = {cls for cls, handler in io.items() if not _is_async(handler)}
-        self.has_threads = bool(self.threaded)
         self.queues = tuple(checked_name(queue) for queue in queues)
         self.concurrency = concurrency
         self.space = space
