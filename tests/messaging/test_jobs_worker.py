@@ -134,6 +134,33 @@ def test_a_raising_handler_is_tried_again_then_dead(live: Database) -> None:
     assert job.error.startswith("ValueError: no luck (")
 
 
+@pytest.mark.parametrize("where", ["async", "plain", "plain, outside run", "effect"])
+def test_a_stop_iteration_fails_the_attempt_and_hangs_nobody(live: Database, where: str) -> None:
+    """Neither a future nor a coroutine takes this error as it is."""
+
+    def stops(tx: Tx, _args: QuickRetry | None = None) -> None:
+        effect(tx, "stopped")
+        next(iter(()))
+
+    async def in_a_task(job: jobs.Run[QuickRetry]) -> None:
+        await job.run(stops)
+
+    def in_a_thread(job: jobs.ThreadRun[QuickRetry]) -> None:
+        if where == "plain":
+            job.run(stops)
+        next(iter(()))
+
+    job_id = put(live, QuickRetry())
+    io = {"async": {QuickRetry: in_a_task}, "effect": {}}.get(where, {QuickRetry: in_a_thread})
+    worker = jobs.Worker(live, io=io, tx={QuickRetry: stops} if where == "effect" else {}, poll_ms=20)
+    serve(worker, settled(live))
+    job = live.run(jobs.get, job_id)
+    assert (job.state, job.failures) == ("dead", 3)
+    assert job.error is not None
+    assert "StopIteration" in job.error
+    assert effects(live, "stopped") == 0
+
+
 def test_a_failing_effect_leaves_nothing_behind(live: Database) -> None:
     def post(tx: Tx, args: QuickRetry) -> None:
         effect(tx, "posted")

@@ -18,7 +18,7 @@ def in_thread(work: Callable[[], object]) -> Future[None]:
 
     def run() -> None:
         try:
-            work()
+            _guarded(work)
         except BaseException as error:
             future.set_exception(error)
         else:
@@ -26,3 +26,10 @@ def in_thread(work: Callable[[], object]) -> Future[None]:
 
     threading.Thread(target=run, name="onefold-job", daemon=True).start()
     return future
+
+
+def _guarded(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except StopIteration as error:  # No asyncio future takes it, and who waits for one would wait for ever.
+        raise RuntimeError("A handler raised StopIteration.") from error
