@@ -3,6 +3,9 @@
 Names as in Adya (1999) and in "A Critique of ANSI SQL Isolation Levels" (Berenson et al., 1995).
 READ COMMITTED must show the anomalies that it is known for, or the stepping proves nothing;
 SERIALIZABLE and SQLite must show none, after the engine has run again whom it had to.
+
+A step is over when it is done, or when its side waits for the other one. PostgreSQL says so itself; on
+SQLite it is so by construction: one side is inside its function and the other is not.
 """
 
 from __future__ import annotations
@@ -12,11 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from waiting import until
 
 import onefold
 from onefold import Database, Tx
 
-BLOCKED_S = 0.25  # A step that takes longer waits for a lock of the other side.
 Step = Callable[[Tx, dict[str, Any]], None]
 
 
@@ -29,6 +32,8 @@ class Side:
         self.done = [threading.Event() for _ in steps]
         self.seen: dict[str, Any] = {}
         self.attempts = 0
+        self.inside = False
+        self.pid: int | None = None
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, args=(handle,))
         self.thread.start()
@@ -42,10 +47,60 @@ class Side:
     def _body(self, tx: Tx) -> None:
         self.attempts += 1
         self.seen.clear()
-        for gate, step, done in zip(self.gates, self.steps, self.done, strict=True):
-            assert gate.wait(20)
-            step(tx, self.seen)
-            done.set()
+        self.inside = True
+        try:
+            for number, (gate, step, done) in enumerate(zip(self.gates, self.steps, self.done, strict=True)):
+                assert gate.wait(20)
+                if number == 0 and tx.dialect == "postgres":  # Not before: its snapshot is that of its first step.
+                    self.pid = tx.one("SELECT pg_backend_pid() -- :space")[0]
+                step(tx, self.seen)
+                done.set()
+        finally:
+            self.inside = False
+
+    @property
+    def ended(self) -> bool:
+        return not self.thread.is_alive()
+
+
+class Pair:
+    """Two sides, "a" and "b", whose steps are opened one by one."""
+
+    def __init__(self, handle: Any, a: list[Step], b: list[Step]) -> None:
+        self._handle = handle
+        self._one_writer = handle.run(lambda tx: tx.dialect == "sqlite")
+        self.a, self.b = Side(handle, a), Side(handle, b)
+        self._taken = {"a": 0, "b": 0}
+
+    def step(self, name: str) -> None:
+        """Open the next step of a side; return when it is done, or when the side waits for the other one."""
+        side, other = (self.a, self.b) if name == "a" else (self.b, self.a)
+        number = self._taken[name]
+        self._taken[name] += 1
+        side.gates[number].set()
+        last = number + 1 == len(side.steps)  # Then its COMMIT belongs to the step.
+        until(
+            lambda: side.ended or (side.done[number].is_set() and not last) or self._waits(side, other),
+            f"step {number + 1} of {name}",
+        )
+
+    def end(self) -> None:
+        for side in (self.a, self.b):
+            side.thread.join(20)
+            assert side.ended
+
+    def _waits(self, side: Side, other: Side) -> bool:
+        if self._one_writer:
+            return other.inside and not side.inside
+        return side.pid is not None and self._handle.reader().run(_is_blocked, side.pid)
+
+
+def _is_blocked(tx: Tx, pid: int) -> bool:
+    return bool(tx.one(
+        """SELECT count(*) FROM pg_stat_activity -- :space
+            WHERE pid = :pid AND cardinality(pg_blocking_pids(pid)) > 0""",
+        pid=pid,
+    )[0])  # fmt: skip
 
 
 @pytest.fixture(params=["sqlite", "postgres-serializable", "postgres-read_committed"])
@@ -59,20 +114,13 @@ def setting(request: pytest.FixtureRequest, tmp_path) -> Iterator[tuple[Any, boo
 
 def step_through(handle: Any, a: list[Step], b: list[Step], order: str) -> tuple[Side, Side]:
     """Open the steps in the order given, such as "abab"; whoever is blocked is left to its lock."""
-    sides = {"a": Side(handle, a), "b": Side(handle, b)}
-    taken = {"a": 0, "b": 0}
+    pair = Pair(handle, a, b)
     for name in order:
-        side, number = sides[name], taken[name]
-        taken[name] += 1
-        side.gates[number].set()
-        side.done[number].wait(BLOCKED_S)
-        if taken[name] == len(side.steps):
-            side.thread.join(BLOCKED_S)  # Its COMMIT belongs to its last step.
-    for side in sides.values():
-        side.thread.join(20)
-        assert not side.thread.is_alive()
+        pair.step(name)
+    pair.end()
+    for side in (pair.a, pair.b):
         assert side.error is None, side.error
-    return sides["a"], sides["b"]
+    return pair.a, pair.b
 
 
 def fill(handle: Any, **values: int) -> None:
@@ -126,14 +174,12 @@ def test_g1a_aborted_read(setting) -> None:
     def aborts(tx: Tx, _seen: dict[str, Any]) -> None:
         raise Abort
 
-    sides = {"a": Side(handle, [writes("x", 101), aborts]), "b": Side(handle, [reads("x"), reads("x", "again")])}
-    for name, number in (("a", 0), ("b", 0), ("a", 1), ("b", 1)):
-        sides[name].gates[number].set()
-        sides[name].done[number].wait(BLOCKED_S)
-    for side in sides.values():
-        side.thread.join(20)
-    assert isinstance(sides["a"].error, Abort)
-    assert sides["b"].seen == {"x": 10, "again": 10}
+    pair = Pair(handle, [writes("x", 101), aborts], [reads("x"), reads("x", "again")])
+    for name in "abab":
+        pair.step(name)
+    pair.end()
+    assert isinstance(pair.a.error, Abort)
+    assert pair.b.seen == {"x": 10, "again": 10}
 
 
 def test_g1b_intermediate_read(setting) -> None:
