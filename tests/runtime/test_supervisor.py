@@ -66,6 +66,22 @@ def test_a_failing_step_is_repeated_after_a_pause(plain: Database, monkeypatch: 
     assert steps_of(plain) == 3
 
 
+def test_a_step_that_wants_to_exit_does_not_end_its_loop(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_FIRST_S", 0.01)
+    steps = Steps()
+    exits = iter(range(3))
+
+    def step(tx: Tx) -> bool:
+        if next(exits, None) is not None:
+            sys.exit("enough")
+        return steps.step(tx)
+
+    with Supervisor(plain, [Loop("test.loop", step, every_ms=600_000, leased=False)]) as running:
+        steps.wait(3)
+        assert running.numbers()["loop.test.loop.errors"] == 3
+    assert steps_of(plain) == 3
+
+
 def test_a_leased_loop_runs_in_one_place(db_url: str) -> None:
     first, second = onefold.connect(db_url), onefold.connect(db_url)
     one, two = Steps(), Steps()
