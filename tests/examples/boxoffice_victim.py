@@ -1,6 +1,8 @@
 """A process that buys two tickets and sends the receipt, and kills itself at one of its COMMITs.
 
-    python boxoffice_victim.py URL SHOW NUMBER before|after
+    python boxoffice_victim.py URL SHOW NUMBER before|after|sent
+
+With "sent" it is killed by whoever carries its COMMITs; it says "armed" and waits for a line before it begins.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from examples.boxoffice.receipts import send_receipt
 
 import onefold
 from onefold import jobs
-from onefold.engine.sqlite import connection
+from onefold.engine.sqlite.connection import EngineConnection
 
 ANA = "v-ana"
 
@@ -54,7 +56,7 @@ class Cursor(sqlite3.Cursor):
         return super().execute(sql, *parameters)
 
 
-class Connection(connection.EngineConnection):
+class Connection(EngineConnection):
     def cursor(self, factory: Any = Cursor) -> Any:
         return super().cursor(factory)
 
@@ -70,7 +72,8 @@ def wire(url: str) -> None:
         commit = PostgresTx.commit
         PostgresTx.commit = lambda self: killer.around(lambda: commit(self))
         return
-    connection.EngineConnection = Connection
+    connect = sqlite3.connect
+    sqlite3.connect = lambda *args, **kwargs: connect(*args, **{**kwargs, "factory": Connection})
 
 
 def main(url: str, show: str, number: str, when: str) -> None:
@@ -80,6 +83,9 @@ def main(url: str, show: str, number: str, when: str) -> None:
         sent = threading.Event()
         db.subscribe("events.appended", lambda _, facts: facts["stream"].startswith("receipt/") and sent.set())
         killer.left, killer.when, killer.armed = int(number), when, True
+        if when == "sent":
+            print("armed", flush=True)
+            sys.stdin.readline()
         hold = db.run(desk.take_once, show, by=ANA, wish=desk.Wish(count=2), key="hold")
         order = db.run(purchase, hold.id, by=ANA, key="buy").value
         print(f"told {order.id}", flush=True)

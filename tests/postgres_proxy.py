@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 import select
 import socket
 import threading
@@ -97,3 +99,28 @@ def once(mark: bytes, fate: Fate) -> Callable[[bytes], Fate]:
         return "pass"
 
     return decide
+
+
+class AtCommit:
+    """Lets the COMMIT of that number, counted from `arm` on, meet what `act` answers; all else passes.
+
+    A connection sends the word once, when it prepares it, and its name for it from then on.
+    """
+
+    def __init__(self, number: int, act: Callable[[], Fate]) -> None:
+        self.met = False
+        self._number = number
+        self._act = act
+        self._names: set[bytes] = set()
+        self._commits: itertools.count[int] | None = None
+
+    def arm(self) -> None:
+        self._commits = itertools.count(1)
+
+    def __call__(self, chunk: bytes) -> Fate:
+        self._names.update(re.findall(rb"P.{4}(\w+)\0COMMIT\0", chunk, re.DOTALL))
+        bound = set(re.findall(rb"B.{4}\0(\w+)\0", chunk, re.DOTALL))
+        if self._commits is None or not bound & self._names or next(self._commits) != self._number:
+            return "pass"
+        self.met = True
+        return self._act()
