@@ -18,7 +18,7 @@ def names() -> list[str]:
     return sorted(
         str(path.relative_to(FOLDER).with_suffix(""))
         for path in FOLDER.rglob("*.py")
-        if not path.stem.startswith("_") and path.stem not in {"harness", "peers"}
+        if not path.stem.startswith("_") and path.stem not in {"harness", "past", "peers"}
     )
 
 

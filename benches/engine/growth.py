@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from examples.boxoffice import season, wallets
+from examples.boxoffice import wallets
 from examples.boxoffice.purchase import purchase
 
 import onefold
 from benches.harness import Sample, Size, Table, timed
-from benches.products.purchase import NUMBERS, SPACE, remember
+from benches.past import UNTIL_MS, remember
 from onefold import Database, Money, Tx, booking, events, jobs, ledger, locks
 
 NAME = "growth"
@@ -23,8 +22,8 @@ SIZES = (10_000, 100_000, 1_000_000)
 BAR = 1.3
 _numbers = itertools.count(1)
 
-LOCKS = """INSERT INTO onefold_locks (space, name, owner, token, acquired_at_ms, expires_at_ms)
-           SELECT s.space, printf('past/%d', i), 'past', i, 1600000000000, 4000000000000"""
+LOCKS = """INSERT INTO onefold.locks (space, name, owner, token, acquired_at_ms, expires_at_ms)
+           {numbers} SELECT s.space, 'past/' || CAST(i AS TEXT), 'past', i + 1, 1600000000000, 4000000000000 FROM n, {space}"""
 
 
 @events.kind("bench.grown")
@@ -72,14 +71,7 @@ def run(size: Size) -> list[Table]:
 
 def grown(path: Path, count: int) -> Database:
     """A box office with `count` purchases, locks and jobs in its past."""
-    db = onefold.connect(path)
-    season.open_house(db)
-    db.close()
-    remember(path, count)
-    connection = sqlite3.connect(path)
-    connection.execute(NUMBERS.format(count=count) + LOCKS + SPACE)
-    connection.commit()
-    connection.close()
+    remember(path, count, ("count", LOCKS))
     db = onefold.connect(path, durability="everysec")
     for start in range(0, count, 5_000):
         db.run(put_past, start, min(start + 5_000, count))
@@ -127,7 +119,7 @@ def transfer(db: Database, count: int) -> Callable[[int], object]:
 
 def buy(db: Database, count: int) -> Callable[[int], object]:
     """One purchase; what is bought is held before the clock starts."""
-    shows = db.reader().run(booking.list_shows, from_ms=0, limit=100).items
+    shows = db.reader().run(booking.list_shows, from_ms=UNTIL_MS, limit=100).items
     held: list[tuple[str, str]] = []
     for n in range(count):
         buyer = f"grown-buyer-{next(_numbers)}"
@@ -138,7 +130,7 @@ def buy(db: Database, count: int) -> Callable[[int], object]:
 
 def hold(db: Database, count: int) -> Callable[[int], object]:
     """The best two seats."""
-    shows = db.reader().run(booking.list_shows, from_ms=0, limit=100).items
+    shows = db.reader().run(booking.list_shows, from_ms=UNTIL_MS, limit=100).items
     return lambda n: db.run(booking.hold_best, shows[n % len(shows)].id, by=f"h-{next(_numbers)}", count=2, ttl_ms=1_800_000)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from examples.boxoffice.purchase import purchase
 
 import onefold
 from benches.harness import Sample, Size, Table, figure, median, timed_crowd
+from benches.past import UNTIL_MS, remember
 from onefold import Database, Retry, Tx, booking
 from onefold.testing.postgres import Cluster
 
@@ -22,23 +22,6 @@ BAR = 2_000
 SEATS = 2
 PRESENT = 1_000_000
 
-# What a million earlier purchases left in the tables that a purchase writes; the columns stand as in the schemas.
-PAST = (
-    """INSERT INTO onefold_booking_orders (space, id, show_id, buyer, hold_id, blocks, price_minor, currency, created_at_ms)
-       SELECT s.space, printf('order_0000%028d', i), printf('show_%032d', i % 500), printf('buyer-%d', i % 200000),
-              printf('hold-%d', i), '[]', 10000, 'EUR', 1600000000000 + i""",
-    """INSERT INTO onefold_ledger_transfers (space, id, kind, debit, credit, currency, amount, memo, at_ms, debit_limited, credit_limited)
-       SELECT s.space, printf('hold_0000%028d', i), 'transfer', printf('wallet/buyer-%d', i % 200000), 'box-office', 'EUR',
-              10000, '', 1600000000000 + i, 1, 0""",
-    """INSERT INTO onefold_events (space, seq, stream, version, category, kind, kind_version, data, at_ms)
-       SELECT s.space, i + (SELECT max(seq) FROM onefold_events), printf('order/order_0000%028d', i), 1, 'order', 'order.placed', 1,
-              '{"order":"x"}', 1600000000000 + i""",
-    """INSERT INTO onefold_idempotency_keys (space, scope, key, fingerprint, answer, asked_at_ms, expires_at_ms)
-       SELECT s.space, printf('purchase buyer-%d', i % 200000), printf('key-%d', i), printf('%032d', i), '{}',
-              1600000000000 + i, 4000000000000""",
-)  # fmt: skip
-NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
-SPACE = " FROM n, (SELECT space FROM onefold_spaces WHERE name = '') s"
 _numbers = itertools.count(1)
 
 
@@ -50,9 +33,6 @@ def run(size: Size) -> list[Table]:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.db"
-        db = onefold.connect(path)
-        season.open_house(db)
-        db.close()
         present = size.of(PRESENT)
         remember(path, present)
         db = onefold.connect(path)
@@ -66,17 +46,6 @@ def run(size: Size) -> list[Table]:
         measure(size, table, db, "PostgreSQL", 16, 0, size.of(60), bar=None)
         db.close()
     return [table]
-
-
-def remember(path: Path, count: int) -> None:
-    """Put `count` past purchases into the tables."""
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA synchronous = OFF")
-    for insert in PAST:
-        text = insert.replace("SELECT s.space", NUMBERS.format(count=count) + "SELECT s.space", 1)
-        connection.execute(text + SPACE)
-    connection.commit()
-    connection.close()
 
 
 def measure(
@@ -99,7 +68,7 @@ def measure(
 
 async def one_round(db: Database, callers: int, each: int) -> tuple[Sample, Sample]:
     """Everyone's holds, measured, then everyone's purchases, measured; buyers and keys are all distinct."""
-    shows = db.reader().run(booking.list_shows, from_ms=0, limit=100).items
+    shows = db.reader().run(booking.list_shows, from_ms=UNTIL_MS, limit=100).items
     buyers = [[f"buyer-{next(_numbers)}" for _ in range(each)] for _ in range(callers)]
     await asyncio.gather(*(db.arun(open_wallets, mine) for mine in buyers))
     held: list[list[str]] = [[""] * each for _ in range(callers)]
