@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,11 +20,14 @@ _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
 def encode(value: object, *, what: str = "payload") -> str:
-    """JSON text of `value`; Invalid when it has no JSON form or passes 64 KiB."""
+    """JSON text of `value`; Invalid when it has no JSON form (NaN and infinities have none) or passes 64 KiB."""
     try:
         raw = _encoder.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Invalid("The value has no JSON form.", what=what, why=str(error)) from None
+    # They are encoded as null, which is no number when it is read back.
+    if b"null" in raw and not _is_finite(msgspec.to_builtins(value)):
+        raise Invalid("The value has no JSON form.", what=what, why="a number is NaN or infinite")
     if len(raw) > PAYLOAD_BYTES_MAX:
         raise Invalid(
             "The value is too large; store it elsewhere and pass a reference.",
@@ -47,3 +51,11 @@ def decode(text: str, kind: type[T]) -> T:
 def fingerprint(value: object) -> str:
     """32 hexadecimal digits of SHA-256 over canonical JSON: equal values, equal prints."""
     return hashlib.sha256(_canonical.encode(value)).hexdigest()[:32]
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value)) and all(map(_is_finite, value.values()))
+    return not isinstance(value, (list, tuple, set, frozenset)) or all(map(_is_finite, value))
