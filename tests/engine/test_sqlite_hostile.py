@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -624,3 +625,14 @@ def test_a_session_cannot_go_on_after_the_transaction_was_lost(plain: Database) 
     with pytest.raises(Doomed):
         plain.run(work)
     assert plain.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals -- all spaces")) == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("side", ["gate", "turn"])
+def test_a_side_file_that_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], None], side: str) -> None:
+    path = tmp_path / "a.db"
+    make(Path(f"{path}-{side}"))
+    with pytest.raises(Invalid, match="no file") as refused:
+        onefold.connect(path)
+    assert refused.value.facts["path"] == f"{path}-{side}"
+    assert not path.exists()

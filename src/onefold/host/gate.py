@@ -14,11 +14,13 @@ import contextlib
 import fcntl
 import functools
 import os
+import stat
 import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from onefold.core.errors import Invalid
 from onefold.host.processes import identity, is_alive, is_identity
 
 _HOLDER_BYTES = 48
@@ -33,8 +35,8 @@ class Gate:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._path = path
         self._gate = self._turn = _CLOSED
-        self._gate = os.open(f"{path}-gate", flags, 0o666)  # Less the umask, as SQLite makes its files.
-        self._turn = os.open(f"{path}-turn", flags, 0o666)
+        self._gate = _opened(f"{path}-gate", flags)
+        self._turn = _opened(f"{path}-turn", flags)
         self._me = identity().ljust(_HOLDER_BYTES).encode()
         #: Give it to whoever waits longest; does nothing when it is not held. In C, so that no
         #: signal's exception comes between a `finally` and it.
@@ -137,6 +139,18 @@ class Gate:
     def _forked(self) -> None:
         for descriptor in self._part_with():
             os.close(descriptor)  # Not unlocked: the lock is the parent's.
+
+
+def _opened(path: str, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags, 0o666)  # Less the umask, as SQLite makes its files.
+    except IsADirectoryError:
+        descriptor = _CLOSED
+    if descriptor == _CLOSED or not stat.S_ISREG(os.fstat(descriptor).st_mode):  # In a FIFO nobody can sign.
+        if descriptor != _CLOSED:
+            os.close(descriptor)
+        raise Invalid("Something that is no file is where a side file of the database must be.", path=path)
+    return descriptor
 
 
 def _nothing() -> None:
