@@ -10,12 +10,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_words import PUT, WAIT_S, Blocker, count, get, in_one_batch, put, python
-from waiting import auntil, until
+from waiting import auntil, let_pass, until
 
 import onefold
 from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
@@ -636,3 +637,18 @@ def test_a_side_file_that_is_no_file_is_named(tmp_path: Path, make: Callable[[Pa
         onefold.connect(path)
     assert refused.value.facts["path"] == f"{path}-{side}"
     assert not path.exists()
+
+
+def test_connecting_waits_for_a_program_that_writes_without_wal(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    path = tmp_path / "a.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE theirs (n)")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO theirs VALUES (1)")
+        connecting = threads.submit(onefold.connect, path)
+        let_pass(300)
+        assert not connecting.done()
+        other.execute("COMMIT")
+        with connecting.result(20) as db:
+            db.run(put, "a", 1)
+        assert other.execute("SELECT count(*) FROM theirs").fetchone() == (1,)

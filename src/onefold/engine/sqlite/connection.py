@@ -7,6 +7,7 @@ import ctypes
 import os
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 from onefold.core.errors import Conflict, Invalid, OnefoldError, Retry, Unknown
@@ -15,6 +16,7 @@ from onefold.engine.call import Durability
 VERSION_MIN = (3, 40, 0)
 CACHED_STATEMENTS = 512
 BUSY_TIMEOUT_S = 5.0  # For writers that do not take the gate; ours never meet.
+BUSY_PAUSE_S = 0.01
 CACHE_KIB = 65_536
 CHECKPOINT_PAGES = 2_000
 WAL_BYTES_KEPT = 64 << 20  # A WAL that grew beyond it, behind a long reader, is cut back afterwards.
@@ -53,7 +55,7 @@ def open_connection(path: Path, *, readonly: bool = False, durability: Durabilit
             connection.execute("PRAGMA query_only = ON")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
         else:
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            mode = _to_wal(connection)
             if mode != "wal":
                 raise Invalid("The file system does not support WAL; use a local disk.", path=str(path), mode=mode)
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -72,6 +74,18 @@ def open_connection(path: Path, *, readonly: bool = False, durability: Durabilit
         connection.close()
         raise
     return connection
+
+
+def _to_wal(connection: sqlite3.Connection) -> str:
+    """Set WAL mode. SQLite does not wait for another program that writes in DELETE mode, so we do."""
+    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            return connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(BUSY_PAUSE_S)
 
 
 def real_path(path: Path) -> Path:
