@@ -47,4 +47,7 @@ sim: $(VENV)/.test ## Simulated schedules of buyers, stepped at every transactio
 bench: $(VENV)/.test ## Every bench beside its peer; writes the tables into the blocks' pages.
 	$(BIN)/python -m benches
 
-.PHONY: help run load crash test lint soak sim bench
+held: $(VENV)/.test ## Claims while another transaction holds a snapshot for ten minutes of work.
+	$(BIN)/python -m benches messaging/held --minutes 10
+
+.PHONY: help run load crash test lint soak sim bench held

@@ -1,4 +1,4 @@
-"""`python -m benches [NAME ...] [--tiny] [--no-write]`: run benches, print and keep their tables."""
+"""`python -m benches [NAME ...] [--tiny] [--no-write] [--minutes N]`: run benches, print and keep their tables."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="benches; none means all")
     parser.add_argument("--tiny", action="store_true", help="only prove that they run; nothing is written")
     parser.add_argument("--no-write", action="store_true", help="print, but leave the pages alone")
+    parser.add_argument("--minutes", type=float, help="how long messaging/held works on each side")
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
     if arguments.list:
@@ -40,7 +41,8 @@ def main() -> int:
         started = time.monotonic()
         print(f"== {name}", flush=True)
         try:
-            tables = module.run(size)
+            timed = {"minutes": arguments.minutes} if arguments.minutes and name == "messaging/held" else {}
+            tables = module.run(size, **timed)
         except harness.MissingPeer as missing:
             print(f"skipped: {missing}")
             continue
@@ -49,7 +51,7 @@ def main() -> int:
             missed += table.missed
         print(f"({time.monotonic() - started:.0f} s)\n", flush=True)
         if size is harness.REAL and not arguments.no_write:
-            harness.write(harness.ROOT / module.PAGE, module.NAME, tables, f"python -m benches {name}")
+            harness.write(harness.ROOT / module.PAGE, module.NAME, tables, f"python -m benches {name}" + "".join(f" --{option} {value:g}" for option, value in timed.items()))
     if missed and not arguments.tiny:
         print(f"{missed} bars missed")
     return 1 if missed and not arguments.tiny else 0
