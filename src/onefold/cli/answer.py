@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,3 +30,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
 def moment(at_ms: int | None) -> str:
     """A time as people read it, in UTC; "-" for none."""
     return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a PostgreSQL server; else it is a file."""
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def file_of(url: str) -> Path:
+    """The file that a URL of SQLite, or a path, names."""
+    return Path(url.removeprefix("sqlite:///")).absolute()
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    head, mark, tail = url.rpartition("@")
+    if mark:
+        scheme, _, user = head.partition("://")
+        url = f"{scheme}://{user.partition(':')[0]}@{tail}"
+    base, mark, query = url.partition("?")
+    kept = [part for part in query.split("&") if not part.lower().startswith(("password=", "sslpassword="))]
+    return f"{base}?{'&'.join(kept)}" if mark and kept else base

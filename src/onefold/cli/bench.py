@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from onefold.cli.answer import say, table
+from onefold.cli.answer import file_of, is_postgres, say, table
 from onefold.core.errors import Invalid
 from onefold.engine.connect import connect
 from onefold.engine.database import Handle
@@ -38,10 +38,10 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _probe(url: str, seconds: float) -> list[tuple[str, float, float]]:
-    if url.startswith(("postgresql://", "postgres://")):
+    if is_postgres(url):
         with connect(url) as db:
             return _commits(db.at(SPACE), seconds)
-    folder = Path(url.removeprefix("sqlite:///")).absolute().parent
+    folder = file_of(url).parent
     with tempfile.TemporaryDirectory(prefix="onefold-bench-", dir=folder) as place:
         rate, ms = sync_rate(Path(place), seconds=seconds)
         with connect(Path(place) / "bench.db") as db:

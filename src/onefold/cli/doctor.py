@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from onefold.cli.answer import say
+from onefold.cli.answer import file_of, is_postgres, say, without_password
 from onefold.core.errors import OnefoldError
 from onefold.engine import inspect
 from onefold.host import disks
@@ -54,7 +54,7 @@ def command(options: argparse.Namespace) -> int:
                 yield f"      fix: {finding.fix}"
         yield f"{wrong} wrong, {warned} to look at." if wrong or warned else "All well."
 
-    say(options, {"url": _shown(options.url), "healthy": not wrong, "findings": found}, lines)
+    say(options, {"url": without_password(options.url), "healthy": not wrong, "findings": found}, lines)
     return 1 if wrong else 0
 
 
@@ -62,10 +62,10 @@ def examine(url: str, *, thorough: bool = False) -> Iterator[Finding]:
     """All findings for the database at `url`."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", "ok", python)
-    if url.startswith(("postgresql://", "postgres://")):
+    if is_postgres(url):
         yield from _postgres(url)
     else:
-        yield from _sqlite(Path(url.removeprefix("sqlite:///")).absolute(), thorough=thorough)
+        yield from _sqlite(file_of(url), thorough=thorough)
 
 
 # -- SQLite -----------------------------------------------------------------------------------
@@ -252,12 +252,3 @@ def _schema(state: inspect.SchemaState, fix: str) -> Finding:
     if state.missing:
         return Finding("schema", "warn", f"not applied: {', '.join(state.missing)}", fix)
     return Finding("schema", "ok", "up to date")
-
-
-def _shown(url: str) -> str:
-    """The URL without a password."""
-    head, mark, tail = url.rpartition("@")
-    if not mark:
-        return url
-    scheme, _, user = head.partition("://")
-    return f"{scheme}://{user.partition(':')[0]}@{tail}"

@@ -1,4 +1,4 @@
-"""`onefold`: serve, worker, migrate, doctor, token, bench, version.
+"""`onefold`: serve, worker, migrate, backup, restore, doctor, token, bench, version.
 
 argparse does it: nothing to install, a few milliseconds to import, and the parser can be read
 as a table of what there is. Each command's code is imported when it is called.
@@ -13,7 +13,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onefold.core.errors import OnefoldError
 
@@ -93,8 +93,18 @@ def parser() -> argparse.ArgumentParser:
     bench = add("bench", "Measure: all benches in a checkout, else the disk and a commit here.")
     bench.add_argument("--seconds", type=_span, default=2.0, help="for each measurement (2)")
     bench.add_argument("names", nargs="*", metavar="NAME", help="in a checkout: which benches")
+    _copies(add)
     add("version", "Say which versions run here.")
     return top
+
+
+def _copies(add: Callable[..., argparse.ArgumentParser]) -> None:
+    backup = add("backup", "Copy the database, in use or not, and read the copy back.", function="backup")
+    backup.add_argument("file", metavar="FILE", help="the backup; what it holds is noted in FILE.json")
+    backup.add_argument("--force", action="store_true", help="replace a backup of this name")
+    restore = add("restore", "Make the database at --url out of a backup.", module="backup", function="restore")
+    restore.add_argument("file", metavar="FILE", help="a backup")
+    restore.add_argument("--force", action="store_true", help="replace the database, which nobody may have open")
 
 
 def _serve(serve: argparse.ArgumentParser) -> None:

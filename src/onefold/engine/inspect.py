@@ -100,7 +100,7 @@ def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool) -> SqliteFact
         damage = [] if lines == ["ok"] else lines
     return SqliteFacts(
         journal_mode=one("PRAGMA journal_mode"), bytes_total=page * one("PRAGMA page_count"),
-        bytes_free=page * one("PRAGMA freelist_count"), schema=_state(applied), damage=damage,
+        bytes_free=page * one("PRAGMA freelist_count"), schema=schema_state(applied), damage=damage,
     )  # fmt: skip
 
 
@@ -142,11 +142,12 @@ def _ask_postgres(connection: Any) -> PostgresFacts:
             )
         ),
         prepared=one("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()"),
-        schema=_state(applied),
+        schema=schema_state(applied),
     )  # fmt: skip
 
 
-def _state(applied: list[tuple[str, int, str]]) -> SchemaState:
+def schema_state(applied: list[tuple[str, int, str]]) -> SchemaState:
+    """How this release stands to a database with these rows of `onefold.schema`: block, version, digest."""
     try:
         todo = schema.missing(schema.load(schema_directories()), applied)
     except OnefoldError as error:

@@ -60,10 +60,14 @@ def sync_rate(folder: Path, *, seconds: float = 0.3) -> tuple[float, float]:
     return len(took) / sum(took), took[len(took) // 2] * 1_000
 
 
-def holders_of(path: Path) -> dict[int, set[str]]:
+#: The files of SQLite itself, as they are called after the database's name.
+OPENED = frozenset({"", "-wal", "-shm"})
+
+
+def holders_of(path: Path, *, sides: frozenset[str] = OPENED) -> dict[int, set[str]]:
     """By process id: which of the database's files a process has open ("", "-wal", "-gate", ...).
 
-    Only processes that this user may look into.
+    Only processes that this user may look into, and that have one of `sides` open.
     """
     place = os.path.realpath(path)
     found: dict[int, set[str]] = {}
@@ -76,4 +80,4 @@ def holders_of(path: Path) -> dict[int, set[str]]:
                         found.setdefault(int(process.name), set()).add(target[len(place) :])
         except OSError:
             continue
-    return {pid: files for pid, files in found.items() if files & {"", "-wal", "-shm"}}
+    return {pid: files for pid, files in found.items() if files & sides}

@@ -26,3 +26,18 @@ def sync_file(path: Path) -> None:
             os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk: a file that was made, renamed or removed stays so.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    if os.name != "posix":  # Elsewhere a folder cannot be opened; the journal of the file system keeps names.
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

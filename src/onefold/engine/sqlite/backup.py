@@ -1,0 +1,338 @@
+"""Copying a database that others write, and putting a copy in place: `onefold backup` and `onefold restore`.
+
+A copy is of one snapshot, so it is consistent however many write meanwhile, and nobody waits for it; but
+the WAL cannot be reused while the snapshot is open, and grows by what is written. A copy gets its name
+only when it was read back, found whole, and is on the disk: a name that exists is a backup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import xxhash
+
+from onefold.core.errors import Conflict, Invalid, NotFound, Retry
+from onefold.engine.sqlite.connection import open_connection, real_path, translated, wal_of
+from onefold.host import disks
+from onefold.host.files import sync_file, sync_folder
+from onefold.host.gate import Gate
+
+GATE_WAIT_S = 30.0
+STEP_PAGES = 2_048  # Copied between two calls of `tell`.
+CHUNK_BYTES = 1 << 22
+ROWS_PER_TELL = 50_000
+DAMAGE_MAX = 20  # Lines of an integrity check.
+
+#: Called with a phase, how much of it is done, and how much there is (0: not known).
+Tell = Callable[[str, int, int], object]
+
+
+class TableReport(msgspec.Struct, frozen=True):
+    """What a table holds. `digest` is the sum of its rows' XXH3-128, so no order of rows matters."""
+
+    rows: int
+    digest: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a copy holds; lies beside it as FILE.json.
+
+    Attributes:
+        made_at_ms: when it was made.
+        bytes: length of the file.
+        sha256: of the file, 64 hexadecimal digits.
+        schema: block, version and digest of each schema file that was applied.
+        tables: every table of the file, the program's own too.
+    """
+
+    made_at_ms: int
+    bytes: int
+    sha256: str
+    schema: list[tuple[str, int, str]]
+    tables: dict[str, TableReport]
+
+
+def manifest_of(file: Path) -> Path:
+    """Where the manifest of a backup lies."""
+    return file.with_name(file.name + ".json")
+
+
+def backup_sqlite(path: Path, into: Path, *, tell: Tell, replace: bool = False) -> Manifest:
+    """Copy the database at `path` into the new file `into`, read it back, and answer what it holds.
+
+    Args:
+        path: the database; it may be in use, be of any release, and is not changed.
+        into: the backup; its folder must exist, and have room.
+        tell: hears of the progress.
+        replace: take the place of a backup that has this name.
+
+    Raises:
+        NotFound: there is no database at `path`.
+        Conflict: code "exists": `into` exists, and `replace` was not given.
+        Invalid: code "corrupt": the copy is not whole, because the database is not.
+        Retry: the gate, or room on the disk, was not to be had.
+    """
+    path, into = real_path(path), into.absolute()
+    if not path.is_file():
+        raise NotFound("There is no database at this path.", path=str(path))
+    _check_target(into, path, replace=replace)
+    with _partial(into, path) as partial:
+        counted = _copy(path, partial, tell)
+        manifest = _examined(partial, tell)
+        if counted != {name: table.rows for name, table in manifest.tables.items()}:
+            raise Invalid("The copy does not hold what the snapshot held.", code="corrupt", file=str(into))
+        beside = manifest_of(into)
+        if replace:
+            beside.unlink(missing_ok=True)  # First: an old manifest would accuse the new file.
+        _place(partial, into, replace=replace)
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        sync_file(beside)
+        sync_folder(into.parent)
+    return manifest
+
+
+def restore_sqlite(file: Path, path: Path, *, tell: Tell, replace: bool = False) -> tuple[Manifest, bool]:
+    """Make the database `path` out of the backup `file`; answer what it holds, and whether a manifest agreed.
+
+    The new file is read back before it gets its name. One that is replaced must not be in use.
+
+    Raises:
+        NotFound: there is no such backup.
+        Conflict: code "exists": there is a database at `path`, and `replace` was not given; code
+            "in_use": programs have it open.
+        Invalid: code "corrupt": the backup is damaged, or is not what its manifest says; code "live":
+            it is a database in use, of which a part is still in its WAL.
+        Retry: the gate, or room on the disk, was not to be had.
+    """
+    file, path = real_path(file), real_path(path)
+    if not file.is_file():
+        raise NotFound("There is no backup at this path.", path=str(file))
+    if _has_wal(file):
+        raise Invalid("This is a database in use, not a backup; copy it with onefold backup.", code="live")
+    _check_target(path, file, replace=replace)
+    if not replace and _has_wal(path):
+        raise Conflict("A WAL lies there that belongs to another file.", code="exists", path=str(wal_of(path)))
+    said = _read_manifest(file)
+    with _partial(path, file) as partial:
+        size = file.stat().st_size
+        _check_room(path.parent, size)
+        digest = _copy_bytes(file, partial, size, tell)
+        if said is not None and said.sha256 != digest:
+            raise Invalid("The backup is not what its manifest says.", code="corrupt", file=str(file))
+        found = _examined(partial, tell)
+        if said is not None and (found.tables, found.schema) != (said.tables, said.schema):
+            raise Invalid("The backup is not what its manifest says.", code="corrupt", file=str(file))
+        if replace:
+            _replace_database(partial, path)
+        else:
+            _place(partial, path, replace=False)
+    return (found if said is None else said), said is not None
+
+
+def table_reports(connection: sqlite3.Connection, tell: Tell) -> dict[str, TableReport]:
+    """Rows and digest of every table, read in one pass each."""
+    found: dict[str, TableReport] = {}
+    names = _tables(connection)
+    for number, name in enumerate(names):
+        rows, total = 0, 0
+        for row in connection.execute(f'SELECT * FROM "{name}"'):  # noqa: S608  Of sqlite_master, quoted.
+            rows += 1
+            total += xxhash.xxh3_128_intdigest(repr(row).encode("utf-8", "surrogatepass"))
+            if rows % ROWS_PER_TELL == 0:
+                tell("reading back", number, len(names))
+        found[name.replace('""', '"')] = TableReport(rows, f"{total % (1 << 128):032x}")
+        tell("reading back", number + 1, len(names))
+    return found
+
+
+def _copy(path: Path, partial: Path, tell: Tell) -> dict[str, int]:
+    """Copy one snapshot; answer the number of rows of its tables."""
+    gate = Gate(path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(gate.close)
+        # Whoever opens a file that nobody has open may have to recover its WAL: a matter of writers.
+        if not gate.acquire_within(GATE_WAIT_S):
+            raise Retry("Another process holds the file and does not let go.", code="gate", holder=gate.holder())
+        try:
+            source = open_connection(path, readonly=True)
+            stack.callback(_close_gated, source, gate)
+            # The snapshot is held over all steps; without it every commit would start the copy anew.
+            source.execute("BEGIN")
+            size = _one(source, "PRAGMA page_count") * _one(source, "PRAGMA page_size")
+            _one(source, "SELECT count(*) FROM sqlite_master")
+            gate.release()
+            _check_room(partial.parent, size)
+            with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as target:
+                target.execute("PRAGMA journal_mode = OFF")  # A copy that fails is thrown away.
+                target.execute("PRAGMA synchronous = OFF")  # Synced once, at the end.
+                source.backup(
+                    target, pages=STEP_PAGES, progress=lambda _, left, total: tell("copying", total - left, total)
+                )
+            return {
+                name.replace('""', '"'): _one(source, f'SELECT count(*) FROM "{name}"')  # noqa: S608  As above.
+                for name in _tables(source)
+            }
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+
+def _close_gated(connection: sqlite3.Connection, gate: Gate) -> None:
+    """The last one to close writes the WAL back; who holds the gate too long for us is not gone, so nothing is."""
+    gate.acquire_within(GATE_WAIT_S)
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
+
+
+def _examined(file: Path, tell: Tell) -> Manifest:
+    """Read all of a file that nobody else has open, bring it to the disk, and say what it holds."""
+    tell("checking", 0, 0)
+    try:
+        uri = f"file:{quote(str(file))}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            lines = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({DAMAGE_MAX})")]
+            if lines != ["ok"]:
+                raise Invalid("The file is damaged.", code="corrupt", damage=lines[:3])
+            tables = table_reports(connection, tell)
+            schema = _schema(connection) if "onefold_schema" in tables else []
+    except sqlite3.Error as error:
+        raise Invalid("The file is not a healthy SQLite database.", code="corrupt", why=str(error)) from error
+    digest = hashlib.sha256()
+    size = file.stat().st_size
+    for done, chunk in _chunks(file):
+        digest.update(chunk)
+        tell("hashing", done, size)
+    sync_file(file)
+    return Manifest(time.time_ns() // 1_000_000, size, digest.hexdigest(), schema, tables)
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    """The tables by name, ready to stand between quotes; not the views of a module that may not be here."""
+    rows = connection.execute(
+        """SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+           AND sql NOT LIKE 'CREATE VIRTUAL %' ORDER BY name"""
+    )
+    return [str(row[0]).replace('"', '""') for row in rows]
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, int, str]]:
+    return connection.execute("SELECT block, version, digest FROM onefold_schema ORDER BY block, version").fetchall()
+
+
+def _one(connection: sqlite3.Connection, sql: str) -> Any:
+    return connection.execute(sql).fetchone()[0]
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def _check_target(target: Path, source: Path, *, replace: bool) -> None:
+    if not target.parent.is_dir():
+        raise Invalid("The folder of the new file does not exist.", folder=str(target.parent))
+    if target.exists():
+        if target.samefile(source):
+            raise Invalid("A file cannot be copied onto itself.", path=str(target))
+        if not replace:
+            raise _exists(target)
+        if not target.is_file():
+            raise Invalid("Only a file can be replaced.", path=str(target))
+
+
+def _check_room(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise Retry("There is no room for the copy.", code="disk_full", folder=str(folder), bytes=size, free=free)
+
+
+@contextlib.contextmanager
+def _partial(target: Path, source: Path) -> Iterator[Path]:
+    """A new file beside `target`, as open to others as `source` is; gone at the end unless it got its name."""
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    partial.unlink(missing_ok=True)  # Of a process of this number that died.
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    try:
+        partial.chmod(source.stat().st_mode & 0o777)
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _place(partial: Path, target: Path, *, replace: bool) -> None:
+    """Give the file its name; a name that came up meanwhile is kept, unless `replace`."""
+    if replace:
+        partial.replace(target)
+    else:
+        try:
+            target.hardlink_to(partial)
+        except FileExistsError:
+            raise _exists(target) from None
+        except OSError:  # A file system without links.
+            if target.exists():
+                raise _exists(target) from None
+            partial.replace(target)
+    sync_folder(target.parent)
+
+
+def _replace_database(partial: Path, path: Path) -> None:
+    """Put the new file in the place of a database that nobody uses, and keep all out meanwhile."""
+    gate = Gate(path)
+    try:
+        if not gate.acquire_within(GATE_WAIT_S):
+            raise Retry("Another process holds the file and does not let go.", code="gate", holder=gate.holder())
+        # One that has the gate has connected, and opens the file when it next needs it.
+        users = sorted(set(disks.holders_of(path, sides=disks.OPENED | {"-gate"})) - {os.getpid()})
+        if users:
+            raise Conflict("Programs have the database open; stop them first.", code="in_use", pids=users)
+        # The old WAL must be gone before the new file is there: it would be applied to it.
+        for side in ("-wal", "-shm"):
+            path.with_name(path.name + side).unlink(missing_ok=True)
+        sync_folder(path.parent)
+        _place(partial, path, replace=True)
+    finally:
+        gate.close()
+
+
+def _has_wal(path: Path) -> bool:
+    """Whether a part of a database is in its WAL still."""
+    wal = wal_of(path)
+    return wal.exists() and wal.stat().st_size > 0
+
+
+def _read_manifest(file: Path) -> Manifest | None:
+    try:
+        return msgspec.json.decode(manifest_of(file).read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise Invalid("The manifest cannot be read.", code="corrupt", why=str(error)) from None
+
+
+def _copy_bytes(source: Path, target: Path, size: int, tell: Tell) -> str:
+    digest = hashlib.sha256()
+    with target.open("r+b") as out:
+        for done, chunk in _chunks(source):
+            digest.update(chunk)
+            out.write(chunk)
+            tell("copying", done, size)
+    return digest.hexdigest()
+
+
+def _chunks(file: Path) -> Iterator[tuple[int, bytes]]:
+    done = 0
+    with file.open("rb") as source:
+        while chunk := source.read(CHUNK_BYTES):
+            done += len(chunk)
+            yield done, chunk
+
+
+def _exists(target: Path) -> Conflict:
+    return Conflict("There is a file of this name already.", code="exists", path=str(target))
