@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -254,7 +254,7 @@ def _check_room(folder: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _partial(target: Path, source: Path) -> Iterator[Path]:
+def _partial(target: Path, source: Path) -> Generator[Path]:
     """A new file beside `target`, as open to others as `source` is; gone at the end unless it got its name."""
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     partial.unlink(missing_ok=True)  # Of a process of this number that died.
