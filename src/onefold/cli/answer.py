@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 
+from onefold.core.errors import NotFound
+from onefold.engine.database import Database
+
 
 def say(options: argparse.Namespace, data: Any, lines: Callable[[], Iterable[str]]) -> None:
     """Print `data` as one line of JSON when --json was given, else the lines."""
@@ -30,6 +33,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
 def moment(at_ms: int | None) -> str:
     """A time as people read it, in UTC; "-" for none."""
     return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def opened(url: str) -> Database:
+    """The database at `url`, which must exist: a mistyped path makes no file.
+
+    Raises:
+        NotFound: there is no such file.
+    """
+    if not is_postgres(url) and not file_of(url).is_file():
+        raise NotFound("There is no database at this path.", path=str(file_of(url)))
+    from onefold.engine.connect import connect
+
+    return connect(url)
 
 
 def is_postgres(url: str) -> bool:

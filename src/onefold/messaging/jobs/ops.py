@@ -22,6 +22,7 @@ from onefold.messaging.jobs.records import ID_LENGTH_MAX, Body, State
 DELAY_MS_MAX = 31_622_400_000  # 366 days.
 PUT_MANY_MAX = 5_000
 UNIQUE_LENGTH_MAX = 200
+TIME_MS_MAX = 1 << 53  # JSON readers keep whole numbers up to here.
 
 
 @operation
@@ -176,19 +177,25 @@ def retry(tx: Tx, job_id: str) -> None:
 
 
 @operation
-def retry_dead(tx: Tx, kind: str, *, limit: int = 100) -> int:
+def retry_dead(tx: Tx, kind: str, *, limit: int = 100, died_until_ms: int | None = None) -> int:
     """Run up to `limit` dead jobs of a kind again, oldest first; answer how many.
 
     One whose unique key another job has by now stays dead.
 
+    Args:
+        kind: which kind.
+        limit: 1 to 1,000; call it again for more.
+        died_until_ms: only those that died up to then, so that calling it again and again ends,
+            however quickly they die anew; None for all.
+
     Raises:
-        Invalid: the kind's name or `limit` (1 to 1,000) is out of range.
+        Invalid: an argument is out of range; nothing was written.
     """
     checked_name(kind)
     rows = tx.all(
         """WITH picked AS MATERIALIZED (
                SELECT d.id FROM onefold.jobs_dead d
-               WHERE d.space = :space AND d.kind = :kind
+               WHERE d.space = :space AND d.kind = :kind AND d.died_at_ms <= :until_ms
                  AND (d.unique_key IS NULL OR (SELECT u.id FROM onefold.jobs_unique u
                                                WHERE u.space = d.space AND u.key = d.unique_key) IS NULL)
                ORDER BY d.id LIMIT :limit {for_update})
@@ -196,7 +203,7 @@ def retry_dead(tx: Tx, kind: str, *, limit: int = 100) -> int:
            WHERE onefold.jobs_dead.space = :space AND onefold.jobs_dead.id IN (SELECT id FROM picked)
            RETURNING space, space_name, id, kind, queue, priority, args, attempt, failures, attempts_max,
                      unique_key, put_at_ms, progress, error""",
-        kind=kind, limit=checked_limit(limit),
+        kind=kind, limit=checked_limit(limit), until_ms=_checked_until(died_until_ms),
     )  # fmt: skip
     revived: list[Body] = []
     for body in sorted(map(_revived, rows), key=lambda body: body.id):
@@ -217,21 +224,27 @@ def retry_dead(tx: Tx, kind: str, *, limit: int = 100) -> int:
 
 
 @operation
-def purge_dead(tx: Tx, kind: str, *, limit: int = 1_000) -> int:
+def purge_dead(tx: Tx, kind: str, *, limit: int = 1_000, died_until_ms: int | None = None) -> int:
     """Forget up to `limit` dead jobs of a kind, oldest first; answer how many.
 
+    Args:
+        kind: which kind.
+        limit: 1 to 1,000; call it again for more.
+        died_until_ms: only those that died up to then; None for all.
+
     Raises:
-        Invalid: the kind's name or `limit` (1 to 1,000) is out of range.
+        Invalid: an argument is out of range; nothing was written.
     """
     checked_name(kind)
     rows = tx.all(
         """WITH picked AS MATERIALIZED (
-               SELECT d.id FROM onefold.jobs_dead d WHERE d.space = :space AND d.kind = :kind
+               SELECT d.id FROM onefold.jobs_dead d
+               WHERE d.space = :space AND d.kind = :kind AND d.died_at_ms <= :until_ms
                ORDER BY d.id LIMIT :limit {for_update})
            DELETE FROM onefold.jobs_dead
            WHERE onefold.jobs_dead.space = :space AND onefold.jobs_dead.id IN (SELECT id FROM picked)
            RETURNING id""",
-        kind=kind, limit=checked_limit(limit),
+        kind=kind, limit=checked_limit(limit), until_ms=_checked_until(died_until_ms),
     )  # fmt: skip
     if rows:
         tx.emit("jobs.purged", kind=kind, count=len(rows))
@@ -267,6 +280,14 @@ def checked_id(job_id: str) -> str:
     if not (1 <= len(job_id) <= ID_LENGTH_MAX and "\0" not in job_id):
         raise Invalid("A job's id has 1 to 60 characters.", length=len(job_id))
     return job_id
+
+
+def _checked_until(at_ms: int | None) -> int:
+    if at_ms is None:
+        return TIME_MS_MAX
+    if type(at_ms) is not int or not 0 <= at_ms <= TIME_MS_MAX:
+        raise Invalid("died_until_ms is out of range.", died_until_ms=at_ms, most=TIME_MS_MAX)
+    return at_ms
 
 
 def _checked_delay(delay_ms: int) -> int:

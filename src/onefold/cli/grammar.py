@@ -1,0 +1,194 @@
+"""The grammar of the command line: what there is, read as a table. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+URL_DEFAULT = "onefold.db"
+PORT_DEFAULT = 8700
+_DAY_MS = 86_400_000
+
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar."""
+    top = argparse.ArgumentParser(
+        prog="onefold", description="The back end over one transaction.", allow_abbrev=False,
+        epilog="Exit codes: 0 done, 1 failed or unhealthy, 2 invalid, 3 not found, 4 conflict, 5 denied, "
+        "6 try later, 7 outcome unknown. The database is --url, else ONEFOLD_URL, else onefold.db here.",
+    )  # fmt: skip
+    shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shared.add_argument("--json", action="store_true", help="answer in JSON, one document per line")
+    shared.add_argument(
+        "--url", default=os.environ.get("ONEFOLD_URL") or URL_DEFAULT, help="a file's path or postgresql://..."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, text: str, to: argparse._SubParsersAction[argparse.ArgumentParser] = commands, **where: str
+    ) -> argparse.ArgumentParser:
+        found = to.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        found.set_defaults(module=where.get("module", name), function=where.get("function", "command"))
+        return found
+
+    _serve(add("serve", "Serve all blocks over HTTP."))
+    worker = add("worker", "Run a worker of your program: onefold worker shop.worker:worker")
+    worker.add_argument("target", metavar="MODULE:OBJECT", help="where the Worker is")
+    worker.add_argument("--no-loops", action="store_true", help="leave background loops to other processes")
+    migrate = add("migrate", "Bring the schema of the database up to this release.")
+    migrate.add_argument("--sql", action="store_true", help="print PostgreSQL's SQL instead, for a DBA to run")
+    doctor = add("doctor", "Look for what is wrong and say how to mend it. Changes nothing.")
+    doctor.add_argument("--check", action="store_true", help="read the whole file for damage (SQLite); takes its time")
+    _tokens(add, commands)
+    _jobs(add, commands)
+    _events(add, commands)
+    _locks(add, commands)
+    bench = add("bench", "Measure: all benches in a checkout, else the disk and a commit here.")
+    bench.add_argument("--seconds", type=_span, default=2.0, help="for each measurement (2)")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="in a checkout: which benches")
+    _copies(add)
+    add("version", "Say which versions run here.")
+    return top
+
+
+def _copies(add: Add) -> None:
+    backup = add("backup", "Copy the database, in use or not, and read the copy back.", function="backup")
+    backup.add_argument("file", metavar="FILE", help="the backup; what it holds is noted in FILE.json")
+    backup.add_argument("--force", action="store_true", help="replace a backup of this name")
+    restore = add("restore", "Make the database at --url out of a backup.", module="backup", function="restore")
+    restore.add_argument("file", metavar="FILE", help="a backup")
+    restore.add_argument("--force", action="store_true", help="replace the database, which nobody may have open")
+
+
+def _serve(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1: this machine only)")
+    serve.add_argument("--port", type=_port, default=PORT_DEFAULT, help=f"0 takes a free one ({PORT_DEFAULT})")
+    serve.add_argument("--workers", type=_workers, default=1, help="server processes on this database (1)")
+    serve.add_argument("--durability", choices=("always", "everysec"), default="always", help="(always)")
+    serve.add_argument("--pool-max", type=int, default=12, help="PostgreSQL connections of each process (12)")
+    serve.add_argument("--lame-duck-ms", type=_ms, default=500, help="not ready, but serving, after SIGTERM (500)")
+    serve.add_argument("--drain-ms", type=_ms, default=20_000, help="for running requests at the end (20000)")
+    serve.add_argument("--no-loops", action="store_true", help="leave background loops to other processes")
+    serve.add_argument("--access-log", action="store_true", help="one line for each request")
+    serve.add_argument("--log", choices=("text", "json"), help="form of the log (text on a terminal, else json)")
+    serve.add_argument("--fd", type=int, help=argparse.SUPPRESS)  # The parent's socket, in a worker.
+    serve.add_argument("--link-fd", type=int, help=argparse.SUPPRESS)
+
+
+def _token_create(create: argparse.ArgumentParser) -> None:
+    create.add_argument("name", help="what people call it")
+    create.add_argument(
+        "--right", dest="rights", action="append", required=True, metavar="RIGHT",
+        help='"booking:write", "booking:*" or "*"; may stand several times',
+    )  # fmt: skip
+    create.add_argument("--space", default="", help="the one space that it opens (the root space)")
+    create.add_argument("--ttl-days", dest="ttl_ms", type=_days, help="when it ends (never)")
+
+
+def _group(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    top = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    return top.add_subparsers(required=True, metavar="ACTION")
+
+
+def _tokens(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    to = _group(commands, "token", "Create, list and revoke bearer tokens.")
+    _token_create(add("create", "Create a token and show its secret, once.", to, module="token", function="create"))
+    add("list", "List all tokens.", to, module="token", function="list_all")
+    revoke = add("revoke", "Revoke a token; servers notice within two seconds.", to, module="token", function="revoke")
+    revoke.add_argument("token_id", metavar="ID")
+
+
+def _jobs(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    to = _group(commands, "jobs", "Look at jobs and steer them, straight in the database.")
+    states = ("ready", "scheduled", "running", "dead", "done")
+
+    def job(name: str, text: str) -> argparse.ArgumentParser:
+        return _spaced(add(name, text, to, module="jobs", function=name))
+
+    ls = _paged(job("ls", "List jobs, state by state, in the order in which they were put."))
+    ls.add_argument("--state", choices=states, help="only this one (all)")
+    ls.add_argument("--kind", help="only this one (all)")
+    job("stats", "Count jobs by kind and state.")
+    job("why", "Say in one sentence why a job is not running.").add_argument("job_id", metavar="ID")
+    retry = _changing(job("retry", "Run dead or scheduled jobs now: by id, or all dead ones of a kind."))
+    retry.add_argument("ids", nargs="*", metavar="ID")
+    retry.add_argument("--kind", help="instead of ids: all dead ones of it")
+    cancel = _changing(job("cancel", "Cancel jobs that wait or run: by id, or all of a kind in a state."))
+    cancel.add_argument("ids", nargs="*", metavar="ID")
+    cancel.add_argument("--kind", help="instead of ids: all of it")
+    cancel.add_argument("--state", choices=states[:3], default="ready", help="with --kind: those in it (ready)")
+    purge = _changing(job("purge", "Forget the dead jobs of a kind, for good."))
+    purge.add_argument("--kind", required=True)
+
+
+def _events(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    to = _group(commands, "events", "Watch events.")
+    tail = _spaced(add("tail", "Print events as they happen.", to, module="events", function="tail"))
+    tail.add_argument("--after", type=_position, metavar="POSITION", help="from there on (only what comes from now on)")
+    tail.add_argument("--category", help='only streams of it: "order" for order/7 (all)')
+    tail.add_argument("--no-follow", dest="follow", action="store_false", help="end where the events end now")
+
+
+def _locks(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    to = _group(commands, "locks", "Look at locks, and free one.")
+    ls = _paged(_spaced(add("ls", "List the locks that are held now.", to, module="locks", function="ls")))
+    ls.add_argument("--prefix", default="", help="only names that begin with it (all)")
+    release = _spaced(add("release", "Take a lock from its holder.", to, module="locks", function="release"))
+    release.add_argument("name", metavar="NAME")
+    release.add_argument("--reason", required=True, help="goes into the fact locks.forced")
+    release.add_argument("--dry-run", action="store_true", help="only say who holds it")
+
+
+def _spaced(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    command.add_argument("--space", default="", help="in which one (the root space)")
+    return command
+
+
+def _paged(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    command.add_argument("--after", help="what the page before said")
+    command.add_argument("--limit", type=_limit, default=100, help="1 to 1,000 (100)")
+    return command
+
+
+def _changing(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    command.add_argument("--dry-run", action="store_true", help="only say how many it would be, and show some")
+    return command
+
+
+def _number(text: str, least: int, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+        raise argparse.ArgumentTypeError(f"a whole number from {least} to {most}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    return _number(text, 0, 65_535)
+
+
+def _workers(text: str) -> int:
+    return _number(text, 1, 64)
+
+
+def _limit(text: str) -> int:
+    return _number(text, 1, 1_000)
+
+
+def _position(text: str) -> int:
+    return _number(text, 0, 999_999_999_999)
+
+
+def _ms(text: str) -> int:
+    return _number(text, 0, 600_000)
+
+
+def _days(text: str) -> int:
+    return _number(text, 1, 3_650) * _DAY_MS
+
+
+def _span(text: str) -> float:
+    return float(_number(text, 1, 600))
