@@ -12,6 +12,7 @@ from onefold.messaging.jobs.upkeep import promote, sweep
 
 __all__ = [
     "Attempt", "Cancel", "Job", "KindStats", "PausedQueue", "Run", "Snooze", "State", "ThreadRun", "Worker", "cancel",
-    "check", "claim", "fail", "finish", "get", "give_up", "kind", "list_jobs", "list_paused", "note", "pause", "promote",
-    "purge_dead", "put", "put_many", "rescue", "resume", "retry", "retry_dead", "snooze", "stats", "sweep", "why",
+    "check", "claim", "fail", "finish", "get", "give_up", "kind", "list_jobs", "list_paused", "note", "pause",
+    "promote", "purge_dead", "put", "put_many", "rescue", "resume", "retry", "retry_dead", "snooze", "stats", "sweep",
+    "why",
 ]  # fmt: skip
