@@ -22,7 +22,8 @@ import msgspec
 import xxhash
 
 from onefold.core.errors import Conflict, Invalid, NotFound, Retry
-from onefold.engine.sqlite.connection import open_connection, real_path, translated, wal_of
+from onefold.engine.sqlite.connection import real_path, wal_of
+from onefold.engine.sqlite.snapshot import snapshot
 from onefold.host import disks
 from onefold.host.files import sync_file, sync_folder
 from onefold.host.gate import Gate
@@ -157,40 +158,19 @@ def table_reports(connection: sqlite3.Connection, tell: Tell) -> dict[str, Table
 
 def _copy(path: Path, partial: Path, tell: Tell) -> dict[str, int]:
     """Copy one snapshot; answer the number of rows of its tables."""
-    gate = Gate(path)
-    with contextlib.ExitStack() as stack:
-        stack.callback(gate.close)
-        # Whoever opens a file that nobody has open may have to recover its WAL: a matter of writers.
-        if not gate.acquire_within(GATE_WAIT_S):
-            raise Retry("Another process holds the file and does not let go.", code="gate", holder=gate.holder())
-        try:
-            source = open_connection(path, readonly=True)
-            stack.callback(_close_gated, source, gate)
-            # The snapshot is held over all steps; without it every commit would start the copy anew.
-            source.execute("BEGIN")
-            size = _one(source, "PRAGMA page_count") * _one(source, "PRAGMA page_size")
-            _one(source, "SELECT count(*) FROM sqlite_master")
-            gate.release()
-            _check_room(partial.parent, size)
-            with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as target:
-                target.execute("PRAGMA journal_mode = OFF")  # A copy that fails is thrown away.
-                target.execute("PRAGMA synchronous = OFF")  # Synced once, at the end.
-                source.backup(
-                    target, pages=STEP_PAGES, progress=lambda _, left, total: tell("copying", total - left, total)
-                )
-            return {
-                name.replace('""', '"'): _one(source, f'SELECT count(*) FROM "{name}"')  # noqa: S608  As above.
-                for name in _tables(source)
-            }
-        except sqlite3.Error as error:
-            raise translated(error) from error
-
-
-def _close_gated(connection: sqlite3.Connection, gate: Gate) -> None:
-    """The last one to close writes the WAL back; who holds the gate too long for us is not gone, so nothing is."""
-    gate.acquire_within(GATE_WAIT_S)
-    with contextlib.suppress(sqlite3.Error):
-        connection.close()
+    # The snapshot is held over all steps; without it every commit would start the copy anew.
+    with snapshot(path) as source:
+        _check_room(partial.parent, _one(source, "PRAGMA page_count") * _one(source, "PRAGMA page_size"))
+        with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as target:
+            target.execute("PRAGMA journal_mode = OFF")  # A copy that fails is thrown away.
+            target.execute("PRAGMA synchronous = OFF")  # Synced once, at the end.
+            source.backup(
+                target, pages=STEP_PAGES, progress=lambda _, left, total: tell("copying", total - left, total)
+            )
+        return {
+            name.replace('""', '"'): _one(source, f'SELECT count(*) FROM "{name}"')  # noqa: S608  As above.
+            for name in _tables(source)
+        }
 
 
 def _examined(file: Path, tell: Tell) -> Manifest:
