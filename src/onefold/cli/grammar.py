@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     worker = add("worker", "Run a worker of your program: onefold worker shop.worker:worker")
     worker.add_argument("target", metavar="MODULE:OBJECT", help="where the Worker is")
     worker.add_argument("--no-loops", action="store_true", help="leave background loops to other processes")
+    worker.add_argument("--log", choices=("text", "json"), help="form of the log (text on a terminal, else json)")
     migrate = add("migrate", "Bring the schema of the database up to this release.")
     migrate.add_argument("--sql", action="store_true", help="print PostgreSQL's SQL instead, for a DBA to run")
     doctor = add("doctor", "Look for what is wrong and say how to mend it. Changes nothing.")

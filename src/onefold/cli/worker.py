@@ -17,7 +17,7 @@ from onefold.server import logs
 
 def command(options: argparse.Namespace) -> int:
     """Import the worker and run it; SIGTERM and Ctrl-C drain it, a second one hands its jobs back."""
-    logs.configure()
+    logs.configure(options.log)
     found = _found(options.target)
     worker = found if isinstance(found, jobs.Worker) else found() if callable(found) else None
     if not isinstance(worker, jobs.Worker):

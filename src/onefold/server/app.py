@@ -21,7 +21,7 @@ from onefold.engine.call import DEADLINE_MS_MAX
 from onefold.engine.database import Database, Handle
 from onefold.engine.tx import Tx
 from onefold.messaging import idempotency
-from onefold.server import pages, problems, stream
+from onefold.server import logs, pages, problems, stream
 from onefold.server.auth import Caller, Gatekeeper
 from onefold.server.binding import PREFIX, Bound, text_of
 from onefold.server.problems import Headers, Refused
@@ -107,6 +107,7 @@ class App:
         started = time.perf_counter_ns()
         where = f"{scope['method']} ?"
         who = ""
+        request = logs.new_request_id(_given_request_id(scope))
         try:
             segments = _segments(scope)
             if segments[0] == PREFIX[1:]:
@@ -127,7 +128,7 @@ class App:
                 where = f"{scope['method']} /{segments[0]}"
         except Exception as error:
             answer = Answer(*problems.answer_to(error, where))
-        await _send(scope, send, answer)
+        await _send(scope, send, answer, request)
         self._note(where, answer.status, started, who)
 
     # -- routes of blocks ---------------------------------------------------------------------
@@ -352,7 +353,16 @@ def _probe(status: int, word: str) -> Answer:
     return Answer(status, _JSON, _encode({"status": word}))
 
 
-async def _send(scope: Scope, send: Send, answer: Answer) -> None:
-    length = [] if answer.status == 204 else [(b"content-length", str(len(answer.body)).encode())]
-    await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, *length]})
+def _given_request_id(scope: Scope) -> bytes | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value
+    return None
+
+
+async def _send(scope: Scope, send: Send, answer: Answer, request: str) -> None:
+    headers = [*answer.headers, (b"x-request-id", request.encode())]
+    if answer.status != 204:
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})

@@ -1,21 +1,61 @@
-"""Logs to stderr: one line for people, or one JSON object for machines. Never a token, never a body."""
+"""Logs to stderr: one line for people, or one JSON object for machines. Never a secret, never a body."""
 
 from __future__ import annotations
 
 import logging
+import re
+import secrets
 import sys
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import msgspec
 
+from onefold.core.errors import OnefoldError
+
 Form = Literal["text", "json"]
 
+TEXT_LENGTH_MAX = 32_768  # Of a message or a traceback; more is cut.
+FACT_LENGTH_MAX = 500
+
+#: The id of the request that is being answered; "" outside of one.
+request_id: ContextVar[str] = ContextVar("onefold_request_id", default="")
+
 # What our own calls add with `extra=`; nothing else of a record is written.
-_EXTRA = ("error_id", "status", "ms", "token", "worker", "event")
+_EXTRA = ("error_id", "status", "ms", "token", "worker", "event", "facts")
+_SECRET_NAMES = re.compile(r"passw|secret|authorization|credential|api_?key|private_?key", re.IGNORECASE)
+# What looks like a secret, whoever logged it: our tokens, headers, passwords in URLs and in key=value.
+_SECRETS = re.compile(
+    r"""(onefold_[0-9a-f]{8,32}_)[A-Za-z0-9_-]{8,}
+      | (\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{8,}
+      | (://[^\s/:@]*:)[^\s/@]+(?=@)
+      | (\b\w*(?:passw(?:or)?d|secret|api_?key|authorization)\w*["']?\s*[=:]\s*(?:bearer\s|basic\s)?)(?:"[^"]*"|'[^']*'|[^\s"'&,;)]+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_PROCESS = secrets.token_hex(6)
+_requests = 0
+
+
+def new_request_id(given: bytes | None) -> str:
+    """The id of a request: what the client or a proxy calls it, when that is fit to be logged, else a new one."""
+    global _requests  # noqa: PLW0603  On the loop's thread; a number told twice would be no harm.
+    if given is not None and _GIVEN_ID.fullmatch(given):
+        found = given.decode()
+    else:
+        _requests += 1
+        found = f"{_PROCESS}-{_requests:x}"
+    request_id.set(found)
+    return found
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a secret; at most `TEXT_LENGTH_MAX` characters."""
+    return _SECRETS.sub(lambda found: f"{next(filter(None, found.groups()), '')}***", text[:TEXT_LENGTH_MAX])
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: at, level, logger, message, what was added, and the traceback."""
+    """One object per line: at_ms, level, logger, message, request_id, what was added, the error, the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
@@ -23,11 +63,16 @@ class JsonFormatter(logging.Formatter):
             "at_ms": int(record.created * 1_000),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()).encode("utf-8", "replace").decode(),
         }
-        fields |= {name: getattr(record, name) for name in _EXTRA if hasattr(record, name)}
+        if request := request_id.get():
+            fields["request_id"] = request
+        fields |= {name: _plain(name, getattr(record, name)) for name in _EXTRA if hasattr(record, name)}
         if record.exc_info:
-            fields["trace"] = self.formatException(record.exc_info)
+            error = record.exc_info[1]
+            if isinstance(error, OnefoldError):
+                fields["error"] = {"code": error.code, "text": error.text, "facts": _plain("facts", error.facts)}
+            fields["trace"] = redacted(self.formatException(record.exc_info)).encode("utf-8", "replace").decode()
         return msgspec.json.encode(fields).decode()
 
 
@@ -36,8 +81,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
-        line = super().format(record)
-        added = " ".join(f"{name}={getattr(record, name)}" for name in _EXTRA if getattr(record, name, "") != "")
+        line = redacted(super().format(record))
+        added = " ".join(
+            f"{name}={_plain(name, getattr(record, name))}" for name in _EXTRA if getattr(record, name, "") != ""
+        )
         head, mark, trace = line.partition("\n")
         return f"{head} {added}{mark}{trace}" if added else line
 
@@ -61,3 +108,16 @@ def configure(form: Form | None = None, *, access: bool = False, level: int = lo
     logging.getLogger("onefold.access").setLevel(logging.INFO if access else logging.CRITICAL)
     # uvicorn tells the same as we do, in other words.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value that JSON can hold and a log may: short, and no secret by its name or its looks."""
+    if _SECRET_NAMES.search(name):
+        return "***"
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(str(key), inner) for key, inner in list(value.items())[:20]}
+    text = value if isinstance(value, str) else repr(value)
+    # A lone surrogate has no JSON form; the rest of the text is still worth telling.
+    return redacted(text[:FACT_LENGTH_MAX]).encode("utf-8", "replace").decode()
