@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from onefold.core.errors import OnefoldError
+from onefold.core.errors import Denied, OnefoldError
 from onefold.core.route import Route
 from onefold.engine.call import DEADLINE_MS_MAX
 from onefold.engine.database import Database, Handle
 from onefold.engine.tx import Tx
 from onefold.messaging import idempotency
-from onefold.server import logs, pages, problems, stream
+from onefold.server import logs, metrics, pages, problems, stream
 from onefold.server.auth import Caller, Gatekeeper
 from onefold.server.binding import PREFIX, Bound, text_of
 from onefold.server.problems import Headers, Refused
@@ -41,6 +42,7 @@ IN_FLIGHT_MAX = 1_024  # Requests that run at once; more are told to come again.
 SUBSCRIBERS_MAX = 200  # Open event streams.
 READY_MS = 250  # An answer of /readyz serves all who ask within this time.
 READY_DEADLINE_MS = 2_000
+METRICS_MS = 1_000  # The same for /metrics.
 
 _JSON: Headers = [
     (b"content-type", b"application/json"),
@@ -79,6 +81,10 @@ class App:
         self._ready_until = 0.0
         self._ready_lock = asyncio.Lock()
         self._started = False
+        self._answered: Counter[int] = Counter()
+        self._metrics = _probe(503, "never asked")
+        self._metrics_until = 0.0
+        self._metrics_lock = asyncio.Lock()
         self._pages: dict[str, Answer] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -241,7 +247,7 @@ class App:
 
     async def _own(self, segments: list[str], scope: Scope) -> Answer:
         name = "/".join(segments)
-        if name not in {"livez", "readyz", "startupz", "openapi.json", "docs"}:
+        if name not in {"livez", "readyz", "startupz", "metrics", "openapi.json", "docs"}:
             raise Refused(404, "no_route", "There is nothing at this path.")
         if scope["method"] not in {"GET", "HEAD"}:
             raise Refused(405, "method", "The path knows other methods.", headers=[(b"allow", b"GET, HEAD")])
@@ -249,7 +255,9 @@ class App:
             return _probe(200, "live")
         if name in {"readyz", "startupz"}:
             return await self._probed(name)
-        await self._gatekeeper.caller(_headers(scope).get(b"authorization"), page=True)
+        caller = await self._gatekeeper.caller(_headers(scope).get(b"authorization"), page=True)
+        if name == "metrics":
+            return await self._measured(caller)
         if name not in self._pages:
             self._pages[name] = Answer(200, *pages.render(name, self.routes))
         return self._pages[name]
@@ -270,7 +278,21 @@ class App:
                 self._started = True
         return _probe(200, "ready")
 
+    async def _measured(self, caller: Caller) -> Answer:
+        caller.must("metrics:read")
+        if caller.token.space_name:  # They speak of all spaces, which is more than a tenant may see.
+            raise Denied("Metrics are for tokens of the root space.", code="space")
+        async with self._metrics_lock:  # One look at a time; who asks soon after shares its answer.
+            if self._metrics_until < time.monotonic():
+                made = await asyncio.to_thread(
+                    metrics.page, self._db, dict(self._answered), self._in_flight, self.streams.count
+                )
+                self._metrics = Answer(200, [(b"content-type", metrics.CONTENT_TYPE), *_JSON[1:]], made)
+                self._metrics_until = time.monotonic() + METRICS_MS / 1_000
+            return self._metrics
+
     def _note(self, where: str, status: int, started: int, who: str) -> None:
+        self._answered[status] += 1
         if _access.isEnabledFor(logging.INFO):
             took_ms = round((time.perf_counter_ns() - started) / 1e6, 2)
             _access.info("%s %d", where, status, extra={"status": status, "ms": took_ms, "token": who})

@@ -29,7 +29,8 @@ _SECRETS = re.compile(
     r"""(onefold_[0-9a-f]{8,32}_)[A-Za-z0-9_-]{8,}
       | (\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{8,}
       | (://[^\s/:@]*:)[^\s/@]+(?=@)
-      | (\b\w*(?:passw(?:or)?d|secret|api_?key|authorization)\w*["']?\s*[=:]\s*(?:bearer\s|basic\s)?)(?:"[^"]*"|'[^']*'|[^\s"'&,;)]+)""",
+      | (\b\w*(?:passw(?:or)?d|secret|api_?key|authorization)\w*["']?\s*[=:]\s*(?:bearer\s|basic\s)?)
+        (?:"[^"]*"|'[^']*'|[^\s"'&,;)]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")

@@ -124,6 +124,11 @@ class Streams:
         self._most = most
         self._open: set[Feed] = set()
 
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def close(self) -> None:
         """End all streams; clients come again, elsewhere."""
         for feed in self._open:

@@ -13,6 +13,7 @@ from onefold.messaging.jobs.ops import checked_id
 from onefold.messaging.jobs.records import Job, KindStats, PausedQueue, State
 
 STATS_ROWS_MAX = 100_000  # Rows counted per state.
+CENSUS_ROWS_MAX = 10_000  # The same over all spaces: gauges are read every few seconds.
 AHEAD_MAX = 1_000  # Jobs counted in front of one.
 _ERROR_SHOWN_MAX = 200
 
@@ -81,6 +82,23 @@ def stats(tx: Tx) -> list[KindStats]:
         ("dead", _count_dead(tx)), ("done", _count_done(tx)),
     ):  # fmt: skip
         at_least = sum(row[1] for row in rows) > STATS_ROWS_MAX
+        counted += [KindStats(row[0], cast("State", state), row[1], row[2], at_least) for row in rows]
+    return sorted(counted, key=lambda found: (found.kind, found.state))
+
+
+@operation
+def census(tx: Tx) -> list[KindStats]:
+    """How many jobs of each kind are in each state, in all spaces; at most 10,000 are counted per state.
+
+    For gauges: it costs milliseconds however many jobs there are. Beyond the limit `oldest_ms` is of
+    the jobs that were counted.
+    """
+    counted: list[KindStats] = []
+    for state, rows in (
+        ("ready", _census_ready(tx)), ("scheduled", _census_scheduled(tx)), ("running", _census_running(tx)),
+        ("dead", _census_dead(tx)),
+    ):  # fmt: skip
+        at_least = sum(row[1] for row in rows) > CENSUS_ROWS_MAX
         counted += [KindStats(row[0], cast("State", state), row[1], row[2], at_least) for row in rows]
     return sorted(counted, key=lambda found: (found.kind, found.state))
 
@@ -264,6 +282,42 @@ def _count_done(tx: Tx) -> list[tuple[Any, ...]]:
                WHERE space = :space AND expires_at_ms > :now_ms LIMIT :most) counted
            GROUP BY kind ORDER BY kind""",
         most=STATS_ROWS_MAX + 1,
+    )
+
+
+def _census_ready(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, ready_at_ms AS at FROM onefold.jobs_ready WHERE space >= 0 LIMIT :most) counted
+           GROUP BY kind ORDER BY kind -- all spaces""",
+        most=CENSUS_ROWS_MAX + 1,
+    )
+
+
+def _census_scheduled(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, at_ms AS at FROM onefold.jobs_scheduled WHERE space >= 0 LIMIT :most) counted
+           GROUP BY kind ORDER BY kind -- all spaces""",
+        most=CENSUS_ROWS_MAX + 1,
+    )
+
+
+def _census_running(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, claimed_at_ms AS at FROM onefold.jobs_running WHERE space >= 0 LIMIT :most) counted
+           GROUP BY kind ORDER BY kind -- all spaces""",
+        most=CENSUS_ROWS_MAX + 1,
+    )
+
+
+def _census_dead(tx: Tx) -> list[tuple[Any, ...]]:
+    return tx.all(
+        """SELECT kind, count(*), min(at) FROM (
+               SELECT kind, died_at_ms AS at FROM onefold.jobs_dead WHERE space >= 0 LIMIT :most) counted
+           GROUP BY kind ORDER BY kind -- all spaces""",
+        most=CENSUS_ROWS_MAX + 1,
     )
 
 
