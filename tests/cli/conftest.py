@@ -5,4 +5,5 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent.parent / "messaging"))  # jobs_ground, events_kinds
+_TESTS = Path(__file__).parent.parent
+sys.path += [str(_TESTS / "messaging"), str(_TESTS / "engine")]  # jobs_ground, events_kinds, postgres_proxy

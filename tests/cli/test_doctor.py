@@ -10,12 +10,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from events_kinds import number, place
+from jobs_ground import Mail, claim, hire
+from postgres_proxy import Proxy
 from waiting import until
 
 import onefold
+from onefold import events, jobs
 from onefold.cli import doctor
 from onefold.cli.doctor import Finding, examine
 from onefold.cli.main import run
+from onefold.engine import inspect
 from onefold.host import disks
 from onefold.host.gate import Gate
 from onefold.testing.postgres import Cluster
@@ -190,3 +195,77 @@ def test_a_password_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert "hunter2" not in captured.out + captured.err
     assert "ana@127.0.0.1" in captured.out
+
+
+def test_whatever_is_not_well_has_a_fix(db_url: str) -> None:
+    found_all = list(examine(db_url))
+    assert len({finding.check for finding in found_all}) > 10
+    for finding in found_all:
+        assert finding.level == "ok" or finding.fix, finding
+
+
+def test_dead_jobs_and_parked_events_are_told_with_their_commands(db_url: str) -> None:
+    assert {one(db_url, "dead jobs").level, one(db_url, "parked events").level, one(db_url, "loops").level} == {"ok"}
+
+    def fail(_tx: onefold.Tx, _event: events.Event) -> None:
+        raise onefold.Invalid("No.")
+
+    with onefold.connect(db_url) as db:
+        tenant = db.at("t 7")
+        tenant.run(jobs.put, Mail())
+        hire(db, "w1")
+        (attempt,) = claim(db)
+        tenant.run(jobs.give_up, attempt, reason="no such address")
+        tenant.run(place, "order/1")
+        number(db)
+        tenant.run(events.consume, "totals", fail, attempts_max=1)
+        db.run(jobs.put, Mail(), delay_ms=1_000)
+        db.run(lambda tx: tx.run("UPDATE onefold.jobs_scheduled SET at_ms = at_ms - 3600000 WHERE space = :space"))
+        assert [(row.space_name, row.kind, row.count) for row in db.run(jobs.dead_letters)] == [("t 7", "mail.send", 1)]
+        assert [(row.space_name, row.name, row.parked) for row in db.run(events.stuck)] == [("t 7", "totals", 1)]
+    dead = one(db_url, "dead jobs")
+    assert (dead.level, "onefold jobs ls --state dead --kind mail.send --space 't 7'" in dead.fix) == ("warn", True)
+    parked = one(db_url, "parked events")
+    assert (parked.level, "'totals'" in parked.text, "retry_parked" in parked.fix) == ("warn", True, True)
+    assert one(db_url, "loops").level == "warn"
+
+
+def test_a_clock_that_was_set_back_is_told(url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(url, "clock") == []
+    with sqlite3.connect(url) as connection:
+        connection.execute("UPDATE onefold_schema SET applied_at_ms = applied_at_ms + 3600000")
+    connection.close()
+    assert one(url, "clock").level == "warn"
+    assert one(postgres_url, "clock").level == "ok"
+    real = inspect.time.time_ns
+    monkeypatch.setattr(inspect.time, "time_ns", lambda: real() - 90_000_000_000)
+    finding = one(postgres_url, "clock")
+    assert (finding.level, "ahead of this machine's" in finding.text) == ("warn", True)
+
+
+def test_a_pooler_between_is_told(postgres_cluster: Cluster, postgres_url: str) -> None:
+    assert one(postgres_url, "pooler").level == "ok", "a Unix socket"
+    database = postgres_url.partition("?")[0].rpartition("/")[2]
+    assert one(postgres_cluster.dsn(database, tcp=True), "pooler").level == "ok", "TCP"
+    proxy = Proxy(postgres_cluster)
+    try:
+        finding = one(proxy.url(database), "pooler")
+        assert (finding.level, "pool_mode = session" in finding.fix) == ("warn", True)
+    finally:
+        proxy.close()
+
+
+def test_time_limits_and_old_snapshots_of_postgresql_are_judged(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding = one(postgres_url, "idle_in_transaction_session_timeout")
+    assert (finding.level, finding.fix.startswith("ALTER ROLE")) == ("note", True)
+    assert found(f"{postgres_url}&options=-cidle_in_transaction_session_timeout%3D60000", "idle_in_transaction_session_timeout") == []
+    assert one(f"{postgres_url}&options=-cstatement_timeout%3D7000", "statement_timeout").level == "note"
+    assert one(postgres_url, "oldest snapshot").level == "ok"
+    monkeypatch.setattr(doctor, "OLD_SNAPSHOT_MS", 0)
+    with psycopg.connect(postgres_url) as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("SELECT 1")  # The snapshot stays open.
+        finding = until(lambda: [f for f in found(postgres_url, "oldest snapshot") if f.level == "warn"], "an age")[0]
+        assert "pg_terminate_backend" in finding.fix

@@ -1,20 +1,23 @@
 """`onefold doctor`: what is wrong, and what to do about it. It changes nothing.
 
+Whatever is not well comes with a fix: the command, where there is one.
+
 Exit code 0 when nothing is wrong (warnings may stand), 1 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from onefold.cli.answer import file_of, is_postgres, say, without_password
+from onefold.cli.symptoms import Finding, symptoms
 from onefold.core.errors import OnefoldError
 from onefold.engine import inspect
 from onefold.host import disks
@@ -28,17 +31,10 @@ SQLITE_MIN = (3, 40, 0)
 POSTGRES_MIN = 150_000
 CONNECTIONS_OF_A_PROCESS = 12
 OLD_TRANSACTION_MS = 60_000
+OLD_SNAPSHOT_MS = 600_000
+SKEW_MS = 1_000  # Leases are compared with one clock; people and logs with the other.
 
 _MARKS = {"ok": "ok  ", "note": "note", "warn": "WARN", "bad": "BAD "}
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing looked at. `fix` is what to do; "" when nothing is."""
-
-    check: str
-    level: Literal["ok", "note", "warn", "bad"]
-    text: str
-    fix: str = ""
 
 
 def command(options: argparse.Namespace) -> int:
@@ -79,7 +75,7 @@ def _sqlite(path: Path, *, thorough: bool) -> Iterator[Finding]:
         return
     yield from _disk(folder)
     if not path.exists():
-        yield Finding("file", "note", f"{path} does not exist yet; the first program to connect makes it")
+        yield Finding("file", "note", f"{path} does not exist yet", f"onefold migrate --url {path}, or connect")
         return
     yield from _processes(path)
     yield from _gate(path)
@@ -87,18 +83,26 @@ def _sqlite(path: Path, *, thorough: bool) -> Iterator[Finding]:
     try:
         facts = inspect.inspect_sqlite(path, thorough=thorough)
     except OnefoldError as error:
-        yield Finding("file", "bad", str(error), "restore the newest backup into a new file, and keep this one")
+        yield Finding("file", "bad", str(error), f"onefold restore BACKUP --url {path}.new; keep this file")
         return
     if facts.journal_mode != "wal":
-        yield Finding("journal", "note", f"mode {facts.journal_mode}; the first program to connect sets WAL")
+        yield Finding("journal", "note", f"mode {facts.journal_mode}", f"onefold migrate --url {path}; it sets WAL")
     yield Finding("file", "ok", f"{facts.bytes_total // MIB} MiB, {facts.bytes_free // MIB} MiB of it free for reuse")
-    yield _schema(facts.schema, "SQLite is migrated by the first program that connects, or by: onefold migrate")
+    yield _schema(facts.schema, f"onefold migrate --url {path}; else the first program that connects does it")
+    if facts.migrated_at_ms > time.time_ns() // 1_000_000 + SKEW_MS:
+        yield Finding(
+            "clock", "warn", "the database was migrated in the future: this clock goes slow, or was set back",
+            "timedatectl set-ntp true; leases, delays and schedules wait until it has caught up",
+        )  # fmt: skip
     if facts.damage is None:
-        yield Finding("damage", "note", "not looked for", "onefold doctor --check reads the whole file")
+        yield Finding("damage", "note", "not looked for", f"onefold doctor --check --url {path}")
     elif facts.damage:
-        yield Finding("damage", "bad", "; ".join(facts.damage[:3]), "stop all programs, restore the newest backup")
+        fix = f"stop all programs; onefold restore BACKUP --url {path}.new"
+        yield Finding("damage", "bad", "; ".join(facts.damage[:3]), fix)
     else:
         yield Finding("damage", "ok", "none found")
+    if not facts.damage and not facts.schema.missing and not facts.schema.refused:
+        yield from symptoms(str(path), str(path))
 
 
 def _library() -> Iterator[Finding]:
@@ -111,6 +115,7 @@ def _library() -> Iterator[Finding]:
             "sqlite", "note",
             f"SQLite {have} may lose a commit when two processes reset the WAL at once (fixed in 3.51.3); "
             "programs that take the gate are safe from it",
+            "a Python with SQLite 3.51.3 or newer; until then let every writer take the gate",
         )  # fmt: skip
     else:
         yield Finding("sqlite", "ok", f"SQLite {have}")
@@ -119,7 +124,7 @@ def _library() -> Iterator[Finding]:
 def _disk(folder: Path) -> Iterator[Finding]:
     kind = disks.file_system_of(folder)
     if kind is None:
-        yield Finding("file system", "note", "this system does not tell its type")
+        yield Finding("file system", "note", "its type is not told here", f"df -T {folder}; it must be a local disk")
     elif disks.is_network(kind):
         yield Finding(
             "file system", "bad", f"{kind} is a network or shared file system: locks and the WAL do not hold on it",
@@ -182,16 +187,22 @@ def _gate(path: Path) -> Iterator[Finding]:
     if "gone" in holder:
         yield Finding("gate", "bad", f"held by {holder}", "end the child processes of that program")
     else:
-        yield Finding("gate", "note", f"held or waited for just now; last taken by {holder}")
+        yield Finding(
+            "gate", "note", f"held or waited for just now; last taken by {holder}",
+            f"ps -o pid,etime,cmd -p {holder.split()[1] if holder.startswith('pid ') else '$$'}",
+        )  # fmt: skip
 
 
 def _wal(path: Path) -> Iterator[Finding]:
     wal = path.with_name(path.name + "-wal")
     size = wal.stat().st_size if wal.exists() else 0
     if size > WAL_BYTES_WARN:
+        # A snapshot that stays open leaves no other trace in the file.
+        pids = ",".join(map(str, sorted(disks.holders_of(path)))) or "$(lsof -t FILE)"
         yield Finding(
-            "wal", "warn", f"{size // MIB} MiB", "look for a reader that stays open: it keeps the WAL from being reused"
-        )
+            "wal", "warn", f"{size // MIB} MiB: a reader that keeps its snapshot open keeps it from being reused",
+            f"ps -o pid,etime,cmd -p {pids}; end the reader, and the next commits shrink the WAL",
+        )  # fmt: skip
     else:
         yield Finding("wal", "ok", f"{size // 1024} KiB")
 
@@ -212,18 +223,44 @@ def _postgres(url: str) -> Iterator[Finding]:
         yield Finding("server", "ok", version)
     if facts.read_only:
         yield Finding("server", "bad", "this is a replica in recovery", "give the URL of the primary")
-    yield _schema(facts.schema, "run: onefold migrate --url URL")
+    yield _schema(facts.schema, f"onefold migrate --url {shlex.quote(without_password(url))}")
+    if abs(facts.ahead_ms) > SKEW_MS:
+        ahead = "ahead of" if facts.ahead_ms > 0 else "behind"
+        yield Finding(
+            "clock", "warn", f"the server's clock is {abs(facts.ahead_ms) / 1_000:.1f} s {ahead} this machine's",
+            "timedatectl set-ntp true, on whichever is wrong; Onefold goes by the server's",
+        )  # fmt: skip
+    else:
+        yield Finding("clock", "ok", f"within {abs(facts.ahead_ms)} ms of the server's")
+    if facts.relayed:
+        yield Finding(
+            "pooler", "warn", "a pooler, a proxy or NAT stands between: the server sees another connection than ours",
+            "PgBouncer: pool_mode = session, or give the server's own URL; in transaction mode LISTEN, session "
+            "settings and advisory locks do not hold",
+        )  # fmt: skip
+    else:
+        yield Finding("pooler", "ok", "none between")
     yield from _settings(facts)
     if facts.oldest_transaction_ms > OLD_TRANSACTION_MS:
         yield Finding(
             "transactions", "warn", f"the oldest is open for {facts.oldest_transaction_ms // 1_000} s",
             "SELECT pid, query FROM pg_stat_activity ORDER BY xact_start; consider idle_in_transaction_session_timeout",
         )  # fmt: skip
+    if facts.oldest_snapshot_ms > OLD_SNAPSHOT_MS:
+        yield Finding(
+            "oldest snapshot", "warn", f"open for {facts.oldest_snapshot_ms // 1_000} s: no dead row is removed since",
+            "SELECT pid, datname, query FROM pg_stat_activity WHERE backend_xmin IS NOT NULL ORDER BY xact_start; "
+            "then SELECT pg_terminate_backend(PID)",
+        )  # fmt: skip
+    else:
+        yield Finding("oldest snapshot", "ok", f"{facts.oldest_snapshot_ms} ms")
     if facts.prepared:
         yield Finding(
             "prepared", "warn", f"{facts.prepared} prepared transactions hold their locks",
             "SELECT * FROM pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED each",
         )  # fmt: skip
+    if not facts.read_only and not facts.schema.missing and not facts.schema.refused and facts.version >= POSTGRES_MIN:
+        yield from symptoms(url, without_password(url))
 
 
 def _settings(facts: inspect.PostgresFacts) -> Iterator[Finding]:
@@ -240,8 +277,20 @@ def _settings(facts: inspect.PostgresFacts) -> Iterator[Finding]:
             yield Finding(name, "bad", f"off: {meaning}", f"ALTER SYSTEM SET {name} = on; then restart")
     if settings.get("synchronous_commit") == "off":
         yield Finding(
-            "synchronous_commit", "note", 'off: only durability="everysec" leaves it so; "always" sets it per session'
+            "synchronous_commit", "note", 'off: only durability="everysec" leaves it so; "always" sets it per session',
+            "ALTER SYSTEM SET synchronous_commit = on; SELECT pg_reload_conf()",
         )
+    for name in ("idle_in_transaction_session_timeout", "transaction_timeout"):
+        if settings.get(name) == "0":
+            yield Finding(
+                name, "note", "0: a program that forgets a transaction holds its locks and snapshot for ever",
+                f"ALTER ROLE {facts.user} SET {name} = '{'60s' if name.startswith('idle') else '15min'}'",
+            )  # fmt: skip
+    if settings.get("statement_timeout") not in {None, "0"}:
+        yield Finding(
+            "statement_timeout", "note", f"{settings['statement_timeout']} ms; migrations may take longer",
+            "SET statement_timeout = 0 in the session of a migration",
+        )  # fmt: skip
     if settings.get("max_prepared_transactions") == "0":
         yield Finding("max_prepared_transactions", "ok", "0: no transaction can be left prepared and forgotten")
 

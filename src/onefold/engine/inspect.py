@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,11 +17,13 @@ from onefold.core.errors import Invalid, OnefoldError, Retry
 from onefold.engine import schema
 from onefold.index import schema_directories
 
+_CLIENT_PORT = "SELECT client_port FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _DAMAGE_MAX = 20  # Lines of an integrity check.
 
 _SETTINGS = (
     "max_connections", "superuser_reserved_connections", "max_prepared_transactions", "synchronous_commit", "fsync",
-    "full_page_writes", "idle_in_transaction_session_timeout", "transaction_timeout", "default_transaction_isolation",
+    "full_page_writes", "statement_timeout",
+    "idle_in_transaction_session_timeout", "transaction_timeout", "default_transaction_isolation",
 )  # fmt: skip
 
 
@@ -35,17 +40,27 @@ class SchemaState(msgspec.Struct, frozen=True):
 
 
 class SqliteFacts(msgspec.Struct, frozen=True):
-    """What a file says. `damage` is None when it was not looked for, else empty or what is wrong."""
+    """What a file says. `damage` is None when it was not looked for, else empty or what is wrong.
+
+    `migrated_at_ms` is the latest migration by the clock of whoever did it; 0 when there was none.
+    """
 
     journal_mode: str
     bytes_total: int
     bytes_free: int
     schema: SchemaState
     damage: list[str] | None
+    migrated_at_ms: int
 
 
 class PostgresFacts(msgspec.Struct, frozen=True):
-    """What a server says. Ages are in ms; `settings` are as text."""
+    """What a server says. Ages are in ms; `settings` are as text.
+
+    Attributes:
+        ahead_ms: how far its clock is ahead of ours, give or take half of the round trip.
+        oldest_snapshot_ms: of any database of the server: it keeps dead rows of all tables.
+        relayed: the server sees another TCP connection than ours: a pooler, a proxy or NAT is between.
+    """
 
     version: int
     user: str
@@ -54,6 +69,9 @@ class PostgresFacts(msgspec.Struct, frozen=True):
     read_only: bool
     oldest_transaction_ms: int
     prepared: int
+    ahead_ms: int
+    oldest_snapshot_ms: int
+    relayed: bool
     schema: SchemaState
 
 
@@ -101,6 +119,7 @@ def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool) -> SqliteFact
     return SqliteFacts(
         journal_mode=one("PRAGMA journal_mode"), bytes_total=page * one("PRAGMA page_count"),
         bytes_free=page * one("PRAGMA freelist_count"), schema=schema_state(applied), damage=damage,
+        migrated_at_ms=one("SELECT coalesce(max(applied_at_ms), 0) FROM onefold_schema") if applied else 0,
     )  # fmt: skip
 
 
@@ -126,6 +145,9 @@ def _ask_postgres(connection: Any) -> PostgresFacts:
     def one(sql: str) -> Any:
         return connection.execute(sql).fetchone()[0]
 
+    before = time.time_ns()
+    server_ms = int(one("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"))
+    ahead_ms = server_ms - (before + time.time_ns()) // 2_000_000
     wanted = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
     rows = connection.execute(wanted, (list(_SETTINGS),)).fetchall()
     applied: list[tuple[str, int, str]] = []
@@ -142,8 +164,23 @@ def _ask_postgres(connection: Any) -> PostgresFacts:
             )
         ),
         prepared=one("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()"),
+        ahead_ms=ahead_ms,
+        oldest_snapshot_ms=int(
+            one(
+                "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0) * 1000 "
+                "FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
+            )
+        ),
+        relayed=_is_relayed(connection, one(_CLIENT_PORT)),
         schema=schema_state(applied),
     )  # fmt: skip
+
+
+def _is_relayed(connection: Any, port_seen: int | None) -> bool:
+    """Whether the server's end of the connection is not the other end of ours; it sees -1 for a Unix socket."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as ours:
+        mine = -1 if ours.family == socket.AF_UNIX else ours.getsockname()[1]
+    return port_seen is not None and port_seen != mine
 
 
 def schema_state(applied: list[tuple[str, int, str]]) -> SchemaState:

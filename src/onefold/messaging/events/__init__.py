@@ -18,20 +18,22 @@ from onefold.messaging.events.records import Appended, Event, NewEvent
 from onefold.messaging.events.sequencer import sequence
 from onefold.messaging.events.subscriptions import (
     Parked,
+    Stuck,
     Subscription,
     drop_parked,
     list_parked,
     list_subscriptions,
     remove_subscription,
+    stuck,
     subscribe,
     subscription_of,
     try_subscription_of,
 )
 
 __all__ = [
-    "Appended", "Consumed", "Event", "NewEvent", "Parked", "Subscriber", "Subscription", "append", "append_json",
-    "consume", "drop_parked", "fail_next", "head", "kind", "list_parked", "list_subscriptions", "position_of",
-    "read_all", "read_category", "read_correlation", "read_stream", "remove_subscription", "retry_parked",
-    "sequence", "subscribe", "subscription_of", "try_subscription_of", "version_of",
+    "Appended", "Consumed", "Event", "NewEvent", "Parked", "Stuck", "Subscriber", "Subscription", "append",
+    "append_json", "consume", "drop_parked", "fail_next", "head", "kind", "list_parked", "list_subscriptions",
+    "position_of", "read_all", "read_category", "read_correlation", "read_stream", "remove_subscription",
+    "retry_parked", "sequence", "stuck", "subscribe", "subscription_of", "try_subscription_of", "version_of",
     "wait_for",
 ]  # fmt: skip

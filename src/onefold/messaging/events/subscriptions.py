@@ -12,6 +12,8 @@ from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.ops import VERSION_MAX, category_of, checked_category, place_of
 
 NAME_LENGTH_MAX = 200
+
+
 class Subscription(msgspec.Struct, frozen=True):
     """A subscription as it stands. `lag` counts positions to the last one that concerns it."""
 
@@ -32,6 +34,14 @@ class Parked(msgspec.Struct, frozen=True):
     attempts: int
     error: str
     at_ms: int
+
+
+class Stuck(msgspec.Struct, frozen=True):
+    """A subscription with dead letters, and where it is."""
+
+    space_name: str
+    name: str
+    parked: int
 
 
 class Place(NamedTuple):
@@ -125,6 +135,18 @@ def list_subscriptions(tx: Tx, *, after: str | None = None, limit: int = LIMIT_D
         after=checked_name(after) if after else "", most=checked_limit(limit) + 1,
     )  # fmt: skip
     return page_of([_subscription(*row) for row in rows], limit, lambda item: item.name)
+
+
+@operation
+def stuck(tx: Tx, *, limit: int = LIMIT_DEFAULT) -> list[Stuck]:
+    """Subscriptions of any space that have parked events, at most `limit` (1,000)."""
+    rows = tx.all(
+        """SELECT (SELECT n.name FROM onefold.spaces AS n WHERE n.space = s.space), s.name, s.parked
+           FROM onefold.event_subscriptions AS s WHERE s.space >= 0 AND s.parked > 0
+           ORDER BY s.space, s.name LIMIT :most -- all spaces""",
+        most=checked_limit(limit),
+    )  # fmt: skip
+    return [Stuck(row[0] or "", row[1], row[2]) for row in rows]
 
 
 @operation

@@ -6,11 +6,11 @@ import datetime as dt
 from typing import Any, cast
 
 from onefold.core.errors import Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, LIMIT_MAX, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import checked_name
 from onefold.messaging.jobs.ops import checked_id
-from onefold.messaging.jobs.records import Job, KindStats, PausedQueue, State
+from onefold.messaging.jobs.records import DeadLetters, Job, KindStats, PausedQueue, State
 
 STATS_ROWS_MAX = 100_000  # Rows counted per state.
 CENSUS_ROWS_MAX = 10_000  # The same over all spaces: gauges are read every few seconds.
@@ -101,6 +101,19 @@ def census(tx: Tx) -> list[KindStats]:
         at_least = sum(row[1] for row in rows) > CENSUS_ROWS_MAX
         counted += [KindStats(row[0], cast("State", state), row[1], row[2], at_least) for row in rows]
     return sorted(counted, key=lambda found: (found.kind, found.state))
+
+
+@operation
+def dead_letters(tx: Tx) -> list[DeadLetters]:
+    """How many dead jobs of each kind each space has; at most 10,000 are counted in all, 1,000 rows answered."""
+    rows = tx.all(
+        """SELECT space_name, kind, count(*) FROM (
+               SELECT space_name, kind FROM onefold.jobs_dead WHERE space >= 0 LIMIT :most) counted
+           GROUP BY space_name, kind ORDER BY space_name, kind LIMIT :rows -- all spaces""",
+        most=CENSUS_ROWS_MAX + 1, rows=LIMIT_MAX,
+    )
+    at_least = sum(row[2] for row in rows) > CENSUS_ROWS_MAX
+    return [DeadLetters(*row, at_least) for row in rows]
 
 
 @operation

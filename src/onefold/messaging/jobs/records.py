@@ -76,6 +76,15 @@ class KindStats(msgspec.Struct, frozen=True):
     at_least: bool
 
 
+class DeadLetters(msgspec.Struct, frozen=True):
+    """How many dead jobs of a kind a space has; `at_least`: more were not counted."""
+
+    space_name: str
+    kind: str
+    count: int
+    at_least: bool
+
+
 class PausedQueue(msgspec.Struct, frozen=True):
     """A queue that is not served in this space, and since when."""
 
