@@ -113,7 +113,7 @@ def dead_letters(tx: Tx) -> list[DeadLetters]:
         most=CENSUS_ROWS_MAX + 1, rows=LIMIT_MAX,
     )
     at_least = sum(row[2] for row in rows) > CENSUS_ROWS_MAX
-    return [DeadLetters(*row, at_least) for row in rows]
+    return [DeadLetters(row[0], row[1], row[2], at_least) for row in rows]
 
 
 @operation
