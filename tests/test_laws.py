@@ -150,9 +150,30 @@ def test_a_get_writes_nothing(db: Database, block: str, route: Route) -> None:
     assert dump(db) == before
 
 
+def used_by(block: str) -> set[str]:
+    """The block, and those that it composes: what it imports by their front doors, and they in turn."""
+    found, left = set(), [block]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            text = "".join(path.read_text(encoding="utf-8") for path in sorted(folder_of(name).glob("*.py")))
+            groups = re.findall(r"^from onefold\.(\w+) import ([\w, ]+)$", text, re.MULTILINE)
+            left += [other for _, names in groups for other in names.split(", ") if other in BLOCKS]
+    return found
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_text_names_only_tables_of_its_block(block: str) -> None:
+    mine = tables_of(block, "sqlite") | tables_of(block, "postgres") | views_of(block)
+    for where, text in sql_texts(block):
+        assert set(re.findall(r"\bonefold\.(\w+)", text)) <= mine, where
+
+
 @pytest.mark.parametrize(("block", "route"), ROUTES)
 def test_a_block_touches_only_its_own_tables(sqlite_db: Database, block: str, route: Route) -> None:
-    mine = tables_of(block, "sqlite") | views_of(block) | ENGINE_TABLES
+    """Its own, and through their functions those of the blocks that it composes."""
+    mine = set().union(ENGINE_TABLES, *(tables_of(used, "sqlite") | views_of(used) for used in used_by(block)))
     touched: set[str] = set()
 
     def authorize(action: int, table: str | None, *_: object) -> int:
@@ -197,6 +218,10 @@ def test_the_laws_can_fail(db: Database) -> None:
     assert dump(db) != before
     with pytest.raises(Invalid):
         db.run(lambda tx: tx.add("x" * 1_000, 1))
+
+
+def test_a_block_that_composes_others_is_seen() -> None:
+    assert used_by("ledger") == {"ledger"}
 
 
 def test_paths_of_the_index_exist() -> None:
