@@ -222,6 +222,7 @@ def test_the_laws_can_fail(db: Database) -> None:
 
 def test_a_block_that_composes_others_is_seen() -> None:
     assert used_by("ledger") == {"ledger"}
+    assert used_by("payments") == {"payments", "ledger", "jobs", "events"}
 
 
 def test_paths_of_the_index_exist() -> None:

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from onefold.identity import tokens
     from onefold.integrations import alembic, django, idempotent_routes, sqlalchemy
     from onefold.messaging import events, idempotency, jobs, webhooks
-    from onefold.products import booking, ledger
+    from onefold.products import booking, ledger, payments
     from onefold.server import asgi
 
 __all__ = [
     "Conflict", "Database", "Denied", "Doomed", "Handle", "Invalid", "Money", "NotFound", "OnefoldError",
     "Page", "Retry", "Tx", "Unknown", "alembic", "asgi", "booking", "connect", "django", "events", "idempotency",
-    "idempotent_routes", "jobs", "ledger", "locks", "migrate", "operation", "sqlalchemy", "tokens", "use", "webhooks",
+    "idempotent_routes", "jobs", "ledger", "locks", "migrate", "operation", "payments", "sqlalchemy", "tokens", "use",
+    "webhooks",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ BLOCKS: dict[str, str] = {
     "webhooks": "onefold.messaging.webhooks",
     "ledger": "onefold.products.ledger",
     "booking": "onefold.products.booking",
+    "payments": "onefold.products.payments",
     "tokens": "onefold.identity.tokens",
 }
 
