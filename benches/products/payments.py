@@ -16,7 +16,7 @@ from onefold.testing.provider import FakeProvider
 
 NAME = "payments"
 PAGE = "src/onefold/products/payments/README.md"
-COUNT = 2_000
+COUNT = 500
 CONCURRENCY = 32
 WAIT_S = 120.0
 _numbers = itertools.count()

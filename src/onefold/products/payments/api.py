@@ -55,7 +55,7 @@ def _refunds(tx: Tx) -> dict[str, Any]:
 
 def _listed(tx: Tx) -> dict[str, Any]:
     _created(tx)
-    return {"state": "requires_payment", "limit": 10}
+    return {"limit": 10}
 
 
 def _audited(tx: Tx) -> dict[str, Any]:

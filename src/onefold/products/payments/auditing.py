@@ -91,7 +91,7 @@ def audit_intents(tx: Tx, provider: str, *, after: str | None = None, limit: int
     check_provider(provider)
     if after:
         check_id(after)
-    found = rows.page(tx, state=None, after=after or "", most=checked_limit(limit) + 1)
+    found = rows.page(tx, after=after or "", most=checked_limit(limit) + 1)
     more, found = len(found) > limit, found[:limit]
     mine = [intent for intent in found if intent.provider == provider]
     sums: dict[str, int] = {}

@@ -6,7 +6,7 @@ does not allow, and moves the money in the ledger, tells the event and puts the 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.core.money import Money
@@ -303,21 +303,16 @@ def refund_of(tx: Tx, id: str) -> Refund:
 
 
 @operation
-def list_intents(
-    tx: Tx, *, state: State | None = None, after: str | None = None, limit: int = LIMIT_DEFAULT
-) -> Page[Intent]:
-    """Intents of one state, or all, in the order of their ids.
+def list_intents(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Intent]:
+    """Intents in the order of their ids.
 
     Args:
-        state: None for all.
         after: `Page.after` of the page before.
         limit: 1 to 1,000.
     """
-    if state is not None and state not in get_args(State):
-        raise Invalid("There is no such state.", code="state")
     if after:
         check_id(after)
-    found = rows.page(tx, state=state, after=after or "", most=checked_limit(limit) + 1)
+    found = rows.page(tx, after=after or "", most=checked_limit(limit) + 1)
     return page_of(found, limit, lambda intent: intent.id)
 
 

@@ -45,25 +45,15 @@ def missing(id: str) -> NotFound:
     return NotFound("There is no such intent.", code="intent", id=id)
 
 
-def page(tx: Tx, *, state: str | None, after: str, most: int) -> list[Intent]:
-    """Intents behind `after` in the order of their ids, of one state or all."""
-    if state is None:
-        rows = tx.all(
-            """SELECT id, provider, payee, amount, currency, reference, automatic, created_at_ms, expires_at_ms, state,
-                      method, asked, asks, to_capture, captured, refunding, refunded, late, disputed, dispute, reason,
-                      changed_at_ms
-               FROM onefold.payment_intents WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
-            after=after, most=most,
-        )  # fmt: skip
-    else:
-        rows = tx.all(
-            """SELECT id, provider, payee, amount, currency, reference, automatic, created_at_ms, expires_at_ms, state,
-                      method, asked, asks, to_capture, captured, refunding, refunded, late, disputed, dispute, reason,
-                      changed_at_ms
-               FROM onefold.payment_intents WHERE space = :space AND state = :state AND id > :after
-               ORDER BY id LIMIT :most""",
-            state=state, after=after, most=most,
-        )  # fmt: skip
+def page(tx: Tx, *, after: str, most: int) -> list[Intent]:
+    """Intents behind `after` in the order of their ids."""
+    rows = tx.all(
+        """SELECT id, provider, payee, amount, currency, reference, automatic, created_at_ms, expires_at_ms, state,
+                  method, asked, asks, to_capture, captured, refunding, refunded, late, disputed, dispute, reason,
+                  changed_at_ms
+           FROM onefold.payment_intents WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
+        after=after, most=most,
+    )  # fmt: skip
     return [_intent(row) for row in rows]
 
 
