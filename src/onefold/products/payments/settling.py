@@ -99,9 +99,12 @@ def unanswered(tx: Tx, id: str) -> int | None:
 def refund_unanswered(tx: Tx, id: str) -> int | None:
     """The same for a refund, which stays "pending" and keeps what it reserved."""
     refund = rows.find_refund(tx, id)
-    if refund is None or refund.state != "pending":
+    if refund is None:
         return 0
     rows.locked(tx, refund.intent_id)
+    refund = rows.find_refund(tx, id)  # Again: an answer may have come before the lock did.
+    if refund is None or refund.state != "pending":
+        return 0
     rows.change_refund(tx, refund, asks=refund.asks + 1)
     return _again(tx, refund.asks, refund.created_at_ms)
 
