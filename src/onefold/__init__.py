@@ -16,7 +16,7 @@ from onefold.index import BLOCKS, BRIDGES
 
 if TYPE_CHECKING:
     from onefold.coordination import locks
-    from onefold.identity import tokens
+    from onefold.identity import audit, sessions, tokens
     from onefold.integrations import alembic, django, idempotent_routes, sqlalchemy
     from onefold.messaging import events, idempotency, jobs, webhooks
     from onefold.products import booking, ledger, payments
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Conflict", "Database", "Denied", "Doomed", "Handle", "Invalid", "Money", "NotFound", "OnefoldError",
-    "Page", "Retry", "Tx", "Unknown", "alembic", "asgi", "booking", "connect", "django", "events", "idempotency",
-    "idempotent_routes", "jobs", "ledger", "locks", "migrate", "operation", "payments", "sqlalchemy", "tokens", "use",
-    "webhooks",
+    "Page", "Retry", "Tx", "Unknown", "alembic", "asgi", "audit", "booking", "connect", "django", "events",
+    "idempotency", "idempotent_routes", "jobs", "ledger", "locks", "migrate", "operation", "payments", "sessions",
+    "sqlalchemy", "tokens", "use", "webhooks",
 ]  # fmt: skip
 
 

@@ -18,6 +18,8 @@ BLOCKS: dict[str, str] = {
     "booking": "onefold.products.booking",
     "payments": "onefold.products.payments",
     "tokens": "onefold.identity.tokens",
+    "sessions": "onefold.identity.sessions",
+    "audit": "onefold.identity.audit",
 }
 
 # Bridges to other libraries, found the same way: `onefold.sqlalchemy`.

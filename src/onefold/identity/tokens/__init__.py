@@ -7,6 +7,7 @@ from onefold.identity.tokens.ops import (
     Token,
     allows,
     create,
+    get,
     list_tokens,
     revoke,
     touch,
@@ -14,6 +15,6 @@ from onefold.identity.tokens.ops import (
 )
 
 __all__ = [
-    "LOOPS", "Token", "allows", "bearer", "create", "digest_of", "list_tokens", "new_secret", "parse", "revoke",
+    "LOOPS", "Token", "allows", "bearer", "create", "digest_of", "get", "list_tokens", "new_secret", "parse", "revoke",
     "touch", "verify",
 ]  # fmt: skip

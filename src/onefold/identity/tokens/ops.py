@@ -115,6 +115,25 @@ def verify(tx: Tx, token_id: str, *, digest: str) -> Token:
     return _token(row)
 
 
+@operation
+def get(tx: Tx, token_id: str) -> Token:
+    """The token, for a caller whose right to act for it was proven by other means (see sessions).
+
+    Raises:
+        Denied: it is unknown, expired or revoked; which of them is not told.
+    """
+    row = tx.one(
+        """SELECT id, name, rights, space_name, created_at_ms, expires_at_ms, revoked_at_ms, used_at_ms
+           FROM onefold.tokens
+           WHERE space = :space AND id = :id AND revoked_at_ms IS NULL
+             AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)""",
+        id=token_id,
+    )
+    if row is None:
+        raise Denied("The token is not valid.", code="token")
+    return _token(row)
+
+
 def allows(token: Token, right: str) -> bool:
     """Whether the token carries `right` ("booking:write"), itself or by a "*"."""
     return right in token.rights or "*" in token.rights or f"{right.partition(':')[0]}:*" in token.rights

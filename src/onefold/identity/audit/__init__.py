@@ -1,0 +1,8 @@
+"""The audit trail: who did what to what, and why. See README.md."""
+
+from __future__ import annotations
+
+from onefold.identity.audit.client import LOOPS
+from onefold.identity.audit.ops import Entry, get, list_entries, record
+
+__all__ = ["LOOPS", "Entry", "get", "list_entries", "record"]
