@@ -1,6 +1,7 @@
 """Jobs: work that begins when your transaction commits, and ends in a transaction. See README.md."""
 
 from onefold.messaging.jobs.attempts import check, claim, fail, finish, give_up, note, snooze
+from onefold.messaging.jobs.bulk import Step, cancel_waiting, purge_failed, retry_failed
 from onefold.messaging.jobs.client import Worker
 from onefold.messaging.jobs.kinds import Cancel, Snooze, kind
 from onefold.messaging.jobs.leases import rescue
@@ -8,11 +9,26 @@ from onefold.messaging.jobs.look import census, dead_letters, get, list_jobs, li
 from onefold.messaging.jobs.ops import cancel, pause, purge_dead, put, put_many, resume, retry, retry_dead
 from onefold.messaging.jobs.records import Attempt, DeadLetters, Job, KindStats, PausedQueue, State
 from onefold.messaging.jobs.run import Run, ThreadRun
+from onefold.messaging.jobs.survey import (
+    Counted,
+    FailureGroup,
+    Glance,
+    LiveWorker,
+    count_failed,
+    deaths_per_minute,
+    failure_groups,
+    fingerprint_of,
+    glance,
+    live_workers,
+    overdue_ms,
+)
 from onefold.messaging.jobs.upkeep import promote, sweep
 
 __all__ = [
-    "Attempt", "Cancel", "DeadLetters", "Job", "KindStats", "PausedQueue", "Run", "Snooze", "State", "ThreadRun",
-    "Worker", "cancel", "census", "check", "claim", "dead_letters", "fail", "finish", "get", "give_up", "kind",
-    "list_jobs", "list_paused", "note", "pause", "promote", "purge_dead", "put", "put_many", "rescue", "resume",
-    "retry", "retry_dead", "snooze", "stats", "sweep", "why",
+    "Attempt", "Cancel", "Counted", "DeadLetters", "FailureGroup", "Glance", "Job", "KindStats", "LiveWorker",
+    "PausedQueue", "Run", "Snooze", "State", "Step", "ThreadRun", "Worker", "cancel", "cancel_waiting", "census",
+    "check", "claim", "count_failed", "dead_letters", "deaths_per_minute", "fail", "failure_groups", "fingerprint_of",
+    "finish", "get", "give_up", "glance", "kind", "list_jobs", "list_paused", "live_workers", "note", "overdue_ms",
+    "pause", "promote", "purge_dead", "purge_failed", "put", "put_many", "rescue", "resume", "retry", "retry_dead",
+    "retry_failed", "snooze", "stats", "sweep", "why",
 ]  # fmt: skip

@@ -74,14 +74,21 @@ def list_jobs(
 
 
 @operation
-def stats(tx: Tx) -> list[KindStats]:
-    """How many jobs of each kind are in each state, in this space; at most 100,000 are counted per state."""
+def stats(tx: Tx, *, rows_max: int = STATS_ROWS_MAX) -> list[KindStats]:
+    """How many jobs of each kind are in each state, in this space.
+
+    Args:
+        rows_max: how many are counted per state, from the one put first on; 1 to 100,000. Fewer cost less.
+    """
+    if not 1 <= rows_max <= STATS_ROWS_MAX:
+        raise Invalid("rows_max is out of range.", rows_max=rows_max, most=STATS_ROWS_MAX)
+    most = rows_max + 1
     counted: list[KindStats] = []
     for state, rows in (
-        ("ready", _count_ready(tx)), ("scheduled", _count_scheduled(tx)), ("running", _count_running(tx)),
-        ("dead", _count_dead(tx)), ("done", _count_done(tx)),
+        ("ready", _count_ready(tx, most)), ("scheduled", _count_scheduled(tx, most)),
+        ("running", _count_running(tx, most)), ("dead", _count_dead(tx, most)), ("done", _count_done(tx, most)),
     ):  # fmt: skip
-        at_least = sum(row[1] for row in rows) > STATS_ROWS_MAX
+        at_least = sum(row[1] for row in rows) > rows_max
         counted += [KindStats(row[0], cast("State", state), row[1], row[2], at_least) for row in rows]
     return sorted(counted, key=lambda found: (found.kind, found.state))
 
@@ -252,49 +259,53 @@ _LISTS = {
 }  # fmt: skip
 
 
-def _count_ready(tx: Tx) -> list[tuple[Any, ...]]:
+def _count_ready(tx: Tx, most: int) -> list[tuple[Any, ...]]:
     return tx.all(
         """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, ready_at_ms AS at FROM onefold.jobs_ready WHERE space = :space LIMIT :most) counted
+               SELECT kind, ready_at_ms AS at FROM onefold.jobs_ready
+               WHERE space = :space ORDER BY id LIMIT :most) counted
            GROUP BY kind ORDER BY kind""",
-        most=STATS_ROWS_MAX + 1,
+        most=most,
     )
 
 
-def _count_scheduled(tx: Tx) -> list[tuple[Any, ...]]:
+def _count_scheduled(tx: Tx, most: int) -> list[tuple[Any, ...]]:
     return tx.all(
         """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, at_ms AS at FROM onefold.jobs_scheduled WHERE space = :space LIMIT :most) counted
+               SELECT kind, at_ms AS at FROM onefold.jobs_scheduled
+               WHERE space = :space ORDER BY id LIMIT :most) counted
            GROUP BY kind ORDER BY kind""",
-        most=STATS_ROWS_MAX + 1,
+        most=most,
     )
 
 
-def _count_running(tx: Tx) -> list[tuple[Any, ...]]:
+def _count_running(tx: Tx, most: int) -> list[tuple[Any, ...]]:
     return tx.all(
         """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, claimed_at_ms AS at FROM onefold.jobs_running WHERE space = :space LIMIT :most) counted
+               SELECT kind, claimed_at_ms AS at FROM onefold.jobs_running
+               WHERE space = :space ORDER BY id LIMIT :most) counted
            GROUP BY kind ORDER BY kind""",
-        most=STATS_ROWS_MAX + 1,
+        most=most,
     )
 
 
-def _count_dead(tx: Tx) -> list[tuple[Any, ...]]:
+def _count_dead(tx: Tx, most: int) -> list[tuple[Any, ...]]:
     return tx.all(
         """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, died_at_ms AS at FROM onefold.jobs_dead WHERE space = :space LIMIT :most) counted
+               SELECT kind, died_at_ms AS at FROM onefold.jobs_dead
+               WHERE space = :space ORDER BY id LIMIT :most) counted
            GROUP BY kind ORDER BY kind""",
-        most=STATS_ROWS_MAX + 1,
+        most=most,
     )
 
 
-def _count_done(tx: Tx) -> list[tuple[Any, ...]]:
+def _count_done(tx: Tx, most: int) -> list[tuple[Any, ...]]:
     return tx.all(
         """SELECT kind, count(*), min(at) FROM (
                SELECT kind, done_at_ms AS at FROM onefold.jobs_done
-               WHERE space = :space AND expires_at_ms > :now_ms LIMIT :most) counted
+               WHERE space = :space AND expires_at_ms > :now_ms ORDER BY id LIMIT :most) counted
            GROUP BY kind ORDER BY kind""",
-        most=STATS_ROWS_MAX + 1,
+        most=most,
     )
 
 

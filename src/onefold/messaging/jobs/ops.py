@@ -170,8 +170,8 @@ def retry(tx: Tx, job_id: str) -> None:
     )
     if row is None:
         raise NotFound("No such job is dead or scheduled.", id=job_id)
-    body = _revived(row)
-    if not _takes_key(tx, body):
+    body = revived(row)
+    if not takes_key(tx, body):
         raise Conflict("Another job has its unique key.", code="unique_taken", id=job_id)
     to_ready(tx, (body,))
 
@@ -205,10 +205,10 @@ def retry_dead(tx: Tx, kind: str, *, limit: int = 100, died_until_ms: int | None
                      unique_key, put_at_ms, progress, error""",
         kind=kind, limit=checked_limit(limit), until_ms=_checked_until(died_until_ms),
     )  # fmt: skip
-    revived: list[Body] = []
-    for body in sorted(map(_revived, rows), key=lambda body: body.id):
-        if _takes_key(tx, body):
-            revived.append(body)
+    taken: list[Body] = []
+    for body in sorted(map(revived, rows), key=lambda body: body.id):
+        if takes_key(tx, body):
+            taken.append(body)
         else:  # Two dead jobs with one key: the older one goes.
             tx.run(
                 """INSERT INTO onefold.jobs_dead (space, space_name, id, kind, queue, priority, args, attempt,
@@ -218,9 +218,9 @@ def retry_dead(tx: Tx, kind: str, *, limit: int = 100, died_until_ms: int | None
                            :attempts_max, :unique_key, :put_at_ms, :progress, :error, :now_ms)""",
                 **msgspec.structs.asdict(body),
             )
-    if revived:
-        to_ready(tx, revived)
-    return len(revived)
+    if taken:
+        to_ready(tx, taken)
+    return len(taken)
 
 
 @operation
@@ -339,11 +339,13 @@ def _removed(tx: Tx, job_id: str) -> tuple[State, tuple[Any, ...] | None]:
     )
 
 
-def _revived(row: tuple[Any, ...]) -> Body:
+def revived(row: tuple[Any, ...]) -> Body:
+    """A dead job's columns as it begins anew, with all its attempts."""
     return msgspec.structs.replace(Body(*row), failures=0)
 
 
-def _takes_key(tx: Tx, body: Body) -> bool:
+def takes_key(tx: Tx, body: Body) -> bool:
+    """Whether the job has its unique key now, or wants none."""
     if body.unique_key is None:
         return True
     taken = tx.one(

@@ -1,0 +1,297 @@
+"""Looking at a great many jobs without reading many: what a page of a dashboard shows, each within a bound.
+
+`look` answers about one job or walks through all of them; here every function says how many rows it
+reads at most, and answers from those. None reads the arguments of a job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import xxhash
+
+from onefold.core.errors import Invalid
+from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit
+from onefold.engine.tx import Row, Tx, operation
+from onefold.messaging.jobs.kinds import checked_name
+from onefold.messaging.jobs.ops import checked_id
+from onefold.messaging.jobs.records import State
+
+LOOKED_MAX = 2_000  # Rows read for one page of `glance`.
+FAILURES_LOOKED_MAX = 2_000  # Dead jobs, the latest put, that `failure_groups` looks at.
+COUNTED_MAX = 10_000  # Dead jobs that `count_failed` counts.
+MINUTES_MAX = 60
+DEATHS_LOOKED_MAX = 5_000  # For `deaths_per_minute`, the latest.
+OVERDUE_LOOKED_MAX = 1_000
+WORKERS_MAX = 1_000
+_PATTERN_LENGTH_MAX = 200
+
+# What differs between two failures of one cause: texts in quotes, addresses and ids, numbers.
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_LONG_HEX = re.compile(r"\b(?=[0-9a-fA-F]*\d)(?:0x)?[0-9a-fA-F-]{8,}\b|(?<=_)[0-9a-f]{32}\b")
+_NUMBER = re.compile(r"\d+")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
+class Glance(msgspec.Struct, frozen=True):
+    """A job in a list: `Job` without its arguments and progress."""
+
+    id: str
+    kind: str
+    state: State
+    queue: str
+    attempt: int
+    failures: int
+    attempts_max: int
+    put_at_ms: int
+    at_ms: int
+    error: str | None
+
+
+class FailureGroup(msgspec.Struct, frozen=True):
+    """Dead jobs of one kind that died of the same, by the look of their errors.
+
+    Attributes:
+        kind: of the jobs.
+        fingerprint: 16 hexadecimal digits; the same for errors that differ only in numbers, ids and quotes.
+        pattern: the error's first line with what differs left out.
+        count: how many of those looked at.
+        first_ms: when the first of them died.
+        last_ms: when the last of them died.
+        example: the id of one.
+    """
+
+    kind: str
+    fingerprint: str
+    pattern: str
+    count: int
+    first_ms: int
+    last_ms: int
+    example: str
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """A number, and whether there may be more than were counted."""
+
+    count: int
+    at_least: bool
+
+
+class LiveWorker(msgspec.Struct, frozen=True):
+    """A worker whose lease is not over, and what it serves."""
+
+    worker: str
+    queues: tuple[str, ...]
+    kinds: tuple[str, ...]
+    started_at_ms: int
+
+
+def pattern_of(error: str | None) -> str:
+    """The first line of an error with numbers, ids and quoted texts left out."""
+    line = (error or "").strip().partition("\n")[0]
+    line = _NUMBER.sub("0", _LONG_HEX.sub("0", _QUOTED.sub('"..."', line)))
+    return line[:_PATTERN_LENGTH_MAX] or "(no error was noted)"
+
+
+def fingerprint_of(error: str | None) -> str:
+    """16 hexadecimal digits: equal for errors of equal pattern."""
+    return xxhash.xxh3_64_hexdigest(pattern_of(error).encode("utf-8", "replace"))
+
+
+@operation
+def glance(
+    tx: Tx,
+    state: State,
+    *,
+    kind: str | None = None,
+    fingerprint: str | None = None,
+    after: str | None = None,
+    limit: int = LIMIT_DEFAULT,
+) -> Page[Glance]:
+    """Jobs of this space in a state, in the order in which they were put.
+
+    It looks at 2,000 jobs and answers those that fit. So a page may hold fewer than `limit`, or none, and
+    still have an `after`, from which to look on.
+
+    Args:
+        state: "ready", "scheduled", "running" or "dead".
+        kind: only of this kind.
+        fingerprint: only with such an error, see `fingerprint_of`.
+        after: the last page's `after`.
+        limit: 1 to 1,000.
+
+    Raises:
+        Invalid: an argument is out of range.
+    """
+    if state not in _GLANCES:
+        raise Invalid("A state is ready, scheduled, running or dead.", code="state")
+    if fingerprint is not None:
+        checked_fingerprint(fingerprint)
+    checked_limit(limit)
+    first = checked_id(after) if after else ""
+    most = LOOKED_MAX if kind is not None or fingerprint is not None else limit
+    if kind is not None and checked_name(kind) and state == "dead":
+        rows = _dead_of_kind(tx, kind, first, most + 1)
+    else:
+        rows = _GLANCES[state](tx, first, most + 1)
+    found: list[Glance] = []
+    for row in rows[:most]:
+        if (kind is None or row[1] == kind) and (fingerprint is None or fingerprint_of(row[8]) == fingerprint):
+            found.append(_glance(state, row))
+            if len(found) == limit:
+                more = row is not rows[-1]
+                return Page(found, row[0] if more else None)
+    return Page(found, rows[most - 1][0] if len(rows) > most else None)
+
+
+@operation
+def failure_groups(tx: Tx, *, kind: str | None = None) -> list[FailureGroup]:
+    """The latest 2,000 dead jobs of this space (by when they were put), grouped by kind and error; most first."""
+    if kind is None:
+        rows = tx.all(
+            """SELECT id, kind, error, died_at_ms FROM onefold.jobs_dead WHERE space = :space
+               ORDER BY id DESC LIMIT :most""",
+            most=FAILURES_LOOKED_MAX,
+        )
+    else:
+        rows = tx.all(
+            """SELECT id, kind, error, died_at_ms FROM onefold.jobs_dead WHERE space = :space AND kind = :kind
+               ORDER BY id DESC LIMIT :most""",
+            kind=checked_name(kind), most=FAILURES_LOOKED_MAX,
+        )  # fmt: skip
+    groups: dict[tuple[str, str], FailureGroup] = {}
+    for id, name, error, died_at_ms in rows:
+        pattern = pattern_of(error)
+        before = groups.get((name, pattern))
+        groups[name, pattern] = FailureGroup(
+            name, fingerprint_of(error), pattern, 1 + (before.count if before else 0),
+            min(died_at_ms, before.first_ms) if before else died_at_ms,
+            max(died_at_ms, before.last_ms) if before else died_at_ms, before.example if before else id,
+        )  # fmt: skip
+    return sorted(groups.values(), key=lambda group: (-group.count, group.kind, group.pattern))
+
+
+@operation
+def count_failed(tx: Tx, kind: str, *, fingerprint: str | None = None) -> Counted:
+    """How many jobs of a kind are dead, or how many of the same error; of those put first, 10,000 are looked at."""
+    rows = tx.all(
+        """SELECT CASE WHEN :every = 1 THEN {null:text} ELSE error END FROM onefold.jobs_dead
+           WHERE space = :space AND kind = :kind ORDER BY id LIMIT :most""",
+        every=int(fingerprint is None), kind=checked_name(kind), most=COUNTED_MAX + 1,
+    )  # fmt: skip
+    looked = rows[:COUNTED_MAX]
+    if fingerprint is not None:
+        checked_fingerprint(fingerprint)
+        looked = [row for row in looked if fingerprint_of(row[0]) == fingerprint]
+    return Counted(len(looked), len(rows) > COUNTED_MAX)
+
+
+@operation
+def deaths_per_minute(tx: Tx, *, minutes: int = MINUTES_MAX) -> list[int]:
+    """How many jobs of this space were given up in each of the last `minutes` (1 to 60), the oldest minute first.
+
+    It looks at the latest 5,000 deaths of all spaces, and at none that were retried or purged since.
+    """
+    if not 1 <= minutes <= MINUTES_MAX:
+        raise Invalid("minutes is out of range.", minutes=minutes, most=MINUTES_MAX)
+    rows = tx.all(
+        """SELECT died_at_ms FROM (
+               SELECT space, died_at_ms FROM onefold.jobs_dead
+               WHERE died_at_ms > :since_ms ORDER BY died_at_ms DESC LIMIT :most) latest
+           WHERE space = :space""",
+        since_ms=tx.now_ms - minutes * 60_000, most=DEATHS_LOOKED_MAX,
+    )  # fmt: skip
+    counts = [0] * minutes
+    for (died_at_ms,) in rows:
+        counts[minutes - 1 - min(max(0, tx.now_ms - died_at_ms) // 60_000, minutes - 1)] += 1
+    return counts
+
+
+@operation
+def overdue_ms(tx: Tx) -> int:
+    """By how much the job is late that waits longest beyond its time, in this space; 0 when none is.
+
+    Promoting them is a loop's work. It looks at 1,000 late jobs of all spaces.
+    """
+    row = tx.one(
+        """SELECT min(at_ms) FROM (
+               SELECT space, at_ms FROM onefold.jobs_scheduled
+               WHERE at_ms <= :now_ms ORDER BY at_ms LIMIT :most) late
+           WHERE space = :space""",
+        most=OVERDUE_LOOKED_MAX,
+    )
+    return tx.now_ms - row[0] if row and row[0] is not None else 0
+
+
+@operation
+def live_workers(tx: Tx) -> list[LiveWorker]:
+    """The workers that are alive, in any space, at most 1,000."""
+    rows = tx.all(
+        """SELECT worker, queues, kinds, started_at_ms FROM onefold.jobs_workers
+           WHERE expires_at_ms > :now_ms ORDER BY worker LIMIT :most -- all spaces""",
+        most=WORKERS_MAX,
+    )
+    return [LiveWorker(row[0], _names(row[1]), _names(row[2]), row[3]) for row in rows]
+
+
+def checked_fingerprint(fingerprint: str) -> str:
+    """`fingerprint` itself; Invalid when it is not one."""
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise Invalid("A fingerprint is 16 hexadecimal digits.", code="fingerprint")
+    return fingerprint
+
+
+def _glance_ready(tx: Tx, after: str, most: int) -> list[Row]:
+    return tx.all(
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, ready_at_ms, error
+           FROM onefold.jobs_ready WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
+        after=after, most=most,
+    )  # fmt: skip
+
+
+def _glance_scheduled(tx: Tx, after: str, most: int) -> list[Row]:
+    return tx.all(
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, at_ms, error
+           FROM onefold.jobs_scheduled WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
+        after=after, most=most,
+    )  # fmt: skip
+
+
+def _glance_running(tx: Tx, after: str, most: int) -> list[Row]:
+    return tx.all(
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, claimed_at_ms, error
+           FROM onefold.jobs_running WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
+        after=after, most=most,
+    )  # fmt: skip
+
+
+def _glance_dead(tx: Tx, after: str, most: int) -> list[Row]:
+    return tx.all(
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, error
+           FROM onefold.jobs_dead WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
+        after=after, most=most,
+    )  # fmt: skip
+
+
+def _dead_of_kind(tx: Tx, kind: str, after: str, most: int) -> list[Row]:
+    return tx.all(
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, error
+           FROM onefold.jobs_dead WHERE space = :space AND kind = :kind AND id > :after ORDER BY id LIMIT :most""",
+        kind=kind, after=after, most=most,
+    )  # fmt: skip
+
+
+_GLANCES: dict[str, Callable[[Tx, str, int], list[Row]]] = {
+    "ready": _glance_ready, "scheduled": _glance_scheduled, "running": _glance_running, "dead": _glance_dead,
+}  # fmt: skip
+
+
+def _glance(state: State, row: tuple[Any, ...]) -> Glance:
+    return Glance(row[0], row[1], state, *row[2:])
+
+
+def _names(stored: str) -> tuple[str, ...]:
+    return tuple(name for name in stored.split(",") if name)
