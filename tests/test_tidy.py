@@ -35,7 +35,7 @@ SLEEPERS = {
 CLOCK_LOOPS = {
     "tests/waiting.py": "see above: with a deadline",
     "tests/runtime/stepped_host.py": "see above: with a deadline",
-    "tests/examples/chromium.py": "waits for the browser's pipe in select, with a deadline",
+    "tests/chromium.py": "waits for the browser's pipe in select, with a deadline",
 }
 ASSERTED_ELSEWHERE = {
     "test_the_example_works": "its database runs each function twice and refuses what differs",

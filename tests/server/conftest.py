@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from dashboard_ground import Visitor
 from http_calls import Direct, Served, serving
 
 from onefold import Database
@@ -39,3 +40,13 @@ def served(db: Database) -> Iterator[Served]:
     """All routes of all blocks, over a real connection."""
     with serving(db) as server:
         yield server
+
+
+@pytest.fixture
+def visit(direct: Direct) -> Callable[..., Visitor]:
+    """Log somebody in to the dashboard: `visit("jobs:read")`."""
+
+    def come(*rights: str, space_name: str = "") -> Visitor:
+        return Visitor(direct, *rights, space_name=space_name).log_in()
+
+    return come

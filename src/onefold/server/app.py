@@ -7,10 +7,11 @@ measured cost as much again as the rest of a request. Mount it in any ASGI app, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from onefold.engine.call import DEADLINE_MS_MAX
 from onefold.engine.database import Database, Handle
 from onefold.engine.tx import Tx
 from onefold.messaging import idempotency
-from onefold.server import logs, metrics, pages, problems, stream
+from onefold.server import dashboard, logs, metrics, pages, problems, stream
 from onefold.server.auth import Caller, Gatekeeper
 from onefold.server.binding import PREFIX, Bound, text_of
 from onefold.server.problems import Headers, Refused
@@ -77,6 +78,7 @@ class App:
         self._in_flight_max = in_flight_max
         self._in_flight = 0
         self.streams = stream.Streams(subscribers_max)
+        self._dashboard = dashboard.Dashboard(db, self._gatekeeper)
         self.draining = False
         self._ready_until = 0.0
         self._ready_lock = asyncio.Lock()
@@ -129,6 +131,13 @@ class App:
                     self._note(where, 200, started, who)
                     return
                 answer = await self._call(route, caller, segments[1:], scope, headers, receive)
+            elif segments[0] == dashboard.PATH:
+                where = self._dashboard.where(scope["method"], segments[1:])
+                page = await self._page(segments[1:], scope, receive, send)
+                if page is None:
+                    self._note(where, 200, started, who)
+                    return
+                answer, who = page
             else:
                 answer = await self._own(segments, scope)
                 where = f"{scope['method']} /{segments[0]}"
@@ -154,13 +163,7 @@ class App:
         self, route: Bound, caller: Caller, segments: list[str], scope: Scope, headers: dict[bytes, bytes],
         receive: Receive,
     ) -> Answer:
-        if self._in_flight >= self._in_flight_max:
-            raise Refused(
-                503, "overloaded", "Too many requests run at once.", headers=[(b"retry-after", b"1")],
-                facts={"most": self._in_flight_max},
-            )
-        self._in_flight += 1
-        try:
+        with self._admitted():
             body = await self._body(headers, receive) if route.has_body else b""
             arguments = route.arguments(parameters_of(route, segments), scope["query_string"], body)
             if route.caller is not None:
@@ -173,8 +176,6 @@ class App:
                 assert key is not None
                 return await self._call_once(route, caller, handle, key, arguments)
             result = await handle.arun(route.fn, **arguments)
-        finally:
-            self._in_flight -= 1
         if result is None and route.answers_nothing:
             return Answer(204, _JSON[1:], b"")
         return Answer(200, _JSON, _encode(result))
@@ -189,11 +190,44 @@ class App:
             return Answer(204, headers[1:], b"")
         return Answer(200, headers, bytes(answer.value))
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _page(
+        self, segments: list[str], scope: Scope, receive: Receive, send: Send
+    ) -> tuple[Answer, str] | None:
+        """A page of the dashboard and who asked for it; None once it was streamed."""
+        headers = _headers(scope)
+        asked = dashboard.Asked(scope, segments, headers)
+        if asked.follows:
+            if self.draining:
+                raise _draining()
+            await self.streams.serve(await self._dashboard.follow(asked), receive, send)
+            return None
+        with self._admitted():
+            if scope["method"] == "POST":
+                asked.form = await self._body(headers, receive, kind_wanted=b"application/x-www-form-urlencoded")
+            status, fields, body, who = await self._dashboard.answer(asked)
+        return Answer(status, fields, body), who
+
+    @contextlib.contextmanager
+    def _admitted(self) -> Generator[None]:
+        """One of the requests that run at once."""
+        if self._in_flight >= self._in_flight_max:
+            raise Refused(
+                503, "overloaded", "Too many requests run at once.", headers=[(b"retry-after", b"1")],
+                facts={"most": self._in_flight_max},
+            )
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    async def _body(
+        self, headers: dict[bytes, bytes], receive: Receive, *, kind_wanted: bytes = b"application/json"
+    ) -> bytes:
         kind, _, parameters = headers.get(b"content-type", b"").partition(b";")
         charset = parameters.strip().lower().replace(b'"', b"")
-        if (kind and kind.strip().lower() != b"application/json") or charset not in {b"", b"charset=utf-8"}:
-            raise _not_json()
+        if (kind and kind.strip().lower() != kind_wanted) or charset not in {b"", b"charset=utf-8"}:
+            raise _other_type(kind_wanted)
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Refused(415, "content_encoding", "Send the body as it is, not compressed.")
         length = headers.get(b"content-length", b"0")
@@ -205,7 +239,7 @@ class App:
         except TimeoutError:
             raise Refused(408, "slow", "The body came too slowly.", headers=[(b"connection", b"close")]) from None
         if body and not kind:
-            raise _not_json()
+            raise _other_type(kind_wanted)
         return body
 
     async def _read(self, receive: Receive) -> bytes:
@@ -235,7 +269,7 @@ class App:
         receive: Receive, send: Send,
     ) -> None:
         if self.draining:
-            raise Refused(503, "draining", "The server is about to end.", headers=[(b"retry-after", b"1")])
+            raise _draining()
         arguments = route.arguments(parameters_of(route, segments), scope["query_string"], b"")
         if last := headers.get(b"last-event-id"):
             arguments["after"] = stream.last_event_id(last)
@@ -306,7 +340,7 @@ def asgi(
     in_flight_max: int = IN_FLIGHT_MAX,
     subscribers_max: int = SUBSCRIBERS_MAX,
 ) -> App:
-    """An ASGI app that serves `db` under /v1, with /docs, /openapi.json and the probes beside it.
+    """An ASGI app that serves `db` under /v1, with /dashboard, /docs, /openapi.json and the probes beside it.
 
     Background loops are not started: run a `Supervisor` beside it, as `onefold serve` does.
 
@@ -361,8 +395,16 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return found
 
 
-def _not_json() -> Refused:
-    return Refused(415, "content_type", "Send application/json in UTF-8.", headers=[(b"accept", b"application/json")])
+def _other_type(wanted: bytes) -> Refused:
+    name = wanted.decode()
+    return Refused(
+        415, "content_type", "The body is of another type than is read here.", headers=[(b"accept", wanted)],
+        facts={"send": f"{name} in UTF-8"},
+    )
+
+
+def _draining() -> Refused:
+    return Refused(503, "draining", "The server is about to end.", headers=[(b"retry-after", b"1")])
 
 
 def _deadline(raw: bytes) -> int:

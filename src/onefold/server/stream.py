@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -117,12 +117,27 @@ class Feed:
         return b"id: %d\ndata: %b\n\n" % (self._cursor(event), _encode(event).replace(b"\n", b" ").replace(b"\r", b" "))
 
 
+class Source(Protocol):
+    """What a stream is fed from: `Feed`, or a page of the dashboard."""
+
+    waiter: Waiter
+
+    def end(self) -> None:
+        """Stop soon; from the loop's thread."""
+
+    async def page(self) -> Any:
+        """What comes first; raises what the request is refused with."""
+
+    async def run(self, first: Any, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send until the end."""
+
+
 class Streams:
     """All open streams of a process."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._open: set[Feed] = set()
+        self._open: set[Source] = set()
 
     @property
     def count(self) -> int:
@@ -134,7 +149,7 @@ class Streams:
         for feed in self._open:
             feed.end()
 
-    async def serve(self, feed: Feed, receive: Receive, send: Send) -> None:
+    async def serve(self, feed: Source, receive: Receive, send: Send) -> None:
         """Send until the client goes, the server drains, or `LIFE_S` is over.
 
         Raises:
@@ -159,7 +174,7 @@ class Streams:
             self._open.discard(feed)
             feed.waiter.close()
 
-    async def _run(self, feed: Feed, first: Page[events.Event], send: Send) -> None:
+    async def _run(self, feed: Source, first: Any, send: Send) -> None:
         async def chunk(data: bytes) -> None:
             async with asyncio.timeout(SEND_S_MAX):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -175,7 +190,7 @@ class Streams:
             await send({"type": "http.response.body", "body": b""})
 
 
-async def _until_gone(feed: Feed, receive: Receive) -> None:
+async def _until_gone(feed: Source, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     feed.end()

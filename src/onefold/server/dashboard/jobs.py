@@ -1,0 +1,197 @@
+"""*Jobs*: kinds by state, and the jobs of one state, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onefold.engine.tx import Tx
+from onefold.identity import audit
+from onefold.messaging import jobs
+from onefold.server.dashboard import parts
+from onefold.server.dashboard.markup import Markup, join, link, tag
+from onefold.server.dashboard.request import CURSOR_LENGTH_MAX, Fields, Scene
+from onefold.server.dashboard.views import Draw, Outcome
+
+STATES = ("ready", "scheduled", "running", "dead")
+ROWS_MAX = 10_000  # Counted per state.
+LIMIT = 50
+PAUSED_MAX = 100
+_SINCE = {"ready": "Ready since", "scheduled": "Due", "running": "Started", "dead": "Died"}
+_ERROR_SHOWN_MAX = 160
+
+
+def prepare(fields: Fields) -> Draw:
+    """Without a state the kinds; with one the jobs in it."""
+    state = fields.text("state")
+    kind = fields.text("kind", most=100)
+    fingerprint = fields.text("error", most=16)
+    after = fields.text("after", most=CURSOR_LENGTH_MAX)
+    if not state:
+        return _overview
+    state = fields.choice("state", STATES)
+    return lambda tx, scene: _listed(tx, scene, state, kind or None, fingerprint or None, after or None)
+
+
+def _overview(tx: Tx, scene: Scene) -> Markup:
+    kinds: dict[str, dict[str, jobs.KindStats]] = {}
+    for one in jobs.stats(tx, rows_max=ROWS_MAX):
+        kinds.setdefault(one.kind, {})[one.state] = one
+    rows = [
+        (
+            tag("strong", kind),
+            *(_cell(scene, kind, state, found.get(state)) for state in (*STATES, "done")),
+            parts.ago(scene, found["ready"].oldest_ms) if "ready" in found else None,
+        )
+        for kind, found in sorted(kinds.items())
+    ]
+    headings = ("Kind", "#Ready", "#Scheduled", "#Running", "#Dead", "#Done, kept", "Oldest ready")
+    table = parts.table(headings, rows, empty="There are no jobs.")
+    note = f"Of each state the {ROWS_MAX:,} jobs put first are counted."
+    return join(
+        (
+            tag("h1", "Jobs"),
+            _tabs(scene, ""),
+            parts.section("Kinds by state", table, note=note),
+            _workers(tx, scene),
+            _queues(tx, scene),
+            parts.command("onefold", "jobs", "ls"),
+        )
+    )
+
+
+def _cell(scene: Scene, kind: str, state: str, found: jobs.KindStats | None) -> object:
+    if found is None:
+        return tag("span", "0", class_="note")
+    number = parts.count(min(found.count, ROWS_MAX), at_least=found.at_least)
+    return number if state == "done" else link(scene.at("jobs", {"state": state, "kind": kind}), number)
+
+
+def _workers(tx: Tx, scene: Scene) -> Markup:
+    rows = [
+        (worker.worker, ", ".join(worker.queues), ", ".join(worker.kinds), parts.ago(scene, worker.started_at_ms))
+        for worker in jobs.live_workers(tx)[:LIMIT]
+    ]
+    if scene.token.space_name:
+        return Markup("")  # Workers serve all spaces; their names are not a tenant's business.
+    return parts.section(
+        "Workers alive", parts.table(("Worker", "Queues", "Kinds", "Started"), rows, empty="No worker is alive.")
+    )
+
+
+def _queues(tx: Tx, scene: Scene) -> Markup:
+    paused = jobs.list_paused(tx, limit=PAUSED_MAX).items
+    rows = [
+        (
+            queue.queue,
+            parts.ago(scene, queue.paused_at_ms),
+            join(
+                (
+                    parts.action(scene, "jobs.resume", "Resume", {"queue": queue.queue}),
+                    parts.command("onefold", "jobs", "resume", queue.queue),
+                )
+            )
+            if scene.may("jobs:write")
+            else "",
+        )
+        for queue in paused
+    ]
+    table = parts.table(("Queue", "Paused since", ""), rows, empty="No queue is paused.")
+    pause: object = ""
+    if scene.may("jobs:write"):
+        field = tag(
+            "label", tag("span", "Queue"), tag("input", name="queue", required=True, maxlength=100, form="pause")
+        )
+        form = parts.action(scene, "jobs.pause", "Pause the queue", {}, danger=True)
+        form = Markup(form.replace("<form ", '<form id="pause" ', 1))
+        pause = parts.tucked("Pause a queue", field, form, parts.command("onefold", "jobs", "pause", "QUEUE"))
+    return parts.section("Queues that are paused", table, pause)
+
+
+def _tabs(scene: Scene, state: str, kind: str | None = None) -> Markup:
+    def tab(name: str, label: str) -> Markup:
+        where = scene.at("jobs", {"state": name, "kind": kind if name else None})
+        return tag("li", link(where, label, aria_current="page" if name == state else None, class_="button"))
+
+    return tag("ul", tab("", "Kinds"), *(tab(name, name.capitalize()) for name in STATES), class_="tabs")
+
+
+def _listed(
+    tx: Tx, scene: Scene, state: jobs.State, kind: str | None, fingerprint: str | None, after: str | None
+) -> Markup:
+    page = jobs.glance(tx, state, kind=kind, fingerprint=fingerprint, after=after, limit=LIMIT)
+    rows = [
+        (
+            link(scene.at("job", {"id": one.id}), tag("code", one.id)),
+            one.kind,
+            one.queue,
+            f"{one.failures} of {one.attempts_max}",
+            parts.ago(scene, one.at_ms),
+            _error(one.error),
+        )
+        for one in page.items
+    ]
+    headings = ("Job", "Kind", "Queue", "#Failures", _SINCE[state], "Error")
+    empty = "None of those looked at fit; look on." if page.after else "There are none."
+    query: dict[str, str | None] = {"state": state, "kind": kind, "error": fingerprint}
+    title = f"Jobs that are {state}" + (f", of kind {kind}" if kind else "") + (", of one error" if fingerprint else "")
+    everything = link(scene.at("jobs", {"state": state}), "All kinds") if kind else ""
+    return join(
+        (
+            tag("h1", title),
+            _tabs(scene, state, kind),
+            _bulk(scene, state, kind, fingerprint),
+            parts.section(
+                "In the order in which they were put",
+                parts.table(headings, rows, empty=empty),
+                parts.more(scene, "jobs", page.after, query),
+                note=everything,
+            ),
+            parts.command("onefold", "jobs", "ls", "--state", state, *(("--kind", kind) if kind else ())),
+        )
+    )
+
+
+def _bulk(scene: Scene, state: str, kind: str | None, fingerprint: str | None) -> Markup:
+    if kind is None or state == "running" or not scene.may("jobs:write"):
+        return Markup("")
+    verbs = (
+        (("retry", "Retry all of these"), ("purge", "Purge all of these"))
+        if state == "dead"
+        else (("cancel", "Cancel all of these"),)
+    )
+    links = [
+        link(
+            scene.at("bulk", {"do": verb, "state": state, "kind": kind, "error": fingerprint}),
+            f"{label} ...",
+            class_="button",
+        )
+        for verb, label in verbs
+    ]
+    return tag("p", *(join((one, " ")) for one in links))
+
+
+def _error(error: str | None) -> str:
+    line = (error or "").partition("\n")[0]
+    return line if len(line) <= _ERROR_SHOWN_MAX else line[:_ERROR_SHOWN_MAX] + "..."
+
+
+def pause(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
+    """Pause a queue."""
+    queue, reason = fields.must("queue", most=100), fields.must("reason", most=500)
+
+    def do(tx: Tx, scene: Scene) -> Outcome:
+        jobs.pause(tx, queue)
+        return Outcome(audit.record(tx, "jobs.pause", queue, actor=scene.token.id, reason=reason), "jobs", {})
+
+    return do
+
+
+def resume(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
+    """Resume a queue."""
+    queue, reason = fields.must("queue", most=100), fields.must("reason", most=500)
+
+    def do(tx: Tx, scene: Scene) -> Outcome:
+        jobs.resume(tx, queue)
+        return Outcome(audit.record(tx, "jobs.resume", queue, actor=scene.token.id, reason=reason), "jobs", {})
+
+    return do
