@@ -16,7 +16,7 @@ from onefold.core.clock import FakeClock
 from onefold.identity.audit.ops import FACTS_LENGTH_MAX, KEPT_MS, SWEEP_MAX, sweep
 
 
-def act(tx: Tx, key: str = "shop", **changes: Any) -> audit.Entry:
+def act(tx: Tx, key: str = "shop", **changes: Any) -> audit.Record:
     """Something that is done, and its entry."""
     tx.add(key, 1)
     return audit.record(tx, **{"action": "jobs.retry", "subject": "job_1", "actor": "token_1", "reason": "It is back.", **changes})
@@ -59,7 +59,7 @@ def test_a_bad_entry_is_refused(db: Database, change: dict[str, Any]) -> None:
 def test_the_newest_come_first_page_by_page(db: Database) -> None:
     written = [db.run(act, subject=f"job_{number}") for number in range(7)]
     newest_first = sorted(written, key=lambda entry: entry.id, reverse=True)
-    seen: list[audit.Entry] = []
+    seen: list[audit.Record] = []
     after: str | None = None
     while True:
         page = db.reader().run(audit.list_entries, after=after, limit=3)
@@ -91,7 +91,7 @@ class Trail(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.db = onefold.connect(self.url, clock=FakeClock())
-        self.model: dict[str, list[audit.Entry]] = {}
+        self.model: dict[str, list[audit.Record]] = {}
         for space in ("a", "b"):
             self.model[space] = self.db.at(space).reader().run(audit.list_entries, limit=1_000).items[::-1]
 

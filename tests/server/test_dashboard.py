@@ -20,7 +20,7 @@ EMPTY = {
 }  # fmt: skip
 
 
-def entries(db: Database, action: str) -> list[audit.Entry]:
+def entries(db: Database, action: str) -> list[audit.Record]:
     return [one for one in db.reader().run(audit.list_entries).items if one.action == action]
 
 

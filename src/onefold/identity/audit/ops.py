@@ -29,7 +29,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # Two en
 _NEWEST = "\U0010ffff"  # Behind every id.
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True):
     """One action.
 
     Attributes:
@@ -54,7 +54,7 @@ class Entry(msgspec.Struct, frozen=True):
 @operation
 def record(
     tx: Tx, action: str, subject: str = "", *, actor: str, reason: str, facts: dict[str, Any] | None = None
-) -> Entry:
+) -> Record:
     """Write an entry; it exists when, and only when, what it tells of is committed.
 
     Args:
@@ -76,7 +76,7 @@ def record(
     stored = codec.encode(facts or {}, what="facts")
     if len(stored) > FACTS_LENGTH_MAX:
         raise Invalid("The facts are too long.", code="facts", length=len(stored), most=FACTS_LENGTH_MAX)
-    entry = Entry(tx.new_id("audit"), tx.now_ms, actor, action, subject, reason, facts or {})
+    entry = Record(tx.new_id("audit"), tx.now_ms, actor, action, subject, reason, facts or {})
     tx.run(
         """INSERT INTO onefold.audit (space, id, at_ms, actor, action, subject, reason, facts)
            VALUES (:space, :id, :now_ms, :actor, :action, :subject, :reason, :facts)""",
@@ -87,7 +87,7 @@ def record(
 
 
 @operation
-def get(tx: Tx, entry_id: str) -> Entry:
+def get(tx: Tx, entry_id: str) -> Record:
     """The entry.
 
     Raises:
@@ -104,7 +104,7 @@ def get(tx: Tx, entry_id: str) -> Entry:
 
 
 @operation
-def list_entries(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Entry]:
+def list_entries(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Record]:
     """The entries of this space, the newest first.
 
     Args:
@@ -142,5 +142,5 @@ def _checked_id(entry_id: str) -> str:
     return entry_id
 
 
-def _entry(row: Row) -> Entry:
-    return Entry(row[0], row[1], row[2], row[3], row[4], row[5], codec.decode(row[6], dict[str, Any]))
+def _entry(row: Row) -> Record:
+    return Record(row[0], row[1], row[2], row[3], row[4], row[5], codec.decode(row[6], dict[str, Any]))

@@ -188,7 +188,7 @@ def act_on_many(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     return do
 
 
-def _step(tx: Tx, scene: Scene, entry_id: str) -> audit.Entry:
+def _step(tx: Tx, scene: Scene, entry_id: str) -> audit.Record:
     entry = audit.get(tx, entry_id)
     if entry.actor != scene.token.id or not isinstance(entry.facts.get("so_far"), int):
         raise Conflict("That was no step of yours.", code="step")

@@ -42,7 +42,7 @@ class View:
 class Outcome:
     """What an action did, as recorded, and which page shows it."""
 
-    entry: audit.Entry
+    entry: audit.Record
     path: str
     query: Mapping[str, str | None]
 
