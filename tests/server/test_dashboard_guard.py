@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from block_tables import dump
 from dashboard_ground import Visit, Visitor, dead, field, furnish
-from http_calls import Direct, bearer_for, dump, serving
+from http_calls import Direct, bearer_for, serving
 
 from onefold import Database, Tx, audit, jobs, sessions, tokens
 from onefold.server.dashboard.catalogue import ACTIONS, VIEWS
