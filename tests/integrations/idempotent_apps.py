@@ -143,12 +143,11 @@ def _django_app() -> Any:
     from django.urls import path
 
     if not settings.configured:
-        settings.configure(
-            ROOT_URLCONF=(path("payments", _django_pay),), ALLOWED_HOSTS=["127.0.0.1"], SECRET_KEY="for tests",
-            LOGGING_CONFIG=None, USE_TZ=True,
-        )  # fmt: skip
-        logging.getLogger("django").setLevel(logging.CRITICAL)
+        settings.configure(INSTALLED_APPS=[], DATABASES={}, USE_TZ=True)  # As `django_users`: one process has one.
         package.setup()
+    settings.ROOT_URLCONF, settings.ALLOWED_HOSTS = (path("payments", _django_pay),), ["127.0.0.1"]
+    settings.SECRET_KEY = "for tests"
+    logging.getLogger("django").setLevel(logging.CRITICAL)
     return get_wsgi_application()
 
 
