@@ -108,7 +108,8 @@ def lite(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 @pytest.fixture
 def server(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("SET enable_seqscan = off")  # As on all connections of the engine.
+        connection.execute("SET enable_seqscan = off")  # Both as on all connections of the engine.
+        connection.execute("SET enable_bitmapscan = off")
         analysed = connection.execute("SELECT count(*) FROM pg_statistic JOIN pg_class c ON c.oid = starelid "
                                       "WHERE relnamespace = 'onefold'::regnamespace").fetchone()  # fmt: skip
         assert analysed == (0,), "the tables have statistics"

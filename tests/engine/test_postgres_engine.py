@@ -180,12 +180,12 @@ def test_what_cannot_be_done_in_a_pipeline_is_refused(plain: Database) -> None:
 
 def test_sessions_are_set_up(plain: Database) -> None:
     def settings(tx: Tx) -> dict[str, str]:
-        names = ("transaction_isolation", "transaction_read_only", "enable_seqscan", "lock_timeout", "application_name",
+        names = ("transaction_isolation", "transaction_read_only", "enable_seqscan", "enable_bitmapscan", "lock_timeout", "application_name",
                  "synchronous_commit", "idle_in_transaction_session_timeout", "jit")  # fmt: skip
         return {name: setting(tx, name) for name in names}
 
     assert plain.run(settings) == {
-        "transaction_isolation": "serializable", "transaction_read_only": "off", "enable_seqscan": "off",
+        "transaction_isolation": "serializable", "transaction_read_only": "off", "enable_seqscan": "off", "enable_bitmapscan": "off",
         "lock_timeout": "5s", "application_name": "onefold", "synchronous_commit": "on",
         "idle_in_transaction_session_timeout": "1min", "jit": "off",
     }  # fmt: skip

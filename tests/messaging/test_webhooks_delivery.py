@@ -193,12 +193,12 @@ def test_a_lane_lost_while_a_request_flies_is_noted_by_its_new_owner(
         (sent,) = send(db)
         async with dispatcher(db, keys, timeout_ms=1_000, drain_ms=5_000) as first:
             await auntil(lambda: other.ids(name), "the request")
+            db.run(webhooks.update, to, url=other.url(name))  # First: a free lane is taken again at once.
             db.run(lambda tx: tx.run(
                 """UPDATE onefold.webhook_lanes SET owner = 'another', token = token + 1, expires_at_ms = 0
                    WHERE space = :space AND endpoint_id = :id""", id=to,
             ))  # fmt: skip
             await auntil(lambda: first.numbers().get("webhooks.lost"), "its refusal")
-            db.run(webhooks.update, to, url=other.url(name))
             await auntil(lambda: delivered(db, to, 1), "the second time")
         assert other.ids(name) == {sent: 2}
         assert [(one.attempt, one.outcome) for one in attempts(db, to)] == [(1, "delivered")]

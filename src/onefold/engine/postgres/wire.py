@@ -34,11 +34,14 @@ _COMMAND = object()
 
 # One round trip after connecting: how the session behaves, who it is, what time it is there.
 # A sequential scan would lock a whole relation against all serializable transactions; the
-# price that its avoidance carries would start the JIT compiler.
+# price that its avoidance carries would start the JIT compiler. A bitmap scan has no order, so it
+# reads and sorts all that waits where a page or a claim wants the first few: a generic plan, which
+# does not know how few, would choose it once a table has statistics.
 _HELLO = f"""
 SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false),
        set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_MS}', false),
        set_config('enable_seqscan', 'off', false),
+       set_config('enable_bitmapscan', 'off', false),
        set_config('jit', 'off', false),
        set_config('extra_float_digits', '1', false),
        set_config('bytea_output', 'hex', false),
@@ -100,8 +103,8 @@ class Wire:
         pg.send_query_params(_HELLO, None)
         self._pending.append(_COMMAND)
         row = self._reader.rows(self.sync())[0]
-        self.identity = Identity(*row[6:10])
-        self.clock = ClockReading(row[10], before, time.monotonic_ns())
+        self.identity = Identity(*row[7:11])
+        self.clock = ClockReading(row[11], before, time.monotonic_ns())
 
     # -- queueing ---------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ transactions in flight that are older than this one: whoever drew a number up to
 id (its first write comes before), so it has ended or is among them. Once they have all ended,
 one look at the lane up to there sees all that is left, and the mark moves to the first of it, or
 past the end. A transaction that takes its time is not waited for: its id is kept with the mark of
-then, and when it ends the mark goes back there.
+then, and when it ends the mark goes back there. A worker that has no mark yet looks with each claim,
+for until then each walks over all that is gone.
 
 (The number is drawn a moment before the id, which a stopped process could stretch; and jobs of
 paused queues and unknown kinds are passed over. For these there is a claim from 0 on, now and then.)
@@ -81,7 +82,8 @@ class Lanes:
 
     def to_look_at(self) -> dict[LaneName, Pending] | None:
         """The marks to be tried with the next claim; None: not yet."""
-        if self._in_order or (self._since_look < LOOK_AFTER and not any(self._late.values())):
+        unmarked = bool(self._top) and not self._low
+        if self._in_order or not (unmarked or self._since_look >= LOOK_AFTER or any(self._late.values())):
             return None
         return dict(self._pending)
 
