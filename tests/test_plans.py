@@ -14,15 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from block_tables import tables_of
 from test_laws import sql_texts
 
 import onefold
+from onefold import jobs
 from onefold.engine.postgres.codec import plan_of
 from onefold.engine.sql import Dialect, compile_statement
 from onefold.index import BLOCKS
+from onefold.messaging.jobs.attempts import CLAIM_POSTGRES
 
 # Tables that do not grow with use, and why.
 SMALL = {
@@ -42,6 +45,13 @@ _NUMBER = re.compile(r"_ms$|^(amount|count|every|expected|minor|most)$")
 _ONLY_POSTGRES = re.compile(r"pg_\w+\(|\bAS (?:MATERIALIZED )?\(\s*(?:INSERT|UPDATE|DELETE)\b")
 ONLY_SQLITE = "-- engine: sqlite"  # As schema files say it.
 _INDEX_SCANS = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
+
+
+
+@jobs.kind("plans.waiting")
+class Waiting(msgspec.Struct, frozen=True):
+    """Put by the thousand."""
+
 
 Scans = list[tuple[str, str]]  # Which table, and the planner's words.
 
@@ -69,7 +79,7 @@ def scans_on_sqlite(connection: sqlite3.Connection, text: str) -> Scans:
     return found
 
 
-def scans_on_postgres(connection: psycopg.Connection[Any], text: str) -> Scans:
+def plan_on_postgres(connection: psycopg.Connection[Any], text: str) -> list[dict[str, Any]]:
     plan = plan_of(text)
     sql = plan.text.decode()
     for number, name in reversed(list(enumerate(plan.names, 1))):
@@ -79,9 +89,13 @@ def scans_on_postgres(connection: psycopg.Connection[Any], text: str) -> Scans:
     assert result.status == psycopg.pq.ExecStatus.TUPLES_OK, result.error_message.decode()
     value = result.get_value(0, 0)
     assert value is not None
+    return list(nodes_of(json.loads(value)[0]["Plan"]))
+
+
+def scans_on_postgres(connection: psycopg.Connection[Any], text: str) -> Scans:
     return [
         (str(node.get("Relation Name") or node["Index Name"]), f"{node['Node Type']} {node.get('Index Name', '')}")
-        for node in nodes_of(json.loads(value)[0]["Plan"])
+        for node in plan_on_postgres(connection, text)
         if node["Node Type"] == "Seq Scan" or (node["Node Type"] in _INDEX_SCANS and "Index Cond" not in node)
     ]
 
@@ -105,11 +119,16 @@ def lite(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
+def set_up(connection: psycopg.Connection[Any]) -> None:
+    """As on all connections of the engine."""
+    connection.execute("SET enable_seqscan = off")
+    connection.execute("SET enable_bitmapscan = off")
+
+
 @pytest.fixture
 def server(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("SET enable_seqscan = off")  # Both as on all connections of the engine.
-        connection.execute("SET enable_bitmapscan = off")
+        set_up(connection)
         analysed = connection.execute("SELECT count(*) FROM pg_statistic JOIN pg_class c ON c.oid = starelid "
                                       "WHERE relnamespace = 'onefold'::regnamespace").fetchone()  # fmt: skip
         assert analysed == (0,), "the tables have statistics"
@@ -152,3 +171,20 @@ def test_every_excuse_is_needed(lite: sqlite3.Connection, server: psycopg.Connec
             seen |= {(block, where.partition(":")[0], table) for table, _ in scans}
     assert set(SWEEPS) <= seen
     assert set(SMALL) <= {table for _, _, table in seen} <= set().union(*(tables_of(block, "postgres") for block in BLOCKS))
+
+
+def test_claims_take_the_order_of_their_lane_though_it_was_analysed_full_and_empty(postgres_url: str) -> None:
+    with onefold.connect(postgres_url) as db:
+        db.run(lambda tx: len(jobs.put_many(tx, [Waiting()] * 5_000)))
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("ANALYZE onefold.jobs_ready")
+        connection.execute("DELETE FROM onefold.jobs_ready")
+        connection.execute("ANALYZE onefold.jobs_ready")
+        set_up(connection)
+        assert sorts(connection) == 0
+        connection.execute("SET enable_bitmapscan = on")
+        assert sorts(connection) > 0, "what it is off for"
+
+
+def sorts(connection: psycopg.Connection[Any]) -> int:
+    return sum(node["Node Type"] == "Sort" for node in plan_on_postgres(connection, CLAIM_POSTGRES))

@@ -320,9 +320,19 @@ def test_claims_begin_behind_what_is_dealt_with(db_url: str) -> None:
             put_mails(db, LOOK_AFTER)
             assert len(claim_by(db, lanes, 1_000)) == LOOK_AFTER
         low = low_of(lanes)
-        assert low > 3 * LOOK_AFTER
+        assert low > 2 * LOOK_AFTER
         put_mails(db, 3)
         assert len(claim_by(db, lanes, 10)) == 3
+
+
+def test_a_worker_that_starts_finds_the_edge_in_three_claims(db_url: str) -> None:
+    with onefold.connect(db_url) as db:
+        hire(db, "w1")
+        put_mails(db, 50)
+        lanes = Lanes(("default",), in_order=db.dialect == "sqlite")
+        first, second, third = (claim_by(db, lanes, 10)[-1].seq for _ in range(3))
+        assert low_of(lanes) > first
+        assert third - second == second - first == 10
 
 
 def test_parked_jobs_do_not_stand_in_the_way(db_url: str) -> None:

@@ -36,7 +36,7 @@ _COMMAND = object()
 # A sequential scan would lock a whole relation against all serializable transactions; the
 # price that its avoidance carries would start the JIT compiler. A bitmap scan has no order, so it
 # reads and sorts all that waits where a page or a claim wants the first few: a generic plan, which
-# does not know how few, would choose it once a table has statistics.
+# does not know how few, would choose it for a table that was analysed full, and then empty.
 _HELLO = f"""
 SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false),
        set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_MS}', false),
