@@ -120,17 +120,24 @@ def test_all_dead_ones_of_a_kind_in_bounded_steps(db: Database, ask: Any, word: 
     assert states(db) == ({"ready": 5} if word == "retry" else {})
 
 
-def test_jobs_that_die_again_meanwhile_are_left_for_the_next_call(db: Database) -> None:
-    """Without a bound a kind that fails at once would be retried for ever."""
+def test_those_of_one_error_only(db: Database, ask: Any) -> None:
     kill(db, 2)
-    until_ms = db.run(lambda tx: tx.now_ms)
-    for act in (jobs.retry_dead, jobs.purge_dead):
-        assert db.run(act, "mail.send", died_until_ms=until_ms - 3_600_000) == 0
-        for bad in (-1, 2**62, "1"):
-            with pytest.raises(Invalid):
-                db.run(act, "mail.send", died_until_ms=bad)
-    assert db.run(jobs.retry_dead, "mail.send", died_until_ms=until_ms) == 2
-    assert db.run(jobs.retry_dead, "mail.send", died_until_ms=until_ms) == 0
+    (group,) = db.run(jobs.failure_groups)
+    other = ("--kind", "mail.send", "--error", "0" * 16)
+    assert ask("jobs", "purge", *other, "--dry-run")[1]["count"] == 0
+    assert ask("jobs", "purge", *other)[1] == {"purged": 0}
+    code, said = ask("jobs", "retry", "--kind", "mail.send", "--error", group.fingerprint, "--dry-run")
+    assert (code, said["count"], len(said["sample"])) == (0, 2, 2)
+    assert ask("jobs", "retry", "--kind", "mail.send", "--error", group.fingerprint)[1] == {"retried": 2}
+    assert ask("jobs", "retry", "--kind", "mail.send", "--error", "no print")[0] == 2
+
+
+def test_queues_are_paused_and_go_on(db: Database, ask: Any) -> None:
+    assert ask("jobs", "pause", "default") == (0, {"paused": "default"})
+    assert [one.queue for one in db.run(jobs.list_paused).items] == ["default"]
+    assert ask("jobs", "resume", "default") == (0, {"resumed": "default"})
+    assert db.run(jobs.list_paused).items == []
+    assert ask("jobs", "pause", "")[0] == 2
 
 
 def test_cancel_by_id_and_by_kind(db: Database, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,3 +231,20 @@ def test_an_event_of_a_transaction_that_failed_is_not_told(db: Database, db_url:
     assert run(["events", "tail", "--no-follow", "--after", "0", "--url", db_url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["id"] == "order/1@1"
     assert db.run(events.head) == 1
+
+
+def test_what_was_parked_of_a_stream_is_dropped(db: Database, ask: Any) -> None:
+    for n in range(2):
+        db.run(place, f"count/{n}")
+        number(db)
+    db.run(events.subscribe, "totals", category="count")
+    for _ in range(2):
+        db.run(events.fail_next, "totals", error="it broke", attempts_max=1)
+    parked = db.run(events.list_parked, "totals").items
+    assert [one.stream for one in parked] == ["count/0", "count/1"]
+    words = ("events", "drop-parked", "totals", "--stream", "count/0")
+    code, said = ask(*words, "--dry-run")
+    assert (code, said["count"], said["sample"][0]["error"]) == (0, 1, "RuntimeError: it broke")
+    assert ask(*words) == (0, {"dropped": 1})
+    assert [one.stream for one in db.run(events.list_parked, "totals").items] == ["count/1"]
+    assert ask("events", "drop-parked", "none", "--stream", "count/0")[0] == 3

@@ -205,12 +205,13 @@ def test_a_scheduled_job_is_run_now_by_retry(db: Database) -> None:
 
 def test_dead_jobs_are_retried_and_purged_by_kind_and_number(db: Database) -> None:
     ids = sorted(dead_job(db) for _ in range(5))
-    assert db.run(jobs.retry_dead, "report.make") == 0
-    assert db.run(jobs.retry_dead, "mail.send", limit=2) == 2
+    assert db.run(jobs.retry_dead, "report.make") == jobs.Step(0, 0, None)
+    step = db.run(jobs.retry_dead, "mail.send", limit=2)
+    assert step == jobs.Step(2, 0, ids[1])
     assert states(db) == {"ready": 2, "dead": 3}
     assert {db.run(jobs.get, i).state for i in ids[:2]} == {"ready"}, "the oldest first"
-    assert db.run(jobs.purge_dead, "mail.send", limit=2) == 2
-    assert db.run(jobs.purge_dead, "mail.send") == 1
+    assert db.run(jobs.purge_dead, "mail.send", after=step.after, limit=2) == jobs.Step(2, 0, ids[3])
+    assert db.run(jobs.purge_dead, "mail.send", after=ids[3]) == jobs.Step(1, 0, None)
     assert states(db) == {"ready": 2}
 
 
@@ -219,10 +220,10 @@ def test_a_dead_job_whose_key_was_taken_stays_dead(db: Database) -> None:
     third = db.run(jobs.put, Mail(), unique="k")
     with pytest.raises(Conflict):
         db.run(jobs.retry, first)
-    assert db.run(jobs.retry_dead, "mail.send") == 0
+    assert db.run(jobs.retry_dead, "mail.send") == jobs.Step(0, 2, None)
     assert states(db) == {"dead": 2, "ready": 1}
     db.run(jobs.cancel, third)
-    assert db.run(jobs.retry_dead, "mail.send") == 1
+    assert db.run(jobs.retry_dead, "mail.send") == jobs.Step(1, 1, None)
     assert db.run(jobs.get, first).state == "ready"
     assert db.run(jobs.get, second).state == "dead"
 

@@ -1,4 +1,4 @@
-"""`onefold events tail`: what happens, as it happens; to go on later, from where it ended."""
+"""`onefold events tail | drop-parked`: what happens, as it happens, and what a subscription could not handle."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from onefold.core.page import Page
 from onefold.engine.database import Handle
 from onefold.engine.tx import Tx
 from onefold.messaging import events
-from onefold.messaging.events import Event
+from onefold.messaging.events import Event, Parked
 
 PAGE_EVENTS = 500
+SAMPLE_EVENTS = 10  # Shown by --dry-run.
 POLL_S = 0.5  # Wake-ups are hints; this often it looks by itself.
 
 
@@ -40,6 +41,31 @@ def tail(options: argparse.Namespace) -> int:
             raise
         finally:
             waiter.close()
+
+
+def drop_parked(options: argparse.Namespace) -> int:
+    """Give up the parked events of one stream; the subscription goes on with those that follow."""
+    with opened(options.url) as db:
+        handle = db.at(options.space)
+        if options.dry_run:
+            found = handle.reader().run(_parked, options.name, options.stream)
+            shown = found[:SAMPLE_EVENTS]
+            lines = [f"{len(found):,} would be dropped.", *(f"{one.position}: {one.error}" for one in shown)]
+            say(options, {"dry_run": True, "count": len(found), "sample": shown}, lambda: lines)
+            return 0
+        count = handle.run(events.drop_parked, options.name, stream=options.stream)
+    say(options, {"dropped": count}, lambda: [f"{count:,} dropped."])
+    return 0
+
+
+def _parked(tx: Tx, name: str, stream: str) -> list[Parked]:
+    found: list[Parked] = []
+    after: str | None = None
+    while True:
+        page = events.list_parked(tx, name, after=after or 0, limit=PAGE_EVENTS)
+        found += [one for one in page.items if one.stream == stream]
+        if (after := page.after) is None:
+            return found
 
 
 def _print_page(options: argparse.Namespace, handle: Handle, at: int) -> tuple[int, bool]:

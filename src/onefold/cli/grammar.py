@@ -123,20 +123,29 @@ def _jobs(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser
     retry = _changing(job("retry", "Run dead or scheduled jobs now: by id, or all dead ones of a kind."))
     retry.add_argument("ids", nargs="*", metavar="ID")
     retry.add_argument("--kind", help="instead of ids: all dead ones of it")
+    retry.add_argument("--error", metavar="PRINT", help="with --kind: only those with this error, see the dashboard")
     cancel = _changing(job("cancel", "Cancel jobs that wait or run: by id, or all of a kind in a state."))
     cancel.add_argument("ids", nargs="*", metavar="ID")
     cancel.add_argument("--kind", help="instead of ids: all of it")
     cancel.add_argument("--state", choices=states[:3], default="ready", help="with --kind: those in it (ready)")
     purge = _changing(job("purge", "Forget the dead jobs of a kind, for good."))
     purge.add_argument("--kind", required=True)
+    purge.add_argument("--error", metavar="PRINT", help="only those with this error")
+    job("pause", "Let nothing of a queue begin; what runs goes on.").add_argument("queue", metavar="QUEUE")
+    job("resume", "Let a paused queue go on.").add_argument("queue", metavar="QUEUE")
 
 
 def _events(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    to = _group(commands, "events", "Watch events.")
+    to = _group(commands, "events", "Watch events, and let a subscription go on.")
     tail = _spaced(add("tail", "Print events as they happen.", to, module="events", function="tail"))
     tail.add_argument("--after", type=_position, metavar="POSITION", help="from there on (only what comes from now on)")
     tail.add_argument("--category", help='only streams of it: "order" for order/7 (all)')
     tail.add_argument("--no-follow", dest="follow", action="store_false", help="end where the events end now")
+    about = "Give up what a subscription parked of a stream, so that the stream goes on."
+    drop = _spaced(add("drop-parked", about, to, module="events", function="drop_parked"))
+    drop.add_argument("name", metavar="SUBSCRIPTION")
+    drop.add_argument("--stream", required=True, help="of which stream: order/7")
+    drop.add_argument("--dry-run", action="store_true", help="only say how many it would be, and show some")
 
 
 def _locks(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,4 +1,4 @@
-"""`onefold jobs ls | stats | why | retry | cancel | purge`: straight to the database.
+"""`onefold jobs ls | stats | why | retry | cancel | purge | pause | resume`: straight to the database.
 
 What changes many goes in bounded steps, each its own transaction: one that is interrupted has done what
 its last step says, and is called again.
@@ -17,7 +17,7 @@ from onefold.core.page import Page
 from onefold.engine.database import Handle
 from onefold.engine.tx import Tx
 from onefold.messaging import jobs
-from onefold.messaging.jobs import Job, State
+from onefold.messaging.jobs import Counted, Job, State, Step
 
 STATES: tuple[State, ...] = get_args(State)
 STEP_JOBS = 500  # Changed in one transaction.
@@ -64,18 +64,13 @@ def retry(options: argparse.Namespace) -> int:
         handle = db.at(options.space)
         if options.ids:
             return _each(options, handle, jobs.retry, "retried")
-        if options.dry_run:
-            return _sample(options, handle, "dead", "retried")
         return _dead(options, handle, jobs.retry_dead, "retried")
 
 
 def purge(options: argparse.Namespace) -> int:
     """Forget the dead jobs of a kind."""
     with opened(options.url) as db:
-        handle = db.at(options.space)
-        if options.dry_run:
-            return _sample(options, handle, "dead", "purged")
-        return _dead(options, handle, jobs.purge_dead, "purged")
+        return _dead(options, db.at(options.space), jobs.purge_dead, "purged")
 
 
 def cancel(options: argparse.Namespace) -> int:
@@ -85,18 +80,27 @@ def cancel(options: argparse.Namespace) -> int:
         handle = db.at(options.space)
         if options.ids:
             return _each(options, handle, jobs.cancel, "cancelled")
+        counted = _count(handle, options.state, options.kind)
         if options.dry_run:
-            return _sample(options, handle, options.state, "cancelled")
-        total = _count(handle, options.state, options.kind)[0]
-        done, after = 0, None
-        with Progress(options) as tell:
-            while True:
-                count, after = handle.run(_cancel_page, options.state, options.kind, after=after)
-                done += count
-                tell("cancelling", done, total)
-                if after is None:
-                    break
-    say(options, {"cancelled": done}, lambda: [f"{done:,} cancelled."])
+            page = handle.reader().run(jobs.list_jobs, state=options.state, kind=options.kind, limit=SAMPLE_JOBS)
+            return _show(options, page.items, counted, "cancelled")
+        return _stepwise(options, handle, jobs.cancel_many, "cancelled", counted, state=options.state)
+
+
+def pause(options: argparse.Namespace) -> int:
+    """Let nothing of a queue begin."""
+    return _queue(options, jobs.pause, "paused")
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Let a paused queue go on."""
+    return _queue(options, jobs.resume, "resumed")
+
+
+def _queue(options: argparse.Namespace, act: Callable[..., None], word: str) -> int:
+    with opened(options.url) as db:
+        db.at(options.space).run(act, options.queue)
+    say(options, {word: options.queue}, lambda: [f"{options.queue} {word}."])
     return 0
 
 
@@ -126,28 +130,28 @@ def _listed(
     return Page(found)
 
 
-def _cancel_page(tx: Tx, state: State, kind: str, *, after: str | None) -> tuple[int, str | None]:
-    page = jobs.list_jobs(tx, state=state, kind=kind, after=after, limit=STEP_JOBS)
-    done = 0
-    for job in page.items:
-        try:
-            with tx.savepoint():
-                jobs.cancel(tx, job.id)
-            done += 1
-        except NotFound:  # It ended meanwhile, which READ COMMITTED lets us see.
-            continue
-    return done, page.after
+def _dead(options: argparse.Namespace, handle: Handle, act: Callable[..., Step], word: str) -> int:
+    """Act on the dead jobs of a kind, or on those of them with one error."""
+    reader = handle.reader()
+    counted = reader.run(jobs.count_failed, options.kind, fingerprint=options.error)
+    if options.dry_run:
+        page = reader.run(jobs.glance, "dead", kind=options.kind, fingerprint=options.error, limit=SAMPLE_JOBS)
+        return _show(options, [reader.run(jobs.get, job.id) for job in page.items], counted, word)
+    return _stepwise(options, handle, act, word, counted, fingerprint=options.error)
 
 
-def _dead(options: argparse.Namespace, handle: Handle, act: Callable[..., int], word: str) -> int:
-    """Act on the dead jobs of a kind, those that were dead when this began."""
-    until_ms = handle.reader().run(_now)
-    total = _count(handle, "dead", options.kind)[0]
-    done = 0
+def _stepwise(
+    options: argparse.Namespace, handle: Handle, act: Callable[..., Step], word: str, counted: Counted, **which: Any
+) -> int:
+    """All of a kind, step by step, each a transaction."""
+    done, after = 0, None
     with Progress(options) as tell:
-        while count := handle.run(act, options.kind, limit=STEP_JOBS, died_until_ms=until_ms):
-            done += count
-            tell(word, done, total)
+        while True:
+            step = handle.run(act, options.kind, after=after, limit=STEP_JOBS, **which)
+            done += step.done
+            tell(word, done, counted.count)
+            if (after := step.after) is None:
+                break
     say(options, {word: done}, lambda: [f"{done:,} {word}."])
     return 0
 
@@ -156,7 +160,7 @@ def _each(options: argparse.Namespace, handle: Handle, act: Callable[..., Any], 
     """Act on the jobs that are named, each in its own transaction; code 3 or 4 when one refused."""
     if options.dry_run:
         found = [handle.reader().run(jobs.get, job_id) for job_id in options.ids]
-        return _show(options, found, len(found), word, at_least=False)
+        return _show(options, found, Counted(len(found), at_least=False), word)
     done: list[str] = []
     refused: list[dict[str, str]] = []
     worst = 0
@@ -172,33 +176,25 @@ def _each(options: argparse.Namespace, handle: Handle, act: Callable[..., Any], 
     return worst
 
 
-def _sample(options: argparse.Namespace, handle: Handle, state: State, word: str) -> int:
-    count, at_least = _count(handle, state, options.kind)
-    page = handle.reader().run(jobs.list_jobs, state=state, kind=options.kind, limit=SAMPLE_JOBS)
-    return _show(options, page.items, count, word, at_least=at_least)
-
-
-def _show(options: argparse.Namespace, sample: list[Job], count: int, word: str, *, at_least: bool) -> int:
-    least = "at least " if at_least else ""
+def _show(options: argparse.Namespace, sample: list[Job], counted: Counted, word: str) -> int:
+    least = "at least " if counted.at_least else ""
     say(
         options,
-        {"dry_run": True, "count": count, "at_least": at_least, "sample": sample},
+        {"dry_run": True, "count": counted.count, "at_least": counted.at_least, "sample": sample},
         lambda: [
-            f"{least}{count:,} would be {word}.",
+            f"{least}{counted.count:,} would be {word}.",
             *table(("ID", "KIND", "STATE", "QUEUE", "TRIED", "AT", "ERROR"), [_row(job) for job in sample]),
         ],
     )
     return 0
 
 
-def _count(handle: Handle, state: State, kind: str) -> tuple[int, bool]:
+def _count(handle: Handle, state: State, kind: str) -> Counted:
     """How many there are, and whether more were not counted."""
     of_state = [found for found in handle.reader().run(jobs.stats) if found.state == state]
-    return sum(found.count for found in of_state if found.kind == kind), any(found.at_least for found in of_state)
-
-
-def _now(tx: Tx) -> int:
-    return tx.now_ms
+    return Counted(
+        sum(found.count for found in of_state if found.kind == kind), at_least=any(found.at_least for found in of_state)
+    )
 
 
 def _row(job: Job) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import msgspec
 
 from onefold.core.route import Route
 from onefold.engine.tx import Tx
-from onefold.messaging.jobs import look, ops, survey
+from onefold.messaging.jobs import bulk, look, ops, survey
 from onefold.messaging.jobs.kinds import kind
 from onefold.messaging.jobs.moves import to_dead
 from onefold.messaging.jobs.records import Body
@@ -52,8 +52,8 @@ ROUTES = [
     Route("GET", "/jobs/stats", look.stats, "jobs:read", lambda _tx: {"rows_max": 1_000}),
     Route("GET", "/jobs/paused", look.list_paused, "jobs:read", lambda _tx: {"limit": 10}),
     Route("GET", "/jobs/failures", survey.failure_groups, "jobs:read", lambda tx: _only(_dead(tx), "kind")),
-    Route("POST", "/jobs/dead/retry", ops.retry_dead, "jobs:write", _dead),
-    Route("POST", "/jobs/dead/purge", ops.purge_dead, "jobs:write", _dead),
+    Route("POST", "/jobs/dead/retry", bulk.retry_dead, "jobs:write", _dead),
+    Route("POST", "/jobs/dead/purge", bulk.purge_dead, "jobs:write", _dead),
     Route("POST", "/jobs/pause", ops.pause, "jobs:write", lambda _tx: {"queue": "default"}),
     Route("POST", "/jobs/resume", ops.resume, "jobs:write", lambda _tx: {"queue": "default"}),
     Route("GET", "/jobs/{job_id}", look.get, "jobs:read", _put),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from onefold.core.errors import Invalid
+from onefold.core.errors import Invalid, NotFound
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.moves import to_ready
 from onefold.messaging.jobs.ops import cancel, revived, takes_key
@@ -20,7 +20,7 @@ class Step(msgspec.Struct, frozen=True):
 
     Attributes:
         done: jobs that were changed.
-        left_out: jobs that were looked at and could not be: another job has their unique key by now.
+        left_out: jobs that were looked at and could not be: another job has their unique key by now, or they ended.
         after: where the next step begins; None when there is nothing more to look at.
     """
 
@@ -30,10 +30,13 @@ class Step(msgspec.Struct, frozen=True):
 
 
 @operation
-def retry_failed(
+def retry_dead(
     tx: Tx, kind: str, *, fingerprint: str | None = None, after: str | None = None, limit: int = STEP_DEFAULT
 ) -> Step:
     """Run dead jobs of a kind again, those put first before others: one step of it.
+
+    Whoever goes on until `after` is None has seen each once, however quickly they die anew. One whose
+    unique key another job has by now stays dead.
 
     Args:
         kind: of which kind.
@@ -52,10 +55,10 @@ def retry_failed(
 
 
 @operation
-def purge_failed(
+def purge_dead(
     tx: Tx, kind: str, *, fingerprint: str | None = None, after: str | None = None, limit: int = STEP_DEFAULT
 ) -> Step:
-    """Forget dead jobs of a kind; arguments as for `retry_failed`."""
+    """Forget dead jobs of a kind; arguments as for `retry_dead`."""
     page = glance(tx, "dead", kind=kind, fingerprint=fingerprint, after=after, limit=_checked(limit))
     tx.many("DELETE FROM onefold.jobs_dead WHERE space = :space AND id = :id", [{"id": job.id} for job in page.items])
     if page.items:
@@ -64,26 +67,34 @@ def purge_failed(
 
 
 @operation
-def cancel_waiting(
+def cancel_many(
     tx: Tx, kind: str, *, state: State = "ready", after: str | None = None, limit: int = STEP_DEFAULT
 ) -> Step:
-    """Cancel jobs of a kind that wait: one step of it.
+    """Cancel jobs of a kind that wait or run: one step of it. Those that end meanwhile are left out.
 
     Args:
         kind: of which kind.
-        state: "ready" or "scheduled".
+        state: "ready", "scheduled" or "running".
         after: the `after` of the step before.
         limit: jobs in this step, 1 to 500.
 
     Raises:
         Invalid: an argument is out of range; nothing was written.
     """
-    if state not in {"ready", "scheduled"}:
-        raise Invalid("Jobs that wait are ready or scheduled.", code="state")
+    if state not in {"ready", "scheduled", "running"}:
+        raise Invalid("Jobs that can be cancelled are ready, scheduled or running.", code="state")
     page = glance(tx, state, kind=kind, after=after, limit=_checked(limit))
-    for job in page.items:
-        cancel(tx, job.id)
-    return Step(len(page.items), 0, page.after)
+    done = sum(_cancelled(tx, job.id) for job in page.items)
+    return Step(done, len(page.items) - done, page.after)
+
+
+def _cancelled(tx: Tx, job_id: str) -> bool:
+    try:
+        with tx.savepoint():
+            cancel(tx, job_id)
+    except NotFound:  # It ended meanwhile, which READ COMMITTED lets us see.
+        return False
+    return True
 
 
 def _revive(tx: Tx, job: Glance) -> Body | None:

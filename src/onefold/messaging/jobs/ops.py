@@ -13,7 +13,6 @@ import msgspec
 
 from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
-from onefold.core.page import checked_limit
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import checked_name, checked_priority, kind_of
 from onefold.messaging.jobs.moves import to_ready, to_scheduled
@@ -177,81 +176,6 @@ def retry(tx: Tx, job_id: str) -> None:
 
 
 @operation
-def retry_dead(tx: Tx, kind: str, *, limit: int = 100, died_until_ms: int | None = None) -> int:
-    """Run up to `limit` dead jobs of a kind again, oldest first; answer how many.
-
-    One whose unique key another job has by now stays dead.
-
-    Args:
-        kind: which kind.
-        limit: 1 to 1,000; call it again for more.
-        died_until_ms: only those that died up to then, so that calling it again and again ends,
-            however quickly they die anew; None for all.
-
-    Raises:
-        Invalid: an argument is out of range; nothing was written.
-    """
-    checked_name(kind)
-    rows = tx.all(
-        """WITH picked AS MATERIALIZED (
-               SELECT d.id FROM onefold.jobs_dead d
-               WHERE d.space = :space AND d.kind = :kind AND d.died_at_ms <= :until_ms
-                 AND (d.unique_key IS NULL OR (SELECT u.id FROM onefold.jobs_unique u
-                                               WHERE u.space = d.space AND u.key = d.unique_key) IS NULL)
-               ORDER BY d.id LIMIT :limit {for_update})
-           DELETE FROM onefold.jobs_dead
-           WHERE onefold.jobs_dead.space = :space AND onefold.jobs_dead.id IN (SELECT id FROM picked)
-           RETURNING space, space_name, id, kind, queue, priority, args, attempt, failures, attempts_max,
-                     unique_key, put_at_ms, progress, error""",
-        kind=kind, limit=checked_limit(limit), until_ms=_checked_until(died_until_ms),
-    )  # fmt: skip
-    taken: list[Body] = []
-    for body in sorted(map(revived, rows), key=lambda body: body.id):
-        if takes_key(tx, body):
-            taken.append(body)
-        else:  # Two dead jobs with one key: the older one goes.
-            tx.run(
-                """INSERT INTO onefold.jobs_dead (space, space_name, id, kind, queue, priority, args, attempt,
-                                                  failures, attempts_max, unique_key, put_at_ms, progress,
-                                                  error, died_at_ms)
-                   VALUES (:space, :space_name, :id, :kind, :queue, :priority, :args, :attempt, :attempts_max,
-                           :attempts_max, :unique_key, :put_at_ms, :progress, :error, :now_ms)""",
-                **msgspec.structs.asdict(body),
-            )
-    if taken:
-        to_ready(tx, taken)
-    return len(taken)
-
-
-@operation
-def purge_dead(tx: Tx, kind: str, *, limit: int = 1_000, died_until_ms: int | None = None) -> int:
-    """Forget up to `limit` dead jobs of a kind, oldest first; answer how many.
-
-    Args:
-        kind: which kind.
-        limit: 1 to 1,000; call it again for more.
-        died_until_ms: only those that died up to then; None for all.
-
-    Raises:
-        Invalid: an argument is out of range; nothing was written.
-    """
-    checked_name(kind)
-    rows = tx.all(
-        """WITH picked AS MATERIALIZED (
-               SELECT d.id FROM onefold.jobs_dead d
-               WHERE d.space = :space AND d.kind = :kind AND d.died_at_ms <= :until_ms
-               ORDER BY d.id LIMIT :limit {for_update})
-           DELETE FROM onefold.jobs_dead
-           WHERE onefold.jobs_dead.space = :space AND onefold.jobs_dead.id IN (SELECT id FROM picked)
-           RETURNING id""",
-        kind=kind, limit=checked_limit(limit), until_ms=_checked_until(died_until_ms),
-    )  # fmt: skip
-    if rows:
-        tx.emit("jobs.purged", kind=kind, count=len(rows))
-    return len(rows)
-
-
-@operation
 def pause(tx: Tx, queue: str) -> None:
     """Stop serving a queue in this space: nothing of it is claimed after this commit.
 
@@ -281,13 +205,6 @@ def checked_id(job_id: str) -> str:
         raise Invalid("A job's id has 1 to 60 characters.", length=len(job_id))
     return job_id
 
-
-def _checked_until(at_ms: int | None) -> int:
-    if at_ms is None:
-        return TIME_MS_MAX
-    if type(at_ms) is not int or not 0 <= at_ms <= TIME_MS_MAX:
-        raise Invalid("died_until_ms is out of range.", died_until_ms=at_ms, most=TIME_MS_MAX)
-    return at_ms
 
 
 def _checked_delay(delay_ms: int) -> int:

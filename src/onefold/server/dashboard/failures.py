@@ -63,7 +63,7 @@ def _groups(tx: Tx, scene: Scene, kind: str | None) -> Markup:
                 parts.table(headings, rows, empty="No job has failed for good."),
                 note=note if groups else "",
             ),
-            parts.command("onefold", "jobs", "ls", "--state", "dead", *(("--kind", kind) if kind else ())),
+            parts.command(scene, "onefold", "jobs", "ls", "--state", "dead", *(("--kind", kind) if kind else ())),
         )
     )
 
@@ -94,7 +94,9 @@ def _bulk(
     tx: Tx, scene: Scene, verb: str, state: str, kind: str, fingerprint: str | None, after: str, step: str
 ) -> Markup:
     fields = {"do": verb, "state": state, "kind": kind, **({"error": fingerprint} if fingerprint else {})}
-    words = (*("onefold", "jobs", verb, "--kind", kind), *(("--error", fingerprint) if fingerprint else ()))
+    words = ("onefold", "jobs", verb, "--kind", kind)
+    words += ("--state", state) if verb == "cancel" else ()
+    words += ("--error", fingerprint) if fingerprint else ()
     back = tag("p", link(scene.at("failures" if state == "dead" else "jobs"), "Back to the list", class_="button"))
     if step:
         entry = _step(tx, scene, step)
@@ -147,7 +149,7 @@ def _bulk(
                 parts.table(("For example", "Since", "Error"), rows, empty="None."),
                 note=f"In steps of {STEP}, each a transaction and an entry of the audit trail.",
             ),
-            parts.section("Do it", act, back, parts.command(*words)),
+            parts.section("Do it", act, back, parts.command(scene, *words)),
         )
     )
 
@@ -171,12 +173,12 @@ def act_on_many(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         if verb == "retry":
-            step = jobs.retry_failed(tx, kind, fingerprint=fingerprint, after=after or None, limit=STEP)
+            step = jobs.retry_dead(tx, kind, fingerprint=fingerprint, after=after or None, limit=STEP)
         elif verb == "purge":
-            step = jobs.purge_failed(tx, kind, fingerprint=fingerprint, after=after or None, limit=STEP)
+            step = jobs.purge_dead(tx, kind, fingerprint=fingerprint, after=after or None, limit=STEP)
         else:
             waiting: jobs.State = "ready" if state == "ready" else "scheduled"
-            step = jobs.cancel_waiting(tx, kind, state=waiting, after=after or None, limit=STEP)
+            step = jobs.cancel_many(tx, kind, state=waiting, after=after or None, limit=STEP)
         so_far = step.done + (_step(tx, scene, before).facts["so_far"] if before else 0)
         facts: dict[str, Any] = {"done": step.done, "left_out": step.left_out, "so_far": so_far}
         if fingerprint:

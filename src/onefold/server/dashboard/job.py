@@ -66,7 +66,7 @@ def _job(tx: Tx, scene: Scene, job_id: str) -> Markup:
             parts.section(
                 "Why is it not running?" if job.state != "running" else "What is it doing?",
                 tag("p", jobs.why(tx, job_id), class_="why"),
-                parts.command("onefold", "jobs", "why", job.id),
+                parts.command(scene, "onefold", "jobs", "why", job.id),
             ),
             _actions(scene, job),
             parts.section("Attempts", attempts, note="The error is the last attempt's."),
@@ -87,12 +87,12 @@ def _actions(scene: Scene, job: jobs.Job) -> Markup:
     if job.state in {"dead", "scheduled"}:
         found += [
             parts.action(scene, "jobs.retry", "Run it now", {"id": job.id}),
-            parts.command("onefold", "jobs", "retry", job.id),
+            parts.command(scene, "onefold", "jobs", "retry", job.id),
         ]
     if job.state != "dead":
         found += [
             parts.action(scene, "jobs.cancel", "Cancel it", {"id": job.id}, danger=True),
-            parts.command("onefold", "jobs", "cancel", job.id),
+            parts.command(scene, "onefold", "jobs", "cancel", job.id),
         ]
     return parts.section("What to do", *found)
 

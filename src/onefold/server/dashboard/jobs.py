@@ -54,7 +54,7 @@ def _overview(tx: Tx, scene: Scene) -> Markup:
             parts.section("Kinds by state", table, note=note),
             _workers(tx, scene),
             _queues(tx, scene),
-            parts.command("onefold", "jobs", "ls"),
+            parts.command(scene, "onefold", "jobs", "ls"),
         )
     )
 
@@ -87,7 +87,7 @@ def _queues(tx: Tx, scene: Scene) -> Markup:
             join(
                 (
                     parts.action(scene, "jobs.resume", "Resume", {"queue": queue.queue}),
-                    parts.command("onefold", "jobs", "resume", queue.queue),
+                    parts.command(scene, "onefold", "jobs", "resume", queue.queue),
                 )
             )
             if scene.may("jobs:write")
@@ -103,7 +103,7 @@ def _queues(tx: Tx, scene: Scene) -> Markup:
         )
         form = parts.action(scene, "jobs.pause", "Pause the queue", {}, danger=True)
         form = Markup(form.replace("<form ", '<form id="pause" ', 1))
-        pause = parts.tucked("Pause a queue", field, form, parts.command("onefold", "jobs", "pause", "QUEUE"))
+        pause = parts.tucked("Pause a queue", field, form, parts.command(scene, "onefold", "jobs", "pause", "QUEUE"))
     return parts.section("Queues that are paused", table, pause)
 
 
@@ -146,7 +146,7 @@ def _listed(
                 parts.more(scene, "jobs", page.after, query),
                 note=everything,
             ),
-            parts.command("onefold", "jobs", "ls", "--state", state, *(("--kind", kind) if kind else ())),
+            parts.command(scene, "onefold", "jobs", "ls", "--state", state, *(("--kind", kind) if kind else ())),
         )
     )
 

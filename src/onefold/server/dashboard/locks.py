@@ -52,7 +52,7 @@ def _locks(tx: Tx, scene: Scene, prefix: str, after: str) -> Markup:
             tag("h1", "Locks"),
             search,
             parts.section("Held now, by name", table, following, note=note),
-            parts.command("onefold", "locks", "ls", *(("--prefix", prefix) if prefix else ())),
+            parts.command(scene, "onefold", "locks", "ls", *(("--prefix", prefix) if prefix else ())),
         )
     )
 
@@ -72,7 +72,7 @@ def _release(scene: Scene, lock: locks.Lock) -> object:
         "Release by force ...",
         tag("p", "The holder is not stopped; its fenced writes fail from then on.", class_="note"),
         parts.action(scene, "locks.release", "Release", {"name": lock.name}, danger=True),
-        parts.command("onefold", "locks", "release", lock.name, "--reason", "..."),
+        parts.command(scene, "onefold", "locks", "release", lock.name, "--reason", "..."),
     )
 
 

@@ -10,6 +10,8 @@ from onefold.identity.audit import REASON_LENGTH_MAX
 from onefold.server.dashboard.markup import Markup, join, link, tag, text
 from onefold.server.dashboard.request import Scene
 
+SPACED = ("jobs", "events", "locks")  # The groups of commands that work in one space.
+
 
 def section(title: str, *children: object, note: object = "") -> Markup:
     """A part of a page under a heading."""
@@ -86,8 +88,10 @@ def badge(word: str, kind: str = "") -> Markup:
     return tag("span", word, class_=f"badge {kind or word}")
 
 
-def command(*words: str) -> Markup:
-    """The same on the command line."""
+def command(scene: Scene, *words: str) -> Markup:
+    """The same on the command line, in the space of whoever looks."""
+    if scene.token.space_name and words[1] in SPACED:
+        words = (*words, "--space", scene.token.space_name)
     return tag("p", "Same on the command line: ", tag("code", shlex.join(words)), class_="command")
 
 

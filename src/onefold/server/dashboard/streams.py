@@ -49,7 +49,7 @@ def _subscriptions(tx: Tx, scene: Scene, after: str) -> Markup:
                 parts.more(scene, "streams", page.after, {}),
                 note=f"The last event has position {head:,}.",
             ),
-            parts.command("onefold", "events", "tail"),
+            parts.command(scene, "onefold", "events", "tail"),
         )
     )
 
@@ -109,7 +109,7 @@ def _drop(scene: Scene, name: str, stream: str) -> Markup:
         "Drop those of this stream ...",
         tag("p", "This subscription will never see them, and the stream goes on.", class_="note"),
         parts.action(scene, "events.drop", "Drop", {"subscription": name, "stream": stream}, danger=True),
-        parts.command("onefold", "events", "drop-parked", name, "--stream", stream),
+        parts.command(scene, "onefold", "events", "drop-parked", name, "--stream", stream),
     )
 
 
