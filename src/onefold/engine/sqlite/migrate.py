@@ -25,9 +25,13 @@ def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple
         gate = Gate(path)
     except OSError as error:
         raise Invalid("The folder of the database file cannot be written.", path=str(path), why=str(error)) from error
-    if not gate.acquire_within(GATE_WAIT_S):
-        raise Retry("Another process holds the file and does not let go.", code="gate", holder=gate.holder())
     try:
+        # Who only looks, such as the doctor, need not wait for whoever writes for long.
+        if not gate.try_acquire():
+            if _is_migrated(path, files):
+                return []
+            if not gate.acquire_within(GATE_WAIT_S):
+                raise Retry("Another process holds the file and does not let go.", code="gate", holder=gate.holder())
         connection = open_connection(path)
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -42,6 +46,15 @@ def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple
     finally:
         gate.close()
     return [(file.block, file.version) for file in todo]
+
+
+def _is_migrated(path: Path, files: Sequence[schema.SchemaFile]) -> bool:
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            wal = connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            return wal and not schema.missing(files, _applied(connection))
+    except sqlite3.Error:
+        return False  # Whatever it is, the ordinary way says it.
 
 
 def _applied(connection: sqlite3.Connection) -> list[tuple[str, int, str]]:
