@@ -13,12 +13,13 @@ from onefold.messaging.webhooks.ops import (
     send,
     send_message,
 )
+from onefold.messaging.webhooks.receiving import receive
 from onefold.messaging.webhooks.records import Attempt, Endpoint, Failed, Pending
 from onefold.messaging.webhooks.signing import sign, verify
 from onefold.messaging.webhooks.tidy import sweep
 
 __all__ = [
     "LOOPS", "Attempt", "Dispatcher", "Endpoint", "Failed", "Keys", "Pending", "create", "delete", "disable", "enable",
-    "get", "list_attempts", "list_endpoints", "list_failed", "list_pending", "replay", "replay_failed", "replay_range",
-    "rotate", "send", "send_message", "sign", "sweep", "update", "verify",
+    "get", "list_attempts", "list_endpoints", "list_failed", "list_pending", "receive", "replay", "replay_failed",
+    "replay_range", "rotate", "send", "send_message", "sign", "sweep", "update", "verify",
 ]  # fmt: skip
