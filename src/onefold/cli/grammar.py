@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import os
 from collections.abc import Callable
 
 URL_DEFAULT = "onefold.db"
 PORT_DEFAULT = 8700
 _DAY_MS = 86_400_000
+_FIRST_YEAR = 1970
 
 Add = Callable[..., argparse.ArgumentParser]
 
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _jobs(add, commands)
     _events(add, commands)
     _locks(add, commands)
+    _webhooks(add, commands)
     bench = add("bench", "Measure: all benches in a checkout, else the disk and a commit here.")
     bench.add_argument("--seconds", type=_span, default=2.0, help="for each measurement (2)")
     bench.add_argument("names", nargs="*", metavar="NAME", help="in a checkout: which benches")
@@ -158,6 +161,29 @@ def _locks(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParse
     release.add_argument("--dry-run", action="store_true", help="only say who holds it")
 
 
+def _webhooks(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    to = _group(commands, "webhooks", "Look at endpoints and what was delivered, and deliver it again.")
+
+    def hook(name: str, text: str, *, endpoint: bool = True) -> argparse.ArgumentParser:
+        command = _spaced(add(name, text, to, module="webhooks", function=name))
+        if endpoint:
+            command.add_argument("endpoint_id", metavar="ENDPOINT")
+        return command
+
+    _paged(hook("ls", "List endpoints and how they are.", endpoint=False))
+    _paged(hook("attempts", "List what was tried for an endpoint."))
+    _paged(hook("failed", "List what was given up for an endpoint."))
+    _paged(hook("pending", "List what waits for an endpoint or is on its way."))
+    replay = _changing(hook("replay", "Deliver again: by id, all that was given up, or all that was sent in a time."))
+    replay.add_argument("messages", nargs="*", metavar="MESSAGE")
+    replay.add_argument("--failed", action="store_true", help="instead of ids: all that was given up")
+    replay.add_argument("--since", type=_moment, metavar="TIME", help="instead of ids: sent from then on ...")
+    replay.add_argument("--until", type=_moment, metavar="TIME", help="... and before then; times as 2026-11-27T08:00Z")
+    hook("enable", "Let messages go to an endpoint again.")
+    disable = hook("disable", "Send nothing to an endpoint until it is enabled.")
+    disable.add_argument("--reason", required=True, help="stands with the endpoint, for people")
+
+
 def _spaced(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     command.add_argument("--space", default="", help="in which one (the root space)")
     return command
@@ -198,6 +224,16 @@ def _position(text: str) -> int:
 
 def _ms(text: str) -> int:
     return _number(text, 0, 600_000)
+
+
+def _moment(text: str) -> int:
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None or found.year < _FIRST_YEAR:
+        raise argparse.ArgumentTypeError("a time with its zone, such as 2026-11-27T08:00Z")
+    return int(found.timestamp() * 1_000)
 
 
 def _days(text: str) -> int:
