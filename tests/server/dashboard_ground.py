@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import msgspec
 from http_calls import Direct, Reply, bearer_for
 
-from onefold import Database, Money, Tx, booking, events, jobs, ledger, locks, tokens
+from onefold import Database, Money, Tx, booking, events, jobs, ledger, locks, tokens, webhooks
 from onefold.messaging.jobs.moves import to_dead
 from onefold.messaging.jobs.records import Body
 
@@ -52,7 +52,9 @@ def furnish(tx: Tx) -> dict[str, str]:
     booking.add_show(tx, venue.id, title=EVIL, starts_at_ms=tx.now_ms + 86_400_000, prices={"Stalls": Money(100, "EUR")})
     events.append(tx, "letter/1", Sent())
     events.subscribe(tx, "mailer", category="letter")
-    return {"ready": ready, "scheduled": scheduled, "dead": dead(tx, EVIL), "other": dead(tx), "same": dead(tx, "ConnectionError: mail 8 is away")}
+    endpoint = webhooks.create(tx, "https://hooks.example.com/in", key_id="k1").id
+    message = webhooks.send(tx, "letter.sent", {"to": "ana"})
+    return {"endpoint": endpoint, "message": message, "ready": ready, "scheduled": scheduled, "dead": dead(tx, EVIL), "other": dead(tx), "same": dead(tx, "ConnectionError: mail 8 is away")}
 
 
 def park(db: Database) -> None:

@@ -9,13 +9,13 @@ from urllib.parse import parse_qsl
 import pytest
 from dashboard_ground import EVIL, Letter, Visit, dead, furnish, park
 
-from onefold import Database, NotFound, audit, events, jobs, locks, sessions
+from onefold import Database, NotFound, Tx, audit, events, jobs, locks, sessions, webhooks
 from onefold.server.dashboard.catalogue import ACTIONS, VIEWS
 from onefold.server.dashboard.failures import STEP
 
 EMPTY = {
     "now": "All well", "jobs": "There are no jobs.", "failures": "No job has failed for good.", "streams": "Nobody subscribes.",
-    "locks": "Nobody holds a lock.", "ledger": "There are no accounts.", "booking": "There are no shows.",
+    "webhooks": "There are no endpoints.", "locks": "Nobody holds a lock.", "ledger": "There are no accounts.", "booking": "There are no shows.",
     "sessions": "Logged in", "audit": "Logged in.",
 }  # fmt: skip
 
@@ -41,6 +41,7 @@ def test_every_page_shows_what_there_is_and_as_text(visit: Visit, db: Database) 
         "jobs?state=scheduled": names["scheduled"], "jobs?state=running": "There are none.", "failures": EVIL.partition("'")[0],
         f"job?id={names['ready']}": "No live worker serves its queue", f"job?id={names['dead']}": EVIL,
         f"job?id={names['scheduled']}": "It waits until", "streams": "mailer", "parked?subscription=mailer": EVIL, "locks": EVIL,
+        "webhooks": "https://hooks.example.com/in", f"endpoint?id={names['endpoint']}": names["message"],
         "locks?prefix=invoice": "invoice/42", "ledger": "wallet/ana", "booking": EVIL, "sessions": ana.token_id, "audit": "sessions.begin",
         "bulk?do=retry&state=dead&kind=mail.letter": "3 dead jobs of kind mail.letter",
         "bulk?do=cancel&state=ready&kind=mail.letter": "1 ready job of kind mail.letter",
@@ -152,6 +153,57 @@ def test_parked_events_are_dropped(visit: Visit, db: Database) -> None:
     assert db.reader().run(events.list_parked, "mailer").items == []
     assert "Nothing is put aside." in ana.get(back).words
     assert entries(db, "events.drop")[0].facts == {"stream": "letter/1", "dropped": 1}
+
+
+def test_an_endpoint_is_disabled_and_enabled(visit: Visit, db: Database) -> None:
+    names = db.run(furnish)
+    ana, to = visit(), names["endpoint"]
+    back = ana.post("do/webhooks.disable", id=to, reason="It moves house.").to
+    assert db.reader().run(webhooks.get, to).disabled_why == "It moves house."
+    assert "It moves house." in ana.get(back).words
+    assert ana.post("do/webhooks.replay", id=to, message=names["message"], reason="x").status == 409
+    assert ana.post("do/webhooks.enable", id=to, reason="It has moved.").status == 303
+    assert db.reader().run(webhooks.get, to).disabled_at_ms is None
+    assert [len(entries(db, f"webhooks.{verb}")) for verb in ("disable", "enable", "replay")] == [1, 1, 0]
+
+
+def give_up(tx: Tx, endpoint_id: str, message_id: str) -> None:
+    """As a dispatcher leaves a message after its last attempt."""
+    tx.run("DELETE FROM onefold.webhook_pending WHERE space = :space AND endpoint_id = :to", to=endpoint_id)
+    tx.run(
+        """INSERT INTO onefold.webhook_failed (space, endpoint_id, message_id, failed_at_ms)
+           VALUES (:space, :to, :id, :now_ms)""",
+        to=endpoint_id, id=message_id,
+    )  # fmt: skip
+    tx.run(
+        """INSERT INTO onefold.webhook_attempts (space, endpoint_id, message_id, attempt, outcome, status, took_ms,
+                                                 detail, at_ms)
+           VALUES (:space, :to, :id, 1, 'refused', 500, 7, :detail, :now_ms)""",
+        to=endpoint_id, id=message_id, detail=EVIL,
+    )  # fmt: skip
+
+
+def test_a_webhook_is_delivered_again(visit: Visit, db: Database) -> None:
+    names = db.run(furnish)
+    to, message = names["endpoint"], names["message"]
+    db.run(give_up, to, message)
+    ana = visit()
+    page = ana.get(f"endpoint?id={to}")
+    assert EVIL in page.words
+    assert "<script>alert" not in page.text
+    assert ana.post("do/webhooks.replay", id=to, message=message, reason="It is back.").status == 303
+    assert [one.message_id for one in db.reader().run(webhooks.list_pending, to).items] == [message]
+    assert db.reader().run(webhooks.list_failed, to).items == []
+    assert entries(db, "webhooks.replay")[0].facts == {"message": message}
+
+
+def test_all_that_was_given_up_is_delivered_again(visit: Visit, db: Database) -> None:
+    names = db.run(furnish)
+    to = names["endpoint"]
+    db.run(give_up, to, names["message"])
+    assert visit().post("do/webhooks.replay_failed", id=to, reason="It is back.").status == 303
+    assert db.reader().run(webhooks.list_failed, to).items == []
+    assert entries(db, "webhooks.replay_failed")[0].facts == {"replayed": 1}
 
 
 def test_another_session_is_ended(visit: Visit, db: Database) -> None:

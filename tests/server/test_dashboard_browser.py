@@ -15,7 +15,7 @@ from onefold import Database, audit, jobs
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium is installed")
 PATHS = (
     "now", "jobs", "jobs?state=ready&kind=mail.letter", "jobs?state=dead", "failures", "bulk?do=retry&state=dead&kind=mail.letter",
-    "streams", "locks", "ledger", "booking", "sessions", "audit",
+    "streams", "webhooks", "locks", "ledger", "booking", "sessions", "audit",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from http_calls import Direct, bearer_for, serving
 from onefold import Database, Tx, audit, jobs, sessions, tokens
 from onefold.server.dashboard.catalogue import ACTIONS, VIEWS
 
-NEEDED = {"job": "id=job_0", "bulk": "do=retry&state=dead&kind=a", "parked": "subscription=a"}
+NEEDED = {"endpoint": "id=ep_0", "job": "id=job_0", "bulk": "do=retry&state=dead&kind=a", "parked": "subscription=a"}
 
 
 def with_needed(path: str) -> str:

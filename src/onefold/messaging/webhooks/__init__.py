@@ -4,6 +4,7 @@ from onefold.messaging.webhooks.client import LOOPS, Dispatcher
 from onefold.messaging.webhooks.endpoints import create, delete, disable, enable, get, list_endpoints, rotate, update
 from onefold.messaging.webhooks.keys import Keys
 from onefold.messaging.webhooks.ops import (
+    latest_attempts,
     list_attempts,
     list_failed,
     list_pending,
@@ -19,7 +20,32 @@ from onefold.messaging.webhooks.signing import sign, verify
 from onefold.messaging.webhooks.tidy import sweep
 
 __all__ = [
-    "LOOPS", "Attempt", "Dispatcher", "Endpoint", "Failed", "Keys", "Pending", "create", "delete", "disable", "enable",
-    "get", "list_attempts", "list_endpoints", "list_failed", "list_pending", "receive", "replay", "replay_failed",
-    "replay_range", "rotate", "send", "send_message", "sign", "sweep", "update", "verify",
+    "LOOPS",
+    "Attempt",
+    "Dispatcher",
+    "Endpoint",
+    "Failed",
+    "Keys",
+    "Pending",
+    "create",
+    "delete",
+    "disable",
+    "enable",
+    "get",
+    "latest_attempts",
+    "list_attempts",
+    "list_endpoints",
+    "list_failed",
+    "list_pending",
+    "receive",
+    "replay",
+    "replay_failed",
+    "replay_range",
+    "rotate",
+    "send",
+    "send_message",
+    "sign",
+    "sweep",
+    "update",
+    "verify",
 ]  # fmt: skip

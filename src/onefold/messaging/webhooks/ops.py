@@ -175,6 +175,18 @@ def list_attempts(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: 
 
 
 @operation
+def latest_attempts(tx: Tx, endpoint_id: str, *, limit: int = LIMIT_DEFAULT) -> list[Attempt]:
+    """What was tried of the messages that were sent last, the newest first. `limit` is 1 to 1,000."""
+    rows = tx.all(
+        """SELECT message_id, attempt, outcome, status, took_ms, detail, at_ms FROM onefold.webhook_attempts
+           WHERE space = :space AND endpoint_id = :endpoint_id
+           ORDER BY message_id DESC, attempt DESC LIMIT :most""",
+        endpoint_id=checked_id(endpoint_id), most=checked_limit(limit),
+    )
+    return [Attempt(*row) for row in rows]
+
+
+@operation
 def list_failed(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Failed]:
     """What was given up for an endpoint, the oldest message first. `limit` is 1 to 1,000."""
     rows = tx.all(

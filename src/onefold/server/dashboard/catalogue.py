@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onefold.server.dashboard import failures, job, jobs, locks, money, now, people, streams
+from onefold.server.dashboard import failures, job, jobs, locks, money, now, people, streams, webhooks
 from onefold.server.dashboard.views import Action, View
 
 #: By path, in the order of the navigation.
@@ -14,6 +14,8 @@ VIEWS: dict[str, View] = {
     "bulk": View("Many jobs", "jobs:read", failures.prepare_bulk, listed=False, live=False),
     "streams": View("Streams", "events:read", streams.prepare),
     "parked": View("Parked events", "events:read", streams.prepare_parked, listed=False),
+    "webhooks": View("Webhooks", "webhooks:read", webhooks.prepare),
+    "endpoint": View("Endpoint", "webhooks:read", webhooks.prepare_endpoint, listed=False),
     "locks": View("Locks", "locks:read", locks.prepare),
     "ledger": View("Ledger", "ledger:read", money.prepare_ledger),
     "booking": View("Booking", "booking:read", money.prepare_booking),
@@ -29,6 +31,10 @@ ACTIONS: dict[str, Action] = {
     "jobs.pause": Action("jobs:write", jobs.pause),
     "jobs.resume": Action("jobs:write", jobs.resume),
     "events.drop": Action("events:write", streams.drop),
+    "webhooks.enable": Action("webhooks:write", webhooks.enable),
+    "webhooks.disable": Action("webhooks:write", webhooks.disable),
+    "webhooks.replay": Action("webhooks:write", webhooks.replay),
+    "webhooks.replay_failed": Action("webhooks:write", webhooks.replay_failed),
     "locks.release": Action("locks:admin", locks.release),
     "sessions.end": Action("sessions:write", people.end_session, of_root=True),
 }

@@ -10,7 +10,7 @@ from onefold.identity.audit import REASON_LENGTH_MAX
 from onefold.server.dashboard.markup import Markup, join, link, tag, text
 from onefold.server.dashboard.request import Scene
 
-SPACED = ("jobs", "events", "locks")  # The groups of commands that work in one space.
+SPACED = ("jobs", "events", "locks", "webhooks")  # The groups of commands that work in one space.
 
 
 def section(title: str, *children: object, note: object = "") -> Markup:
