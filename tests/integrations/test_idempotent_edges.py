@@ -12,6 +12,7 @@ from idempotent_calls import KINDS, Answer, Died, Told, guarded
 
 import onefold
 from onefold import Conflict, Database, Invalid, idempotency, idempotent_routes
+from onefold.integrations.idempotent_routes import asgi
 from onefold.messaging.idempotency.http import HEADER_BYTES_MAX
 
 ASK = {"method": "POST", "path": "/orders", "query": "", "tenant": "ana", "content_type": "text/plain", "key": "k1",
@@ -134,13 +135,15 @@ def test_an_error_of_ours_that_the_app_raises_without_a_key_stays_its_own(db: Da
 # -- ASGI alone ---------------------------------------------------------------------------------------
 
 
-def play(app: Any, *incoming: dict[str, Any], kind: str = "http") -> list[Any]:
-    """What the app, behind the middleware, sends when it receives these messages and then a disconnect."""
+def play(app: Any, *incoming: dict[str, Any], kind: str = "http", stalls: bool = False) -> list[Any]:
+    """What the app, behind the middleware, sends when it receives these messages and then a disconnect, or nothing."""
     scope = {"type": kind, "method": "POST", "path": "/orders", "query_string": b"", "tenant": "ana",
              "headers": [(b"idempotency-key", b"k1")], "extensions": {"http.response.pathsend": {}}}  # fmt: skip
     messages, said = list(incoming), []
 
     async def receive() -> Any:
+        if stalls and not messages:
+            await asyncio.Event().wait()
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
@@ -224,6 +227,16 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_begins_nothing(db: Datab
         raise AssertionError("called")
 
     assert play(middleware(app, db), WHOLE | {"more_body": True}) == []
+    assert rows(db) == 0
+
+
+def test_a_body_that_never_ends_is_given_up(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise AssertionError("called")
+
+    monkeypatch.setattr(asgi, "BODY_S_MAX", 0.01)
+    head, _ = play(middleware(app, db), WHOLE | {"more_body": True}, stalls=True)
+    assert head["status"] == 408
     assert rows(db) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +32,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+BODY_S_MAX = 30.0  # For a whole body, as long as `onefold serve` gives it; servers of ASGI do not count.
+
 
 class ASGI:
     """Runs the app once for each key, and answers alike ever after.
@@ -47,7 +50,8 @@ class ASGI:
         keys: from method and path, whether a route takes a key: "off", "optional", "required".
         lease_ms: how long a request may run before a duplicate takes it over, 1 ms to one hour.
         ttl_ms: how long an answer is kept, 1 ms to 31 days.
-        request_bytes_max: of a body under a key. It is read whole before the app runs.
+        request_bytes_max: of a body under a key. It is read whole, for 30 s at most, before the app
+            runs.
         keep_headers: more response headers that replays repeat, besides `http.KEPT_HEADERS`.
 
     Raises:
@@ -94,6 +98,13 @@ class ASGI:
             await self._run(begun, body, scope, receive, send)
 
     async def _body(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(BODY_S_MAX):
+                return await self._whole(receive)
+        except TimeoutError:
+            raise Refused(408, "slow", "The body came too slowly.") from None
+
+    async def _whole(self, receive: Receive) -> bytes:
         most = self._rules.request_bytes_max
         parts: list[bytes] = []
         size = 0
