@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import json
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 _canonical = msgspec.json.Encoder(order="sorted")  # Fields of records too: their order may change.
+_finite = json.JSONEncoder(allow_nan=False, check_circular=False)  # Refuses in C what msgspec writes as null.
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
@@ -54,8 +55,8 @@ def fingerprint(value: object) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return all(map(_is_finite, value)) and all(map(_is_finite, value.values()))
-    return not isinstance(value, (list, tuple, set, frozenset)) or all(map(_is_finite, value))
+    try:
+        _finite.encode(value)
+    except ValueError:
+        return False
+    return True
