@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from engine_words import in_one_batch
+from waiting import until
 
 import onefold
 from onefold import Retry, Tx
+from onefold.engine.sqlite import batches
 from onefold.host.gate import Gate
 from onefold.host.processes import identity, is_alive, start_time
 
@@ -141,13 +145,7 @@ def test_the_gate_lets_nobody_overtake(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=waits)
     thread.start()
-    turn = os.open(tmp_path / "g-turn", os.O_RDWR)
-    while True:  # Until the second one queues, which shows in the turn being taken.
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            break
-        fcntl.flock(turn, fcntl.LOCK_UN)
+    until(first.wanted)
     first.release()
     overtaken = first.try_acquire()  # At once: the sleeper can hardly be awake yet.
     thread.join(10)
@@ -158,7 +156,39 @@ def test_the_gate_lets_nobody_overtake(tmp_path: Path) -> None:
     assert third.try_acquire()
     for gate in (first, second, third):
         gate.close()
-    os.close(turn)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_long_transaction_takes_in_more_unless_another_process_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.setattr(batches, "ADMIT_NS", 0)
+    monkeypatch.setattr(batches, "ADMIT_UNWANTED_NS", 1 << 62)
+    path = tmp_path / "a.db"
+    other = Gate(path)
+
+    def wait_in_line() -> None:
+        other.acquire()
+        other.release()
+
+    waiter = threading.Thread(target=wait_in_line)
+    probe = Gate(path)
+
+    def first(tx: Tx) -> None:
+        if wanted:
+            waiter.start()
+            until(probe.wanted)
+        tx.one(INCREMENT, key="a")
+
+    with onefold.connect(path) as db:
+        before = Counter(db._engine.metrics.batch_sizes)
+        in_one_batch(db, (None, first), (None, total, "a"), (None, total, "a"))
+        sizes = Counter(db._engine.metrics.batch_sizes) - before
+    assert sizes == ({1: 2, 2: 1} if wanted else {1: 1, 3: 1})
+    if wanted:
+        waiter.join()
+    other.close()
+    probe.close()
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number() -> None:

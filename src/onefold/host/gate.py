@@ -94,6 +94,16 @@ class Gate:
             self._become(waiting)
         return outcome[0]
 
+    def wanted(self) -> bool:
+        """Whether somebody waits while we hold it: whoever waits at the gate holds the turn."""
+        turn = self._turn
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        return False
+
     def holder(self) -> str:
         """The last taker as "pid 123", for messages; says when that process is gone."""
         who = os.pread(self._gate, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()

@@ -44,6 +44,7 @@ _log = logging.getLogger("onefold.writer")
 
 BATCH_MAX = 512
 ADMIT_NS = 2_000_000
+ADMIT_UNWANTED_NS = 10_000_000  # While no other process waits: pages that many functions change are written once.
 CAREFUL_CALLS = 1_024  # How many calls in a row must succeed before savepoints are left out again.
 BUSY_WAIT_NS = 5_000_000_000  # For writers that do not take the gate; ours never meet.
 LOOK_COMMITS = 64  # Commits between two looks at the size of the WAL.
@@ -58,7 +59,7 @@ class Batches:
 
     def __init__(
         self, path: Path, queue: deque[Call], *, clock: Clock, durability: Durability, rehearse: bool,
-        metrics: Metrics, wakes: Wakes, unsynced: Callable[[], None],
+        metrics: Metrics, wakes: Wakes, unsynced: Callable[[], None], wanted: Callable[[], bool],
     ) -> None:
         self._path = path
         self._queue = queue
@@ -68,6 +69,7 @@ class Batches:
         self._metrics = metrics
         self._wakes = wakes
         self._unsynced = unsynced
+        self._wanted = wanted  # Whether another process waits for the gate.
         self._spaces = Spaces()
         self._careful = 0  # Calls left that get a savepoint each.
         self._deadline_ns = 0
@@ -149,7 +151,7 @@ class Batches:
         done: list[Call] = []
         hinted: list[Hints] = []
         position = 0
-        while position < len(batch) or (admit and now_ns - started < ADMIT_NS and self._admit(batch)):
+        while position < len(batch) or (admit and self._admits(now_ns - started) and self._admit(batch)):
             call = batch[position]
             position += 1
             now_ns = self._run_one(call, cursor, now_ns, bare=bare)
@@ -187,6 +189,10 @@ class Batches:
         call.error = error
         call.result = None
         self._metrics.abort(name_of(call.fn), getattr(error, "code", type(error).__name__))
+
+    def _admits(self, age_ns: int) -> bool:
+        """Whether a transaction of this age takes in another function."""
+        return age_ns < ADMIT_NS or (age_ns < ADMIT_UNWANTED_NS and not self._wanted())
 
     def _admit(self, batch: list[Call]) -> bool:
         if len(batch) >= BATCH_MAX:

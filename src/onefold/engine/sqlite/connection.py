@@ -18,7 +18,7 @@ CACHED_STATEMENTS = 512
 BUSY_TIMEOUT_S = 5.0  # For writers that do not take the gate; ours never meet.
 BUSY_PAUSE_S = 0.01
 CACHE_KIB = 65_536
-CHECKPOINT_PAGES = 2_000
+CHECKPOINT_PAGES = 8_000  # 32 MiB: a page that changes again and again is written back once.
 WAL_BYTES_KEPT = 64 << 20  # A WAL that grew beyond it, behind a long reader, is cut back afterwards.
 
 SYNCHRONOUS: dict[Durability, str] = {"always": "FULL", "everysec": "NORMAL"}

@@ -1,7 +1,8 @@
 """Group commit: many functions, one transaction, one fsync.
 
 One thread takes what is queued, runs function after function, and commits once (`batches.py`).
-Nothing waits for company: what is there is taken, and nothing is admitted after two milliseconds.
+Nothing waits for company: what is there is taken. After two milliseconds nothing more is admitted if
+another process waits for the gate, after ten nothing at all.
 When the writer is idle, a synchronous caller runs its own function.
 """
 
@@ -38,7 +39,7 @@ class Writer:
         self._queue: deque[Call] = deque()
         self.batches = Batches(
             path, self._queue, clock=clock, durability=durability, rehearse=rehearse, metrics=metrics, wakes=wakes,
-            unsynced=unsynced,
+            unsynced=unsynced, wanted=gate.wanted,
         )
         self._bell = threading.Lock()  # Held while nothing rings; the thread sleeps on it.
         self._bell.acquire()
