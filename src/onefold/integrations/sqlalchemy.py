@@ -25,7 +25,7 @@ from onefold.core.errors import Doomed, Invalid
 from onefold.engine.call import new_seed, space_of
 from onefold.engine.errors import translate
 from onefold.engine.joined import NOW_MS, JoinedTx, register_space, tell_through
-from onefold.engine.sql import Dialect, compile_statement, ends_transaction
+from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.engine.sqlite.wakes import tell_peers
 from onefold.engine.tx import ADD_POSTGRES, ADD_SQLITE, Row, Tx
@@ -238,14 +238,6 @@ class _Holder:
             url, creator=lambda: _Borrowed(raw), poolclass=pool.NullPool, **options
         )
         event.listen(self.engine, "handle_error", self._doom)
-        event.listen(self.engine, "before_cursor_execute", self._guard)
-
-    def _guard(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if ends_transaction(statement):
-            error = Invalid("The Session is inside run, which commits; just leave the function.", code="inner_commit")
-            if self.tx is not None:
-                self.tx.doom(error)
-            raise error
 
     def _doom(self, context: Any) -> None:
         if self.tx is not None:

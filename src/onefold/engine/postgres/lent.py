@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 from psycopg import pq
@@ -16,15 +16,19 @@ from psycopg import pq
 from onefold.core.errors import Invalid
 from onefold.engine.postgres.errors import lost
 from onefold.engine.postgres.wire import Wire
+from onefold.engine.sql import ends_transaction
 
 
 class LentCursor(psycopg.Cursor[Any]):
     """A cursor that borrows the wire for as long as a statement takes."""
 
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """See psycopg."""
+        assert isinstance(self.connection, LentConnection)
+        if ends_transaction(_text(query, self.connection)):
+            self.connection.refuse()
         with _borrowed(self.connection):
-            return super().execute(*args, **kwargs)
+            return super().execute(query, *args, **kwargs)
 
     def executemany(self, *args: Any, **kwargs: Any) -> None:
         """See psycopg."""
@@ -37,6 +41,24 @@ class LentConnection(psycopg.Connection[Any]):
 
     wire: Wire
     doom: Callable[[BaseException], None]  # Of the transaction that it is lent to.
+
+    def commit(self) -> NoReturn:
+        """Refused: `run` commits."""
+        self.refuse()
+
+    def rollback(self) -> NoReturn:
+        """Refused: raise, and everything is undone."""
+        self.refuse()
+
+    def close(self) -> NoReturn:
+        """Refused: the engine keeps it."""
+        self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Say that a function ends no transaction, and see to it that this one is not committed."""
+        error = Invalid("A function over tx neither begins nor ends transactions.", code="inner_commit")
+        self.doom(error)
+        raise error
 
 
 def lend(wire: Wire, doom: Callable[[BaseException], None]) -> LentConnection:
@@ -69,8 +91,10 @@ def _borrowed(connection: psycopg.Connection[Any]) -> Generator[None]:
             wire.broken = True
             raise lost(str(error)) from None
     if pg.transaction_status == pq.TransactionStatus.IDLE:
-        error = Invalid("A function over tx neither begins nor ends transactions.", code="inner_commit")
-        connection.doom(error)
-        raise error
+        connection.refuse()
 
 
+def _text(query: Any, connection: LentConnection) -> str:
+    if isinstance(query, bytes):
+        return query.decode("utf-8", "replace")
+    return query if isinstance(query, str) else query.as_string(connection)

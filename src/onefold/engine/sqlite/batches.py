@@ -33,7 +33,16 @@ from onefold.engine.call import (
 )  # fmt: skip
 from onefold.engine.metrics import Metrics
 from onefold.engine.rehearsal import Rehearsal
-from onefold.engine.sqlite.connection import SYNCHRONOUS, open_connection, translated, wal_of
+from onefold.engine.sqlite.connection import (
+    BEGIN_WRITE,
+    COMMIT,
+    ROLLBACK,
+    SYNCHRONOUS,
+    EngineConnection,
+    open_connection,
+    translated,
+    wal_of,
+)  # fmt: skip
 from onefold.engine.sqlite.spaces import Spaces
 from onefold.engine.sqlite.tx import SqliteTx
 from onefold.engine.sqlite.wakes import Wakes
@@ -77,7 +86,7 @@ class Batches:
         self.forked_inside = False
         self._tx: SqliteTx | None = None
         self._commits_since_look = 0
-        self.connection: sqlite3.Connection | None = None
+        self.connection: EngineConnection | None = None
         self._synchronous: Durability = durability
 
     def alone(self, call: Call) -> None:
@@ -182,7 +191,7 @@ class Batches:
             self._commit(cursor, done, hinted, started)
             settled += done
         else:
-            cursor.execute("ROLLBACK")
+            cursor.execute(ROLLBACK)
         return [], False
 
     def _fail(self, call: Call, error: BaseException) -> None:
@@ -216,6 +225,7 @@ class Batches:
                 connection.set_progress_handler(self._overdue, PROGRESS_STEPS)
                 self._synchronous = self._durability
                 self._cursor = connection.cursor()
+                self._take_back = connection.take_back
             self._deadline_ns = 1 << 62
             # A lone call may ask for less than the database's durability; in a batch one fsync serves all.
             wanted = (alone and first.options.durability) or self._durability
@@ -223,7 +233,7 @@ class Batches:
                 self._cursor.execute(f"PRAGMA synchronous = {SYNCHRONOUS[wanted]}")
                 self._synchronous = wanted
             try:
-                self._cursor.execute("BEGIN IMMEDIATE")
+                self._cursor.execute(BEGIN_WRITE)
             except sqlite3.OperationalError as error:
                 self._begin_patiently(error, first.deadline_ns)
         except sqlite3.Error as error:
@@ -239,7 +249,7 @@ class Batches:
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, 0.02)
             try:
-                self._cursor.execute("BEGIN IMMEDIATE")
+                self._cursor.execute(BEGIN_WRITE)
             except sqlite3.OperationalError as again:
                 error = again
             else:
@@ -289,6 +299,7 @@ class Batches:
                 self._undo(cursor)
             now_ns = time.monotonic_ns()
         tx._doom = OVER
+        self._take_back()
         return now_ns
 
     def _rehearsal(self, call: Call, tx: SqliteTx, cursor: sqlite3.Cursor) -> Rehearsal:
@@ -318,29 +329,30 @@ class Batches:
         except sqlite3.Error:
             # The savepoint itself is gone: nothing of this transaction can be trusted.
             if cursor.connection.in_transaction:
-                cursor.execute("ROLLBACK")
+                cursor.execute(ROLLBACK)
 
     def _roll_back(self, cursor: sqlite3.Cursor) -> None:
         self._grant_undoing()
-        cursor.execute("ROLLBACK")
+        cursor.execute(ROLLBACK)
 
     def _grant_undoing(self) -> None:
         if self.forked_inside:
             raise Doomed("The process was forked inside the transaction.", code="forked")
+        self._take_back()
         self._deadline_ns = time.monotonic_ns() + 1_000_000_000  # Undoing is not part of the deadline.
 
     def _commit(self, cursor: sqlite3.Cursor, done: list[Call], hinted: list[Hints], started: int) -> None:
         self._deadline_ns = 1 << 62
         before = time.monotonic_ns()
         try:
-            cursor.execute("COMMIT")
+            cursor.execute(COMMIT)
         except sqlite3.Error as error:
             ours = translated(error, at_commit=True)
             _log.error("COMMIT failed: %s", ours)
             for call in done:
                 self._fail(call, ours)
             with contextlib.suppress(sqlite3.Error):
-                cursor.execute("ROLLBACK")
+                cursor.execute(ROLLBACK)
             self._reopen_if_broken(error)
             return
         if self._synchronous != "always":

@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 from onefold.core.errors import Conflict, Invalid, OnefoldError, Retry, Unknown
 from onefold.engine.call import Durability
@@ -21,22 +22,41 @@ CACHE_KIB = 65_536
 CHECKPOINT_PAGES = 8_000  # 32 MiB: a page that changes again and again is written back once.
 WAL_BYTES_KEPT = 64 << 20  # A WAL that grew beyond it, behind a long reader, is cut back afterwards.
 
+BEGIN_WRITE = "BEGIN IMMEDIATE -- the engine's"
+BEGIN_READ = "BEGIN -- the engine's"
+COMMIT = "COMMIT -- the engine's"
+ROLLBACK = "ROLLBACK -- the engine's"
 SYNCHRONOUS: dict[Durability, str] = {"always": "FULL", "everysec": "NORMAL"}
 
 
 class EngineConnection(sqlite3.Connection):
-    """A connection whose transactions are the engine's, also where a bridge lends it to a function."""
+    """A connection whose transactions are the engine's, also while a function has it.
 
-    def commit(self) -> None:
-        """Refused: it would commit half of this function, and whoever shares the transaction."""
-        raise Invalid("A function over tx neither begins nor ends transactions.", word="commit")
+    The engine's own words end in a remark, so that no statement that it prepared is taken for a function's.
+    """
 
-    def rollback(self) -> None:
-        """Refused: raise, and everything is undone."""
-        raise Invalid("A function over tx neither begins nor ends transactions.", word="rollback")
+    _lent = _guarded = False
+
+    def lend(self) -> Self:
+        """The connection for a function, which can neither begin nor end a transaction with it.
+
+        However it tries: there are six ways in the driver, and all of them prepare the word.
+        """
+        if not self._guarded:
+            self.set_authorizer(self._judged)
+            self._guarded = True
+        self._lent = True
+        return self
+
+    def take_back(self) -> None:
+        """The function is over."""
+        self._lent = False
+
+    def _judged(self, action: int, *_: str | None) -> int:
+        return sqlite3.SQLITE_DENY if self._lent and action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
 
 
-def open_connection(path: Path, *, readonly: bool = False, durability: Durability = "always") -> sqlite3.Connection:
+def open_connection(path: Path, *, readonly: bool = False, durability: Durability = "always") -> EngineConnection:
     """A connection in WAL mode, in autocommit, usable from any one thread at a time.
 
     A writer must be opened under the gate: it may set the journal mode and recover the WAL.
@@ -120,6 +140,8 @@ def translated(error: BaseException, *, at_commit: bool = False) -> OnefoldError
         return Conflict("A row that this one refers to is missing, or still referred to.", code="reference", why=why)
     if name.startswith("SQLITE_CONSTRAINT"):
         return Invalid("A constraint of the table refuses the row.", code="check", why=why)
+    if name == "SQLITE_AUTH":
+        return Invalid("A function over tx neither begins nor ends transactions.", code="inner_commit")
     if name == "SQLITE_INTERRUPT":
         return Retry("The deadline passed; the call was undone.", code="deadline")
     if name == "SQLITE_FULL":

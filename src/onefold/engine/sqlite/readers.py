@@ -14,7 +14,7 @@ from onefold.core.clock import Clock
 from onefold.core.errors import Doomed, Retry
 from onefold.engine.call import Call, name_of, refuse_awaitable, running, settle
 from onefold.engine.metrics import Metrics
-from onefold.engine.sqlite.connection import open_connection, translated
+from onefold.engine.sqlite.connection import BEGIN_READ, COMMIT, open_connection, translated
 from onefold.engine.sqlite.parked import Parked
 from onefold.engine.sqlite.tx import SqliteTx
 from onefold.engine.tx import OVER
@@ -151,7 +151,7 @@ class Readers:
         )
         try:
             reader.since_ns = time.monotonic_ns()
-            cursor.execute("BEGIN")
+            cursor.execute(BEGIN_READ)
             running.fn = call.fn
             result = call.fn(tx, *call.args, **call.kwargs)
             refuse_awaitable(call, result)
@@ -166,10 +166,11 @@ class Readers:
         finally:
             running.fn = None
             tx._doom = OVER
+            reader.connection.take_back()
             reader.since_ns = 0
             reader.deadline_ns = 1 << 62
             if reader.connection.in_transaction:
-                cursor.execute("COMMIT")
+                cursor.execute(COMMIT)
 
     def _run_for_task(self, call: Call) -> None:
         self._waiting.discard(call)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, LiteralString
 
 from onefold.core.errors import Invalid, OnefoldError
 from onefold.engine.sql import Dialect, compile_statement
-from onefold.engine.sqlite.connection import translated
+from onefold.engine.sqlite.connection import EngineConnection, translated
 from onefold.engine.tx import ADD_SQLITE, Row, Tx
 from onefold.engine.values import check_parameters
 
@@ -83,7 +83,8 @@ class SqliteTx(Tx):
 
     def driver_connection(self) -> sqlite3.Connection:
         """See `Tx.driver_connection`."""
-        return self._cursor.connection
+        connection = self._cursor.connection
+        return connection.lend() if isinstance(connection, EngineConnection) else connection
 
     def try_claim(self, name: str, /) -> bool:  # noqa: ARG002
         """See `Tx.try_claim`. There is one writer: nobody else is in flight."""
