@@ -24,7 +24,7 @@ class Proxy:
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        self._target = f"{cluster._base}/.s.PGSQL.{cluster.port}"
+        self._target = str(cluster.socket_path)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.fate: Callable[[bytes], Fate] = lambda _: "pass"

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from engine_words import INSERT, get
+from load import Load
 from postgres_proxy import Fate, Proxy, once
 from waiting import until
 
 import onefold
-from onefold import Conflict, Database, OnefoldError, Retry, Tx, Unknown
+from onefold import Conflict, Database, Retry, Tx, Unknown
 from onefold.engine.postgres import engine as engine_module
 from onefold.engine.postgres import unknown
 from onefold.engine.postgres.engine import PostgresEngine
@@ -266,43 +267,6 @@ def test_a_server_that_is_away_is_waited_for_until_the_deadline() -> None:
 
 # -- under load -----------------------------------------------------------------------------------------
 
-
-
-class Load:
-    """Threads that insert keys of their own and remember what they were told about each."""
-
-    def __init__(self, db: Database) -> None:
-        self.db = db
-        self.acknowledged: set[str] = set()
-        self.unknown: set[str] = set()
-        self.unexpected: list[BaseException] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(n,)) for n in range(6)]
-        for thread in self._threads:
-            thread.start()
-
-    def progress(self, by: int) -> None:
-        target = len(self.acknowledged) + by
-        until(lambda: len(self.acknowledged) >= target, f"{by} more acknowledged calls")
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(40)
-
-    def _work(self, number: int) -> None:
-        count = 0
-        while not self._stop.is_set():
-            count += 1
-            key = f"{number}/{count}"
-            try:
-                self.db.options(deadline_ms=20_000).run(lambda tx, k: tx.run(INSERT, key=k, total=1), key)
-            except Unknown:
-                self.unknown.add(key)
-            except OnefoldError as error:
-                self.unexpected.append(error)
-            else:
-                self.acknowledged.add(key)
 
 
 def test_a_server_that_restarts_under_load_loses_nothing_acknowledged() -> None:

@@ -305,7 +305,7 @@ def test_it_is_a_program_too() -> None:
 
 def test_a_database_behind_it_is_lost_and_found_again(toxiproxy: Toxiproxy, postgres_cluster: Cluster, postgres_url: str) -> None:
     name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
-    port = toxiproxy.create("postgres", upstream=f"unix:{postgres_cluster._base}/.s.PGSQL.{postgres_cluster.port}")
+    port = toxiproxy.create("postgres", upstream=f"unix:{postgres_cluster.socket_path}")
     with onefold.connect(f"postgresql://postgres@127.0.0.1:{port}/{name}?sslmode=disable&gssencmode=disable") as db:
         db.run(lambda tx: tx.add("a", 1))
         with toxiproxy.toxic("postgres", "reset_peer"):

@@ -211,6 +211,11 @@ class Cluster:
         return self._postmaster.pid
 
     @property
+    def socket_path(self) -> Path:
+        """Where it listens without a password."""
+        return self._base / f".s.PGSQL.{self.port}"
+
+    @property
     def log(self) -> str:
         """What the server wrote so far."""
         return (self._base / "log").read_text(errors="replace")
@@ -274,10 +279,7 @@ class Cluster:
         while True:
             try:
                 with self.admin() as connection:
-                    if self._tcp:
-                        connection.execute(
-                            sql.SQL("ALTER USER {} PASSWORD {}").format(sql.Identifier(_USER), self.password)
-                        )
+                    self._set_password(connection)
                     return True
             except psycopg.OperationalError:
                 if self._postmaster.poll() is not None or time.monotonic() > give_up:
@@ -286,6 +288,10 @@ class Cluster:
                         return False
                     raise RuntimeError(f"PostgreSQL did not start:\n{said[-4000:]}") from None
                 time.sleep(0.01)
+
+    def _set_password(self, connection: psycopg.Connection[Any]) -> None:
+        if self._tcp:
+            connection.execute(sql.SQL("ALTER USER {} PASSWORD {}").format(sql.Identifier(_USER), self.password))
 
     def _run(self, program: str, *arguments: str) -> None:
         with tempfile.TemporaryFile() as output:

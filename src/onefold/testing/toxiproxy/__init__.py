@@ -62,6 +62,10 @@ class Toxiproxy:
         proxy = self._run(self._proxies.create({"name": name, "upstream": upstream, "listen": listen}))
         return int(proxy.listen.rpartition(":")[2])
 
+    def lead(self, name: str, upstream: str) -> None:
+        """Another upstream for the proxy, on the same port; whoever is in is cut off."""
+        self._run(self._proxies.update(name, {"upstream": upstream}))
+
     @contextlib.contextmanager
     def toxic(
         self, proxy: str, type: str, *, stream: str = "downstream", toxicity: float = 1.0, **attributes: int

@@ -1,0 +1,152 @@
+"""One `onefold serve` as a process of its own, to be killed, paused and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from onefold.testing.cluster.timeline import Timeline
+
+END_S = 30.0
+REQUEST_S = 30.0
+
+_SOURCES = str(Path(__file__).parents[3])
+
+
+class Node:
+    """A server of a cluster. After `kill` and `start` it has another port."""
+
+    def __init__(self, name: str, url: str, folder: Path, *, token: str, timeline: Timeline) -> None:
+        self.name = name
+        self.port = 0
+        self._url = url
+        self._log = folder / f"{name}.log"
+        self._token = token
+        self._timeline = timeline
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
+
+    def launch(self) -> None:
+        """Begin to start; `ready` waits."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_SOURCES, os.environ.get("PYTHONPATH", "")])}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  This very package.
+                [sys.executable, "-m", "onefold.cli.main", "serve", "--json", "--port", "0", "--log", "json",
+                 "--access-log", "--url", self._url],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True,
+            )  # fmt: skip
+        self._note("starts")
+
+    def ready(self) -> None:
+        """Return once it takes requests; RuntimeError with its log when it ends instead."""
+        assert self._process is not None, "it was not launched"
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"The server did not start:\n{self.log[-4_000:]}")
+        self.port = int(msgspec.json.decode(line, type=dict[str, Any])["url"].rpartition(":")[2])
+        self._note(f"is ready on port {self.port}")
+
+    def start(self) -> None:
+        """Start it and wait until it takes requests; nothing when it runs."""
+        if not self.running:
+            self.launch()
+            self.ready()
+
+    def kill(self) -> None:
+        """Kill -9, with all that it has started."""
+        self._note("is killed")
+        self._signal(signal.SIGKILL)
+        self._reap()
+
+    def pause(self) -> None:
+        """Stop it where it is, as a machine that sleeps; the others' clocks go on."""
+        self._note("is paused")
+        self._paused = True
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        self._note("goes on")
+        self._paused = False
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> int:
+        """End it in good order; its exit code."""
+        process = self._process
+        if process is None:
+            return 0
+        if self._paused:
+            self.resume()
+        self._signal(signal.SIGTERM)
+        try:
+            return process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            return process.wait(END_S)
+        finally:
+            self._reap()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives, paused or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it wrote so far."""
+        return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
+
+    def request(
+        self, method: str, path: str, value: object = None, *, key: str = "", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """One request with a token of all rights: status and JSON.
+
+        Args:
+            method: "GET", "POST" and so on.
+            path: with its "/v1/" and query.
+            value: the body, sent as JSON; None for none.
+            key: of idempotency; "" for none.
+            headers: more of them.
+
+        Raises:
+            OSError, http.client.HTTPException: no answer came; the outcome is not known.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=REQUEST_S)
+        given = {"authorization": f"Bearer {self._token}", "content-type": "application/json", **(headers or {})}
+        if key:
+            given["idempotency-key"] = key
+        with contextlib.closing(connection):
+            try:
+                connection.request(method, path, None if value is None else msgspec.json.encode(value), given)
+                answer = connection.getresponse()
+                body = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                self._note(f"{method} {path}: no answer ({type(error).__name__})")
+                raise
+        self._note(f"{method} {path}: {answer.status}")
+        return answer.status, msgspec.json.decode(body) if body else None
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def _reap(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.wait(END_S)
+            assert process.stdout is not None
+            process.stdout.close()
+
+    def _note(self, text: str) -> None:
+        self._timeline.note(self.name, text)

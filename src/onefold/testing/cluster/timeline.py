@@ -1,0 +1,73 @@
+"""What happened where, in one order: requests, faults, and the lines of every log."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+LINES_MAX = 400  # Of a timeline in print; the last ones.
+TEXT_LENGTH_MAX = 300
+
+_POSTGRES = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC \[\d+\] (.*)")
+
+
+class Entry(NamedTuple):
+    """One line of a timeline."""
+
+    at_ms: int
+    who: str
+    text: str
+
+
+class Timeline:
+    """What was noted as it happened; `told` adds the logs."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+
+    def note(self, who: str, text: str) -> None:
+        """It happens now."""
+        self._entries.append(Entry(time.time_ns() // 1_000_000, who, text))
+
+    def told(self, logs: Iterable[tuple[str, str]]) -> str:
+        """The last 400 lines of all, in the order of their times. `logs`: who wrote what."""
+        entries = list(self._entries)
+        for who, text in logs:
+            entries += read(who, text)
+        entries.sort(key=lambda entry: entry.at_ms)  # Stable: lines of one log stay in their order.
+        first = entries[0].at_ms if entries else 0
+        lines = [f"{(e.at_ms - first) / 1_000:9.3f} s  {e.who:<12} {e.text[:TEXT_LENGTH_MAX]}" for e in entries]
+        left_out = len(lines) - LINES_MAX
+        head = [f"({left_out} earlier lines are left out)"] if left_out > 0 else []
+        return "\n".join([*head, *lines[-LINES_MAX:]])
+
+
+def read(who: str, log: str) -> list[Entry]:
+    """The lines of a log of ours (JSON) or of PostgreSQL's. A line without a time belongs to the one before it."""
+    entries: list[Entry] = []
+    at_ms = 0
+    for line in log.splitlines():
+        if (found := _POSTGRES.match(line)) is not None:
+            moment = dt.datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=dt.UTC)
+            at_ms, text = int(moment.timestamp() * 1_000), found[2]
+        elif line.startswith("{"):
+            at_ms, text = _ours(line, at_ms)
+        else:
+            text = line
+        entries.append(Entry(at_ms, who, text))
+    return entries
+
+
+def _ours(line: str, before_ms: int) -> tuple[int, str]:
+    try:
+        fields: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+        at_ms = int(fields.pop("at_ms"))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return before_ms, line
+    head = f"{fields.pop('level', '')} {fields.pop('message', '')}"
+    return at_ms, " ".join([head, *(f"{name}={value}" for name, value in fields.items())])

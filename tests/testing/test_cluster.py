@@ -1,0 +1,109 @@
+"""Whole installations: nodes that are killed and paused, a primary that is lost, and the story that a failure tells."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from load import Load
+from waiting import until
+
+import onefold
+from onefold import Invalid
+from onefold.testing.cluster import Node, cluster
+from onefold.testing.cluster.timeline import LINES_MAX, Timeline, read
+from onefold.testing.postgres import Cluster
+from onefold.testing.standby import Standby
+
+READY_S_MAX = 2.0
+BUSY = 10  # A machine that runs other tests beside is that much slower at worst.
+
+
+def ask(node: Node, owner: str) -> int:
+    return node.request("POST", "/v1/locks/acquire", {"name": "till", "owner": owner, "ttl_ms": 60_000})[0]
+
+
+def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> None:
+    started = time.perf_counter()
+    with cluster("sqlite", nodes=3) as made:
+        assert time.perf_counter() - started < READY_S_MAX * BUSY
+        one, two, three = made.nodes
+        assert {node.request("GET", "/readyz")[0] for node in made.nodes} == {200}
+        assert ask(one, "ana") == 200
+        one.kill()
+        assert not one.running
+        assert ask(two, "bob") == 409
+        three.pause()
+        assert two.request("GET", "/readyz")[0] == 200
+        three.resume()
+        assert three.request("GET", "/readyz")[0] == 200
+        one.start()
+        assert one.request("GET", "/readyz")[0] == 200
+        story = made.story()
+        for text in ("node1        is killed", "node3        is paused", "POST /v1/locks/acquire: 409"):
+            assert text in story
+        assert three.stop() == 0
+
+
+def test_a_failover_to_a_synchronous_standby_loses_nothing_acknowledged() -> None:
+    with cluster("postgres", nodes=1, standbys=1) as made, made.connect() as db:
+        load = Load(db)
+        try:
+            load.progress(by=100)
+            made.fail_over()
+            load.progress(by=100)
+        finally:
+            load.stop()
+        load.check()
+        node = made.nodes[0]
+        until(lambda: node.request("GET", "/readyz")[0] == 200, "the node to find the new primary")
+        assert ask(node, "ana") == 200
+        assert "standby1     is promoted" in made.story()
+        with pytest.raises(Invalid, match="no standby"):
+            made.fail_over()
+
+
+def test_a_standby_repeats_its_primary_and_takes_over() -> None:
+    with Cluster() as primary:
+        url = primary.create_database("a")
+        onefold.migrate(url)
+        with Standby(primary, "b") as standby:
+            with onefold.connect(url) as db:
+                db.run(lambda tx: tx.add("k", 5))
+            standby.catch_up()
+            with standby.admin("a") as copy:
+                assert copy.execute("SELECT pg_is_in_recovery(), sum(delta) FROM onefold.counter_deltas").fetchone() == (True, 5)
+            primary.kill9()
+            standby.promote()
+            with onefold.connect(standby.dsn("a")) as db:
+                db.run(lambda tx: tx.add("k", 1))
+                assert db.run(lambda tx: tx.total("k")) == 6
+
+
+def test_a_failure_inside_tells_the_story(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), cluster(nodes=0) as made:
+        made.timeline.note("test", "divides by zero")
+        raise ZeroDivisionError
+    assert "test         divides by zero" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [{"nodes": 17}, {"nodes": -1}, {"standbys": 5}, {"shards": 2}, {"standbys": 1}])
+def test_what_cannot_be_is_refused(given: dict[str, int]) -> None:
+    with pytest.raises(Invalid), cluster("sqlite", **given):
+        pass
+
+
+def test_a_timeline_has_one_order_and_an_end() -> None:
+    timeline = Timeline()
+    timeline.note("test", "begins")
+    ours = '{"at_ms": 1000, "level": "info", "logger": "a", "message": "hello", "status": 200}\nTraceback\n{"no": "time"}'
+    theirs = "1970-01-01 00:00:00.500 UTC [7] LOG:  ready\n\tand more"
+    lines = timeline.told([("node", ours), ("primary", theirs)]).splitlines()
+    assert [line.split("s  ", 1)[1].split(maxsplit=1) for line in lines] == [
+        ["primary", "LOG:  ready"], ["primary", "and more"], ["node", "info hello logger=a status=200"], ["node", "Traceback"],
+        ["node", '{"no": "time"}'], ["test", "begins"],
+    ]  # fmt: skip
+    long = timeline.told([("node", "x\n" * 1_000)]).splitlines()
+    assert len(long) == LINES_MAX + 1
+    assert "601 earlier" in long[0]
+    assert read("node", "") == []
