@@ -19,8 +19,6 @@ from onefold.testing.cluster.timeline import Timeline
 END_S = 30.0
 REQUEST_S = 30.0
 
-_SOURCES = str(Path(__file__).parents[3])
-
 
 class Node:
     """A server of a cluster. After `kill` and `start` it has another port."""
@@ -37,12 +35,11 @@ class Node:
 
     def launch(self) -> None:
         """Begin to start; `ready` waits."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_SOURCES, os.environ.get("PYTHONPATH", "")])}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  This very package.
                 [sys.executable, "-m", "onefold.cli.main", "serve", "--json", "--port", "0", "--log", "json",
                  "--access-log", "--url", self._url],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._note("starts")
 
