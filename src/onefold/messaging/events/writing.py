@@ -17,7 +17,8 @@ Rows = list[dict[str, Any]]
 
 def append_sqlite(tx: Tx, stream: str, rows: Rows, expected: int | None) -> int | None:
     """Write the rows; the stream's version after them, or None: not as expected. `seq` is the position."""
-    if expected is not None and last_version_sqlite(tx, stream) != expected:
+    # Of a stream that must not exist, its first event decides: versions have no gaps.
+    if expected and last_version_sqlite(tx, stream) != expected:
         return None
     # VALUES with subqueries, not SELECT: SQLite puts the rows of a SELECT from the same table aside first.
     row = tx.one(
@@ -27,10 +28,12 @@ def append_sqlite(tx: Tx, stream: str, rows: Rows, expected: int | None) -> int 
                    :stream, coalesce(:expected, (SELECT max(version) FROM onefold.events
                                                  WHERE space = :space AND stream = :stream), 0) + 1,
                    :category, :kind, :kind_version, :data, :now_ms, :causation, :correlation)
+           ON CONFLICT (space, stream, version) DO NOTHING
            RETURNING version, seq -- engine: sqlite""",
         **rows[0], expected=expected,
     )  # fmt: skip
-    assert row is not None
+    if row is None:
+        return None
     first, seq = row
     if len(rows) > 1:
         for number, later in enumerate(rows[1:], start=1):
