@@ -20,7 +20,7 @@ from examples.boxoffice.receipts import send_receipt
 
 import onefold
 from onefold import jobs
-from onefold.engine.sqlite.connection import EngineConnection
+from onefold.engine.sqlite.connection import COMMIT, EngineConnection
 
 ANA = "v-ana"
 
@@ -51,7 +51,7 @@ killer = Killer()
 
 class Cursor(sqlite3.Cursor):
     def execute(self, sql: str, *parameters: Any) -> Any:
-        if sql == "COMMIT":
+        if sql == COMMIT:
             return killer.around(lambda: sqlite3.Cursor.execute(self, sql, *parameters))
         return super().execute(sql, *parameters)
 
