@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 from benches.harness import Sample, Size, Table, both_engines, figure, interleaved
 from onefold import Database, Tx, webhooks
 from onefold.host.outgoing import Policy
+from onefold.testing.receiver import Receiver, tell
 
 NAME = "webhooks"
 PAGE = "src/onefold/messaging/webhooks/README.md"
@@ -30,11 +26,11 @@ def run(size: Size) -> list[Table]:
     """Both engines: four endpoints, then the same four beside a fifth that never answers."""
     rate = Table(f"Deliveries to {ENDPOINTS} endpoints, verified by the receiver with `standardwebhooks`", ("engine", "deliveries /s", "bar"))
     beside = Table("The same beside one endpoint that stalls", ("engine", "alone /s", "beside it /s", "ratio", "bar"))
-    with tempfile.TemporaryDirectory() as folder, receiver() as port, both_engines() as engines:
+    with tempfile.TemporaryDirectory() as folder, Receiver() as receiver, both_engines() as engines:
         keys = webhooks.Keys.create(Path(folder) / "bench.key")
         for engine, db, _ in engines:
-            alone = Lanes(db.at("alone"), keys, port, f"{engine}-alone", stalled=False)
-            crowd = Lanes(db.at("crowd"), keys, port, f"{engine}-crowd", stalled=True)
+            alone = Lanes(db.at("alone"), keys, receiver, f"{engine}-alone", stalled=False)
+            crowd = Lanes(db.at("crowd"), keys, receiver, f"{engine}-crowd", stalled=True)
             count = size.of(COUNT)
             mine, others = interleaved(size.rounds, lambda db=db, of=alone: deliver(db, keys, of, count), lambda db=db, of=crowd: deliver(db, keys, of, count))
             fast = mine.rate >= RATE_BAR
@@ -47,29 +43,16 @@ def run(size: Size) -> list[Table]:
     return [rate, beside]
 
 
-@contextlib.contextmanager
-def receiver() -> Iterator[int]:
-    """The other end; yields its port."""
-    program = str(Path(__file__).with_name("_receiver.py"))
-    with subprocess.Popen([sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
-
-
 class Lanes:
     """Endpoints of one space, each known to the receiver."""
 
-    def __init__(self, db: Database, keys: webhooks.Keys, port: int, name: str, *, stalled: bool) -> None:
+    def __init__(self, db: Database, keys: webhooks.Keys, receiver: Receiver, name: str, *, stalled: bool) -> None:
         self.db = db
         modes = ["ok"] * ENDPOINTS + ["stall"] * stalled
         for number, mode in enumerate(modes):
-            url = f"http://127.0.0.1:{port}/{name}-{number}/{mode}"
+            url = receiver.url(f"{name}-{number}", mode)
             made = db.run(webhooks.create, url, key_id=keys.newest, concurrency=CONCURRENCY)
-            secret = keys.secrets_of(made, now_ms=0)[0].encode()
-            told = urllib.request.Request(f"http://127.0.0.1:{port}/secret/{name}-{number}", data=secret, method="PUT")
-            urllib.request.urlopen(told, timeout=20).close()
+            tell(receiver.base, f"{name}-{number}", keys.secrets_of(made, now_ms=0)[0])
 
 
 def send_all(tx: Tx, count: int) -> None:

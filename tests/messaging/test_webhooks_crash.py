@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from waiting import until
-from webhooks_ground import Receiver, attempts, endpoint, failed, pending, receiver, send
+from webhooks_ground import Receiver, attempts, endpoint, failed, pending, send
 
 import onefold
 from onefold import Database, webhooks
@@ -74,7 +74,7 @@ def test_dispatchers_killed_at_random_lose_nothing(db_url: str, tmp_path: Path) 
     dice = random.Random(seed)
     print(f"seed {seed}")
     keys = webhooks.Keys.create(tmp_path / "webhooks.key")
-    with onefold.connect(db_url) as db, receiver() as other:
+    with onefold.connect(db_url) as db, Receiver() as other:
         ends = {name: endpoint(db, keys, other, name, concurrency=4) for name in ("one", "two", "three")}
         fleet = [start(db_url, tmp_path / "webhooks.key") for _ in range(2)]
         sent: list[str] = []
@@ -115,7 +115,7 @@ def test_a_dispatcher_outlives_a_dead_receiver(db_url: str, tmp_path: Path) -> N
     """The other end is killed with a request in flight: the attempt is logged, the message waits."""
     keys = webhooks.Keys.create(tmp_path / "webhooks.key")
     with onefold.connect(db_url) as db:
-        with receiver() as other:
+        with Receiver() as other:
             to = endpoint(db, keys, other, "one", "stall")
             process = start(db_url, tmp_path / "webhooks.key")
             try:

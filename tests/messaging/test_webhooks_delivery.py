@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 from waiting import auntil
-from webhooks_ground import Receiver, attempts, dispatcher, endpoint, failed, hasten, pending, receiver, send
+from webhooks_ground import Receiver, attempts, dispatcher, endpoint, failed, hasten, pending, send
 
 from onefold import Database, webhooks
 from onefold.host.outgoing import Policy
+from onefold.testing.receiver import tell
 
 
 @pytest.fixture(scope="module")
 def other() -> Iterator[Receiver]:
-    with receiver() as one:
+    with Receiver() as one:
         yield one
 
 
@@ -134,7 +135,7 @@ def test_a_rotation_has_two_signatures_for_a_while(
             assert [one[:3] for one in both] == ["v1,", "v1,"]
             assert len(set(both)) == 2
             turned = db.run(webhooks.rotate, to, key_id=keys.newest, overlap_ms=0)
-            other.tell(name, keys.secrets_of(turned, now_ms=2**50)[0])
+            tell(other.base, name, keys.secrets_of(turned, now_ms=2**50)[0])
             send(db)
             await auntil(lambda: delivered(db, to, 2), "a delivery by the new one")
         assert len(other.seen(name)["last"]["headers"]["webhook-signature"].split(" ")) == 1

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from onefold import Database, Tx, webhooks
 from onefold.host.outgoing import Policy
+from onefold.testing import receiver
 
-RECEIVER = Path(__file__).parents[2] / "benches" / "messaging" / "_receiver.py"
 LOOPBACK = Policy(allow=("127.0.0.0/8",), http=True, ports=None)
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
-class Receiver:
+class Receiver(receiver.Receiver):
     """The other end."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def url(self, name: str, mode: str = "ok") -> str:
-        return f"http://127.0.0.1:{self.port}/{name}/{mode}"
-
-    def tell(self, name: str, secret: str) -> None:
-        request = urllib.request.Request(self.url("secret", name), data=secret.encode(), method="PUT")
-        with urllib.request.urlopen(request, timeout=20):
-            pass
-
-    def seen(self, name: str) -> dict[str, Any]:
-        with urllib.request.urlopen(self.url("seen", name), timeout=20) as answer:
-            return json.load(answer)
 
     def ids(self, name: str) -> dict[str, int]:
         """How often each message came, rightly signed; nothing unsigned may have come."""
@@ -44,21 +22,10 @@ class Receiver:
         return seen["ids"]
 
 
-@contextlib.contextmanager
-def receiver() -> Iterator[Receiver]:
-    with subprocess.Popen([sys.executable, str(RECEIVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        try:
-            yield Receiver(int(process.stdout.readline()))
-        finally:
-            process.kill()
-
-
 def endpoint(db: Any, keys: webhooks.Keys, to: Receiver, name: str, mode: str = "ok", **options: Any) -> str:
     """An endpoint that the receiver knows the secret of."""
     made = db.run(webhooks.create, to.url(name, mode), key_id=keys.newest, **options)
-    to.tell(name, keys.secrets_of(made, now_ms=0)[0])
+    receiver.tell(to.base, name, keys.secrets_of(made, now_ms=0)[0])
     return made.id
 
 
