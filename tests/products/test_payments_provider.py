@@ -27,7 +27,7 @@ from waiting import until
 
 import onefold
 from onefold import Conflict, Database, Handle, OnefoldError, Tx, jobs, ledger, payments
-from onefold.testing.provider import FakeProvider
+from onefold.testing.provider import DECLINED, FakeProvider
 
 ANSWER_MS = 300
 
@@ -81,10 +81,16 @@ def test_a_payment_goes_through(real_db: Database, provider: payments.HttpProvid
     assert provider.query("pay_1", timeout_s=5).reference == "order/1"  # type: ignore[union-attr]
 
 
-def test_a_decline_fails(real_db: Database, fake: FakeProvider, provider: payments.HttpProvider) -> None:
-    fake.switch(decline=1.0)
+@pytest.mark.parametrize("by", ["fault", "card"])
+def test_a_decline_fails(real_db: Database, fake: FakeProvider, provider: payments.HttpProvider, by: str) -> None:
+    fake.switch(decline=float(by == "fault"))
+
+    def pay_badly(tx: Tx) -> None:
+        create(tx)
+        payments.authorise(tx, "pay_1", method=DECLINED if by == "card" else "tok_visa")
+
     with worker(real_db, provider):
-        real_db.run(pay)
+        real_db.run(pay_badly)
         until(lambda: state(real_db) == "failed", "the decline")
     assert (pending_in(real_db), audited(real_db, provider).passed) == (0, True)
 

@@ -15,6 +15,7 @@ from onefold.products.payments import HttpProvider, HttpTransport
 
 TOKEN = "sk_test_fake"  # noqa: S105  It guards play money on loopback.
 SECRET = b"whsec_test_fake_provider"
+DECLINED = "tok_declined"  # The card that is declined, faults or not.
 CALL_S = 10.0
 
 
@@ -39,6 +40,7 @@ class FakeProvider:
         self._process = subprocess.Popen(  # noqa: S603  Of literals and a path.
             [sys.executable, "-m", "onefold.testing.provider", "--file", str(self._folder / "provider.db")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,  # Ctrl-C is for who started it; it ends with its standard input.
         )  # fmt: skip
         assert self._process.stdout is not None
         self.base = self._process.stdout.readline().strip()

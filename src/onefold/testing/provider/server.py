@@ -7,6 +7,8 @@ The protocol stands in `onefold.products.payments.http`. Besides:
     POST /charges/KEY/dispute          {amount_minor}; .../dispute/won and .../dispute/lost
     GET  /totals                       by its journal: taken less what went back, by currency
     GET  /state                        how many callbacks and late successes are still to come
+
+The card "tok_declined" is declined whatever is switched on.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from onefold.products.payments import Charge
+from onefold.testing.provider import DECLINED
 from onefold.testing.provider.later import Callbacks, Later
 from onefold.testing.provider.record import Record
 
@@ -169,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._answer(404 if charge is None else 200, charge)
 
     def _authorise(self, asked: Charge, body: Any) -> Charge:
-        decline = self.server.happens(self.server.faults.decline)
+        decline = body["method"] == DECLINED or self.server.happens(self.server.faults.decline)
         return self.server.record.authorise(asked, capture=bool(body["capture"]), decline=decline)
 
     def _work(self, key: str, verb: str, body: Any) -> Charge | None:

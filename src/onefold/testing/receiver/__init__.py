@@ -46,8 +46,9 @@ class Receiver:
     def __enter__(self) -> Self:
         """Start; returns once it listens."""
         self._process = subprocess.Popen(  # noqa: S603  Of literals and paths.
-            [sys.executable, str(PROGRAM), *self._file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, str(PROGRAM), *self._file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,  # Ctrl-C is for who started it; it ends with its standard input.
+        )  # fmt: skip
         assert self._process.stdout is not None
         self.base = self._process.stdout.readline().strip()
         if not self.base:
