@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from examples.boxoffice import receipts, wallets
+from examples.boxoffice import paying, receipts, wallets
 
 from onefold import Conflict, Denied, Money, NotFound, Tx, booking, events, idempotency
 
@@ -24,12 +24,13 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Till(msgspec.Struct, frozen=True):
-    """A hold that is about to be paid."""
+    """A hold that is about to be paid; `payment` is under way for it, if any."""
 
     hold: booking.Hold
     show: booking.Show
     balance: Money
     now_ms: int
+    payment: str | None
 
 
 class Bought(msgspec.Struct, frozen=True):
@@ -64,8 +65,8 @@ def take_instead(tx: Tx, show_id: str, *, by: str, wish: Wish, old: str | None) 
     if old:
         try:
             with tx.savepoint():
-                booking.release(tx, old, by=by)
-        except (NotFound, Denied):  # A stale or strange cookie is no reason to refuse.
+                paying.give_back(tx, old, by=by)
+        except (NotFound, Denied, Conflict):  # A stale or strange cookie is no reason to refuse; paid is paid.
             pass
     return take(tx, show_id, by=by, wish=wish)
 
@@ -73,7 +74,8 @@ def take_instead(tx: Tx, show_id: str, *, by: str, wish: Wish, old: str | None) 
 def till(tx: Tx, hold_id: str, *, by: str) -> Till:
     """The hold, what it is for, and what is in the wallet."""
     hold = booking.hold_of(tx, hold_id, by=by)
-    return Till(hold, booking.show_of(tx, hold.show_id), wallets.balance(tx, by), tx.now_ms)
+    payment = paying.open_payment(tx, hold_id, by=by)
+    return Till(hold, booking.show_of(tx, hold.show_id), wallets.balance(tx, by), tx.now_ms, payment)
 
 
 def try_hold(tx: Tx, hold_id: str, *, by: str) -> booking.Hold | None:

@@ -1,8 +1,11 @@
-"""The purchase: seats, money, order, event, receipt and the answer to the next retry, or none of it.
+"""The purchase: seats, money, order, event, receipt, webhook and the answer to the next retry, or none of it.
 
 This is the whole of it. There is nothing to reconcile afterwards, because there is no moment in
 which one part is done and another is not; nothing to deduplicate, because the key is part of what
 commits; and no queue that could hear of an order that was rolled back.
+
+A card's money comes from outside, where our transaction does not reach: `paying.py` takes two, and the second one
+ends in the same `sell`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import msgspec
 from examples.boxoffice import wallets
 
-from onefold import Money, Tx, booking, events, idempotency, jobs, ledger
+from onefold import Money, Tx, booking, events, idempotency, jobs, ledger, webhooks
 
 
 @events.kind("order.placed")
@@ -31,7 +34,7 @@ class SendReceipt(msgspec.Struct, frozen=True):
 
 
 def purchase(tx: Tx, hold_id: str, *, by: str, key: str) -> idempotency.Answer[booking.Order]:
-    """Sell the held seats to the visitor who holds them.
+    """Sell the held seats to the visitor who holds them, for money in the wallet.
 
     Args:
         tx: everything below commits with it, or not at all.
@@ -47,13 +50,24 @@ def purchase(tx: Tx, hold_id: str, *, by: str, key: str) -> idempotency.Answer[b
         Invalid: the key was used for another hold (code "idempotency_mismatch").
     """
 
-    def sell() -> booking.Order:
+    def pay_and_sell() -> booking.Order:
         hold = booking.hold_of(tx, hold_id, by=by)
         ledger.transfer(tx, hold.id, debit=wallets.wallet(by), credit=wallets.TILL, amount=hold.price)
-        order = booking.confirm(tx, hold)
-        placed = OrderPlaced(order=order.id, by=by, show=order.show_id, price=order.price)
-        events.append(tx, f"order/{order.id}", placed, expected="absent")
-        jobs.put(tx, SendReceipt(order=order.id), unique=f"receipt/{order.id}")
-        return order
+        return sell(tx, hold)
 
-    return idempotency.once(tx, key, sell, scope=f"purchase {by}", request=hold_id, kind=booking.Order)
+    return idempotency.once(tx, key, pay_and_sell, scope=f"purchase {by}", request=hold_id, kind=booking.Order)
+
+
+def sell(tx: Tx, hold: booking.Hold) -> booking.Order:
+    """All that belongs to an order, beside the money, which the caller has moved with the same tx.
+
+    Raises:
+        Conflict: the hold lapsed (code "hold_lapsed").
+        NotFound: it is gone.
+    """
+    order = booking.confirm(tx, hold)
+    placed = OrderPlaced(order=order.id, by=hold.by, show=order.show_id, price=order.price)
+    events.append(tx, f"order/{order.id}", placed, expected="absent")
+    jobs.put(tx, SendReceipt(order=order.id), unique=f"receipt/{order.id}")
+    webhooks.send(tx, "order.placed", placed)
+    return order

@@ -9,7 +9,7 @@ from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import urlencode
 
-from examples.boxoffice import desk, hall, wallets
+from examples.boxoffice import desk, hall, paying, wallets
 from examples.boxoffice.purchase import SendReceipt
 from examples.boxoffice.receipts import send_receipt
 from waiting import until
@@ -20,8 +20,9 @@ PAIR = desk.Wish(count=2)
 
 
 def open_evening(tx: Tx) -> str:
-    """The hall, the accounts of the house, and one show in a month."""
+    """The hall, the accounts of the house and of the provider, and one show in a month."""
     wallets.open_house_accounts(tx)
+    paying.open_provider(tx)
     venue = booking.add_venue(tx, hall.NAME, sections=hall.sections(), focus_cm=hall.focus_cm())
     starts_at_ms = tx.now_ms + 30 * 86_400_000
     return booking.add_show(

@@ -61,6 +61,25 @@ def test_a_person_picks_seats_pays_and_gets_the_receipt(house: House, dark: bool
         assert browser.errors == []
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_card_is_asked_for_and_declined_and_asked_for_again(house: House, dark: bool) -> None:
+    with Browser(dark=dark, width=390 if dark else 1280) as browser:
+        browser.go(house.base + "/works/macbeth")
+        browser.press(f".nights li:nth-of-type({2 if dark else 1}) a")
+        browser.press("#best")
+        browser.js("document.querySelector('#card select').value = 'tok_declined'")
+        browser.press("#card button")
+        assert "Asking your bank" in browser.text()
+        assert fits(browser)
+        browser.wait("document.querySelector('#card')")  # Without a touch: the page goes on by itself.
+        assert "Your card was declined, and nothing was charged." in browser.text()
+        assert fits(browser)
+        browser.press("#card button")
+        browser.wait("document.querySelector('.state.sent')")
+        assert "Enjoy the show." in browser.text()
+        assert [error for error in browser.errors if "402" not in error] == []
+
+
 def test_the_plan_moves_while_the_crowd_buys(house: House) -> None:
     crowd = Client(house.base)
     token = {"Authorization": f"Bearer {crowd.json('POST', '/api/visitors')['token']}"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boxoffice_house import Client, field
@@ -14,7 +16,9 @@ from examples.boxoffice.crowd.servers import House
 from waiting import until
 
 import onefold
-from onefold import booking
+from onefold import booking, payments
+from onefold.testing.provider import SECRET
+from onefold.testing.receiver import deliveries
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -24,6 +28,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder: Path = tmp_path_factory.mktemp("house")
     with House(str(folder / "shop.db"), folder) as house:
+        house.folder = folder
         house.db = onefold.connect(folder / "shop.db")
         yield house
         house.db.close()
@@ -75,6 +80,96 @@ def test_a_person_without_javascript_buys_and_sees_the_order(client: Client) -> 
     assert "1140.00 EUR" in history
     client.post("/wallet", {"form": field(history, "form"), "key": field(history, "key")})
     assert "1640.00 EUR" in client.get("/orders")
+
+
+def paid(client: Client, payment: str, bearer: dict[str, str]) -> dict:
+    """The payment, once the provider has answered."""
+
+    def decided() -> dict | None:
+        seen = client.json("GET", f"/api/payments/{payment}", None, bearer)
+        return seen if seen["state"] != "paying" else None
+
+    return until(decided, "the provider's answer")
+
+
+def test_a_person_without_javascript_pays_by_card(client: Client, show: str) -> None:
+    evening = client.get(f"/performances/{show}")
+    till = client.post(f"/performances/{show}/hold", {"form": field(evening, "form"), "count": "2", "section": ""})
+    held = client.path
+    card = {"form": field(till, "form"), "key": field(till, "key"), "card": "tok_declined"}
+    page = client.post(f"{held}/card", card)
+    assert "Asking your bank" in page
+    assert 'http-equiv="refresh"' in page
+    assert client.get(held) == "", "who goes back to the till ..."
+    assert client.headers["location"].startswith("/payments/"), "... is led to the payment"
+    payment = client.headers["location"]
+    declined = until(lambda: (page := client.get(payment)) and client.status == 402 and page, "the decline")
+    assert "Your card was declined, and nothing was charged. The seats are still yours" in declined
+    client.post(f"{held}/card", {**card, "key": field(declined, "key"), "card": "tok_visa"})
+    payment = client.path
+    until(lambda: client.get(payment) == "" and client.status == 303, "the money")
+    order = client.get(client.headers["location"])
+    assert "Enjoy the show." in order
+    assert "1500.00 EUR" in client.get("/orders"), "nothing was taken from the wallet"
+
+
+def test_seats_given_back_while_the_bank_is_asked_are_free(client: Client, house: House, show: str) -> None:
+    evening = client.get(f"/performances/{show}")
+    till = client.post(f"/performances/{show}/hold", {"form": field(evening, "form"), "seats": "101:3,4"})
+    held = client.path
+    client.post(f"{held}/card", {"form": field(till, "form"), "key": field(till, "key"), "card": "tok_visa"})
+    payment = client.path
+    client.post(f"{held}/release", {"form": field(till, "form")})
+    assert client.path == f"/performances/{show}"
+    assert "This payment has ended." in client.get(payment)
+    until(lambda: client.json("GET", f"/api/performances/{show}/seats")["rows"]["101"][2:4] == "00")
+    id = payment.removeprefix("/payments/")
+    until(lambda: house.db.run(payments.intent_of, id).asked is None, "the provider was told")
+    if house.db.run(payments.intent_of, id).late.minor:
+        assert "on their way back to your card" in client.get(payment)
+
+
+def test_programs_pay_by_card(client: Client, show: str, bearer: dict[str, str]) -> None:
+    wanted = {"hold": hold(client, show, bearer), "card": "tok_visa"}
+    client.json("POST", "/api/orders", wanted, bearer)
+    assert client.status == 400, "no key"
+    asked = client.json("POST", "/api/orders", wanted, {**bearer, "Idempotency-Key": "c1"})
+    assert (client.status, client.headers["location"]) == (202, f"/api/payments/{asked['payment']}")
+    assert client.json("POST", "/api/orders", wanted, {**bearer, "Idempotency-Key": "c1"}) == asked
+    assert client.headers["idempotency-replayed"] == "true"
+    other = {"Authorization": f"Bearer {client.json('POST', '/api/visitors')['token']}"}
+    client.json("GET", f"/api/payments/{asked['payment']}", None, other)
+    assert client.status == 403
+    seen = paid(client, asked["payment"], bearer)
+    assert (seen["state"], seen["hold"]) == ("paid", wanted["hold"])
+    until(lambda: client.json("GET", f"/api/orders/{seen['order']}", None, bearer)["receipt"])
+    client.json("POST", "/api/orders", {**wanted, "card": "x" * 201}, {**bearer, "Idempotency-Key": "c2"})
+    assert client.status in {400, 404}, "a token that is none, for seats that are gone"
+
+
+def test_the_partner_hears_of_the_order(client: Client, house: House, show: str, bearer: dict[str, str]) -> None:
+    wanted = {"hold": hold(client, show, bearer)}
+    order = client.json("POST", "/api/orders", wanted, {**bearer, "Idempotency-Key": "w1"})
+
+    def heard() -> list[Any]:
+        return [one for one in deliveries(house.folder) if one.body and one.body["data"]["order"] == order["id"]]
+
+    (told,) = until(heard, "the webhook")
+    assert (told.name, told.body["type"], told.body["data"]["price"]) == ("partner", "order.placed", order["price"])
+
+
+def test_only_the_provider_calls_back(client: Client) -> None:
+    body = b'{"key":"pay_1","state":"captured","currency":"EUR","amount_minor":1}'
+    signed = {"webhook-id": "e1", "webhook-timestamp": str(int(time.time()))}
+    told = client.ask("POST", "/callbacks/fake", body, {**JSON, **signed, "webhook-signature": "v1,AAAA"})
+    assert (client.status, json.loads(told)["code"]) == (403, "signature")
+    ours = payments.signature(SECRET, "e1", signed["webhook-timestamp"], body)
+    told = client.ask("POST", "/callbacks/fake", body, {**JSON, **signed, "webhook-signature": ours})
+    assert (client.status, json.loads(told)["code"]) == (404, "intent"), "signed, but about nothing that we know"
+    client.ask("POST", "/callbacks/fake", b"x" * 20_000, signed)
+    assert client.status == 413
+    client.ask("GET", "/callbacks/fake")
+    assert client.status == 405
 
 
 def test_the_button_pressed_twice_buys_once(client: Client, show: str) -> None:
@@ -193,7 +288,8 @@ def test_bad_bodies_are_told_so(
     [
         ("GET", "/nothing", 404), ("GET", "/works/nothing", 404), ("GET", "/performances/nothing", 404),
         ("GET", "/performances/%00", 400), ("GET", "/performances/" + "x" * 300, 400), ("GET", "/holds/nothing", 404),
-        ("GET", "/orders/nothing", 404), ("GET", "/orders/%ff%fe", 404), ("PUT", "/", 405), ("POST", "/wallet", 415),
+        ("GET", "/orders/nothing", 404),
+        ("GET", "/payments/nothing", 404), ("GET", "/payments/%00", 400), ("GET", "/api/payments/nothing", 404), ("GET", "/orders/%ff%fe", 404), ("PUT", "/", 405), ("POST", "/wallet", 415),
         ("GET", "/api/nothing", 404), ("PUT", "/api/orders", 405), ("GET", "/api/performances/nothing/seats", 404),
         ("GET", "/api/performances?limit=0", 400), ("GET", "/api/performances?limit=x", 400),
         ("GET", "/api/performances?after=x", 400), ("GET", "/api/performances?from_s=-1", 400),

@@ -1,7 +1,8 @@
 """The audit: is everything that was sold there exactly once, with everything that belongs to it?
 
-It reads the database through the blocks' own functions, and it knows what the crowd was told. Run
-it when nobody buys: it reads page by page, not one moment.
+It reads the database through the blocks' own functions, it knows what the crowd was told, and it asks the world
+outside: the payment provider, and the partner who got the webhooks. Run it when nobody buys: it reads page by page,
+not one moment.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import Any, TypeVar
 
 import msgspec
 from examples.boxoffice.crowd.buyer import Told
+from examples.boxoffice.crowd.witnesses import Witnesses, compare_cards, compare_webhooks
+from examples.boxoffice.hall import CURRENCY
+from examples.boxoffice.paying import PROVIDER
 from examples.boxoffice.purchase import OrderPlaced
 from examples.boxoffice.receipts import ReceiptSent
 from examples.boxoffice.wallets import TILL
 
-from onefold import Database, Page, Tx, booking, events, ledger
+from onefold import Database, Page, Tx, booking, events, ledger, payments
 
 DRAIN_S_MAX = 120.0
 _PAGE = 1_000
@@ -28,15 +32,29 @@ T = TypeVar("T")
 
 
 class Report(msgspec.Struct):
-    """What was counted. `lost` and `doubled` are how many faults of that sort there are."""
+    """What was counted. `lost` and `doubled` are how many faults of that sort there are.
+
+    What only the world outside knows is None when it was not asked: `charges` at the provider, `silent` of which were
+    unknown here for a while, and `late_refunded` of which came too late and went back by themselves; what it has
+    taken less what went back, and the same by our ledger; `webhooks`, by id, and `webhooks_again`, how many came
+    besides.
+    """
 
     shows: int = 0
     seats_sold: int = 0
     seats_held: int = 0
     orders: int = 0
     transfers: int = 0
+    by_card: int = 0
+    charges: int | None = None
+    silent: int | None = None
+    late_refunded: int | None = None
+    provider_minor: int | None = None
+    ledger_minor: int | None = None
     events: int = 0
     receipts: int = 0
+    webhooks: int | None = None
+    webhooks_again: int | None = None
     accounts: int = 0
     acknowledged: int = 0
     ledger_sum: int = 0
@@ -70,7 +88,7 @@ class Report(msgspec.Struct):
         lines = [
             f"  {name.replace('_', ' '):<14} {getattr(self, name):>10,}"
             for name in self.__struct_fields__
-            if name not in {"faults", "other"} or (name == "other" and self.other)
+            if name != "faults" and getattr(self, name) is not None and (name != "other" or self.other)
         ]
         lines += [f"  {fault}" for fault in self.faults[:_FAULTS_SHOWN]]
         if len(self.faults) > _FAULTS_SHOWN:
@@ -79,18 +97,25 @@ class Report(msgspec.Struct):
         return "\n".join(lines)
 
 
-def audit(db: Database, told: Sequence[Told] = (), *, drain_s: float = DRAIN_S_MAX) -> Report:
+def audit(
+    db: Database, told: Sequence[Told] = (), *, outside: Witnesses | None = None, drain_s: float = DRAIN_S_MAX
+) -> Report:
     """Count everything and compare.
 
     Args:
         db: the shop's database.
         told: the orders that buyers have in hand.
-        drain_s: how long to wait for receipts (and, on PostgreSQL, for events to be numbered).
+        outside: the provider and the partner; None does not ask them.
+        drain_s: how long to wait for receipts, payments under way and webhooks (and, on PostgreSQL, for events to
+            be numbered).
     """
     report = Report()
     orders = _seats(db, report)
     report.orders = len(orders)
-    _money(db, orders, report)
+    by_hold = {order.hold_id: order for order in orders.values()}
+    by_card = _money(db, by_hold, report)
+    if outside is not None:
+        compare_cards(db, outside, by_hold, by_card, report, drain_s=drain_s)
     placed = _drained(lambda: _read_category(db, "order", OrderPlaced), len(orders), drain_s)
     report.events = len(placed)
     _each_once(orders, [event.order for event in placed], "event", report)
@@ -101,6 +126,9 @@ def audit(db: Database, told: Sequence[Told] = (), *, drain_s: float = DRAIN_S_M
         order = orders.get(receipt.order)
         if order is not None and (receipt.to, receipt.price) != (order.by, order.price):
             report.is_wrong(f"the receipt of {receipt.order} is not what was bought")
+    if outside is not None:
+        _each_once(orders, compare_webhooks(db, outside, orders, report, drain_s=drain_s), "webhook", report)
+        report.silent = len(_silent(db))
     _acknowledged(orders, told, report)
     return report
 
@@ -131,17 +159,26 @@ def _seats(db: Database, report: Report) -> dict[str, booking.Order]:
     return orders
 
 
-def _money(db: Database, orders: dict[str, booking.Order], report: Report) -> None:
-    """One posted transfer for each order, of its price, to the till; and the books balance."""
-    by_hold = {order.hold_id: order for order in orders.values()}
+def _money(db: Database, by_hold: dict[str, booking.Order], report: Report) -> int:
+    """One posted transfer for each order, of its price, to the till; and the books balance.
+
+    Answers what was paid by card, in minor units. From a wallet the transfer is called as the hold, and by card
+    "HOLD:NUMBER/captured".
+    """
+    clearing = f"payments/{PROVIDER}/{CURRENCY}/clearing"
     paid: Counter[str] = Counter()
+    by_card = 0
     for entry in _pages(db, ledger.history, TILL):
         report.transfers += 1
-        paid[entry.transfer_id] += 1
-        order = by_hold.get(entry.transfer_id)
+        hold = entry.transfer_id.partition(":")[0]
+        paid[hold] += 1
+        if entry.other == clearing:
+            report.by_card += 1
+            by_card += entry.change.minor
+        order = by_hold.get(hold)
         if order is None:
-            report.is_lost(f"{entry.change} were paid for hold {entry.transfer_id}, and there is no order")
-        elif (entry.change, entry.other) != (order.price, f"wallet/{order.by}"):
+            report.is_lost(f"{entry.change} were paid for hold {hold}, and there is no order")
+        elif entry.change != order.price or entry.other not in {f"wallet/{order.by}", clearing}:
             report.is_wrong(f"order {order.id} costs {order.price}, {entry.change} came from {entry.other}")
     for hold, count in paid.items():
         if count > 1:
@@ -153,6 +190,7 @@ def _money(db: Database, orders: dict[str, booking.Order], report: Report) -> No
     report.ledger_sum = sum(sum(page.sums.values()) for page in balances)
     for fault in (fault for page in (*balances, *journal) for fault in page.faults):
         report.is_wrong(f"ledger: {fault}")
+    return by_card
 
 
 def _books(tx: Tx) -> tuple[list[ledger.Audit], list[ledger.Audit]]:
@@ -196,6 +234,12 @@ def _acknowledged(orders: dict[str, booking.Order], told: Sequence[Told], report
 
 def _read_category(db: Database, category: str, kind: type[S]) -> list[S]:
     return [event.open(kind) for event in _pages(db, events.read_category, category)]
+
+
+def _silent(db: Database) -> set[str]:
+    """The streams of payments that were unknown for a while."""
+    told = (event for event in _pages(db, events.read_category, "payment") if event.kind == "payment.moved")
+    return {event.stream for event in told if event.open(payments.PaymentMoved).state == "unknown"}
 
 
 def _drained(read: Callable[[], list[T]], wanted: int, drain_s: float) -> list[T]:

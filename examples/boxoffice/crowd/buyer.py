@@ -15,6 +15,8 @@ from examples.boxoffice.crowd.tally import Tally
 SEATS_MAX = 6
 SHOWS_TRIED_MAX = 4
 HOLDS_TRIED_MAX = 12
+CARDS_TRIED_MAX = 2  # Declined twice, people take the wallet.
+CARD = "tok_visa"
 PATIENCE_S = 120.0  # For one answer, through restarts of the server.
 ABANDONED_TTL_MS = 5_000
 
@@ -43,6 +45,8 @@ class Habits(msgspec.Struct, frozen=True):
     changes_mind: bool
     clicks_twice: bool
     hangs_up: bool
+    pays_by_card: bool
+    impatient: bool
 
 
 class GaveUp(Exception):  # noqa: N818  The buyer's decision, not an error.
@@ -52,7 +56,9 @@ class GaveUp(Exception):  # noqa: N818  The buyer's decision, not an error.
 class Buyer:
     """Goes to one of the shows and comes home with tickets, or does not."""
 
-    def __init__(self, name: str, base: str, shows: Sequence[str], tally: Tally, dice: random.Random) -> None:
+    def __init__(
+        self, name: str, base: str, shows: Sequence[str], tally: Tally, dice: random.Random, *, cards: float
+    ) -> None:
         self.name = name
         self._dice = dice
         self._tally = tally
@@ -60,12 +66,13 @@ class Buyer:
         self._second = Connection(base)
         self._shows = dice.sample(list(shows), min(SHOWS_TRIED_MAX, len(shows)))
         self._holds = 0
+        self._gave_back = False
         self._token = ""
         self._by = ""
         self.habits = Habits(
             party=dice.randint(1, SEATS_MAX), reads_the_map=dice.random() < 0.15, picks=dice.random() < 0.25,
             abandons=dice.random() < 0.08, changes_mind=dice.random() < 0.08, clicks_twice=dice.random() < 0.08,
-            hangs_up=dice.random() < 0.05,
+            hangs_up=dice.random() < 0.05, pays_by_card=dice.random() < cards, impatient=dice.random() < 0.1,
         )  # fmt: skip
 
     async def go(self) -> Told | None:
@@ -143,30 +150,64 @@ class Buyer:
         return None
 
     async def _buy(self, hold: dict[str, Any]) -> Told | None:
-        key = f"{self.name}-buy-{self._holds}"
-        wanted = {"hold": hold["id"]}
+        for number in range(CARDS_TRIED_MAX + 1):
+            key = f"{self.name}-buy-{self._holds}-{number}"
+            by_card = self.habits.pays_by_card and number < CARDS_TRIED_MAX
+            answer = await self._press(key, {"hold": hold["id"], **({"card": CARD} if by_card else {})})
+            if answer.status == 201:
+                return self._told(key, answer.json())
+            if answer.status != 202:
+                if answer.code not in {"hold_lapsed", "hold_gone"}:
+                    self._tally.surprise("buy", answer)
+                return None
+            paying = await self._wait_for_the_bank(answer.json()["payment"], hold["id"])
+            if paying["state"] == "paid":
+                order = await self._ask("order", "GET", f"/api/orders/{paying['order']}")
+                return self._told(key, order.json()["order"])
+            if paying["state"] != "declined":
+                return None
+            self._tally.count("card declined")
+        return None
+
+    async def _press(self, key: str, wanted: dict[str, str]) -> Answer:
+        """Press the button, as people do: once, twice, or without waiting for what it says."""
         if self.habits.hangs_up:
             try:
                 await self._line.ask("POST", "/api/orders", wanted, token=self._token, key=key, unheard=True)
             except Lost:
                 self._tally.count("hung up and asked again")
-        if self.habits.clicks_twice:
-            self._tally.count("clicked twice")
-            answers = await asyncio.gather(
-                self._ask("buy", "POST", "/api/orders", wanted, key=key),
-                self._ask("buy", "POST", "/api/orders", wanted, key=key, line=self._second),
-            )
-            orders = {answer.json()["id"] for answer in answers if answer.status == 201}
-            if len(orders) > 1:
-                self._tally.doubled.append(f"key {key} gave two orders: {sorted(orders)}")
-            answer = next((answer for answer in answers if answer.status == 201), answers[0])
-        else:
-            answer = await self._ask("buy", "POST", "/api/orders", wanted, key=key)
-        if answer.status == 201:
-            return self._told(key, answer.json())
-        if answer.code not in {"hold_lapsed", "hold_gone"}:
-            self._tally.surprise("buy", answer)
-        return None
+        if not self.habits.clicks_twice:
+            return await self._ask("buy", "POST", "/api/orders", wanted, key=key)
+        self._tally.count("clicked twice")
+        answers = await asyncio.gather(
+            self._ask("buy", "POST", "/api/orders", wanted, key=key),
+            self._ask("buy", "POST", "/api/orders", wanted, key=key, line=self._second),
+        )
+        heard = [answer for answer in answers if answer.status in {201, 202}]
+        if len({answer.body for answer in heard}) > 1:
+            self._tally.doubled.append(f"key {key} was answered in two ways: {[answer.body for answer in heard]}")
+        return heard[0] if heard else answers[0]
+
+    async def _wait_for_the_bank(self, payment: str, hold: str) -> dict[str, Any]:
+        """Look until the payment is decided; the impatient give the seats back while it is not."""
+        give_up = time.monotonic() + PATIENCE_S
+        rest_s = 0.05
+        while True:
+            found: dict[str, Any] = (await self._ask("payment", "GET", f"/api/payments/{payment}")).json()
+            if found["state"] != "paying":
+                return found
+            if self.habits.impatient and not self._gave_back:
+                self._gave_back = True
+                answer = await self._ask("release", "DELETE", f"/api/holds/{hold}")
+                if answer.status == 204:
+                    self._tally.count("gave the seats back while paying")
+                    return {"state": "canceled"}
+                if answer.code not in {"intent_state", "hold_gone"}:
+                    self._tally.surprise("release", answer)
+            if time.monotonic() > give_up:
+                raise GaveUp
+            await asyncio.sleep(rest_s * (0.5 + self._dice.random()))
+            rest_s = min(rest_s * 1.5, 1.0)
 
     def _told(self, key: str, order: dict[str, Any]) -> Told:
         seats = [(block["row"], seat) for block in order["blocks"] for seat in block["seats"]]

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import msgspec
 from examples.boxoffice.crowd.buyer import Told
 from examples.boxoffice.crowd.load import Crowd, on_sale
 from examples.boxoffice.crowd.servers import House
@@ -63,7 +64,7 @@ async def on_sale_with_kills(
     try:
         wave = 0
         while wave == 0 or not done.is_set():
-            part = Crowd(crowd.buyers, crowd.at_once, crowd.shows, crowd.seed * 1_000 + wave)
+            part = msgspec.structs.replace(crowd, seed=crowd.seed * 1_000 + wave)
             tally.buyers = tally.home + part.buyers
             await on_sale(house.base, part, tally, told)
             wave += 1

@@ -16,6 +16,13 @@ from examples.boxoffice.crowd.tally import Tally
 CONNECTIONS_MAX = 2_000
 SHOWS_MAX = 1_000
 
+#: Everything that a provider can do to us, as shares of its calls; see `onefold.testing.provider.server.Faults`. Many
+#: callbacks come later than we wait for an answer, so that silence is seen, and has to be resolved by a query.
+FAULTS = {
+    "decline": 0.08, "slow": 0.2, "timeout": 0.04, "unknown": 0.1, "duplicate": 0.3, "reorder": 0.5, "late": 0.5,
+    "slow_ms": 150, "reorder_ms": 2_500, "late_ms": 200,
+}  # fmt: skip
+
 
 class Crowd(msgspec.Struct, frozen=True):
     """How large it is, and how it is drawn.
@@ -24,12 +31,14 @@ class Crowd(msgspec.Struct, frozen=True):
         buyers: how many come.
         at_once: how many are in the shop at a time.
         shows: over how many performances they spread.
+        cards: the share of them that pays by card, 0.0 to 1.0.
         seed: decides what each of them wants.
     """
 
     buyers: int = 10_000
     at_once: int = 300
     shows: int = 15
+    cards: float = 0.5
     seed: int = 1
 
 
@@ -51,7 +60,7 @@ async def on_sale(
     async def visit() -> None:
         for number in numbers:
             dice = random.Random(f"{crowd.seed}/{number}")  # noqa: S311  To be repeated, not to be secret.
-            order = await Buyer(f"{crowd.seed}-{number}", base, shows, tally, dice).go()
+            order = await Buyer(f"{crowd.seed}-{number}", base, shows, tally, dice, cards=crowd.cards).go()
             if order is not None:
                 told.append(order)
                 heard(order)

@@ -4,26 +4,32 @@
     GET    /api/performances                  what is played
     GET    /api/performances/{show}/seats     the seat map; text/event-stream to watch it
     POST   /api/performances/{show}/holds     {"count": 2, "section": "Stalls left"} or {"row": 7, "seats": [3, 4]}
-    DELETE /api/holds/{hold}
-    POST   /api/orders                        {"hold": "..."}, with Idempotency-Key
+    DELETE /api/holds/{hold}                  ends a payment by card that is under way, too
+    POST   /api/orders                        {"hold": "..."}, with Idempotency-Key: from the wallet, 201
+                                              with "card": "TOKEN" as well: 202, and a payment to ask for
+    GET    /api/payments/{payment}            "paying", "paid" with its order, "declined" or "canceled"
     GET    /api/orders/{order}                with its receipt
+    POST   /callbacks/fake                    the payment provider's, signed by it
 
 Every POST takes an Idempotency-Key; buying demands one. Errors are RFC 9457 problem documents.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import cast
 
 import msgspec
-from examples.boxoffice import desk
+from examples.boxoffice import desk, paying
+from examples.boxoffice.outside import CALLBACKS
 from examples.boxoffice.purchase import purchase
 from examples.boxoffice.receipts import ReceiptSent
 from examples.boxoffice.visitors import Signer
 from examples.boxoffice.web.http import (
     Caller,
     Endpoint,
+    body_of,
     for_programs,
     json_answer,
     json_of,
@@ -35,7 +41,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from onefold import Database, Handle, Money, booking
+from onefold import Database, Handle, Money, booking, payments
 from onefold.server.problems import Refused
 
 
@@ -47,9 +53,16 @@ class Visitor(msgspec.Struct, frozen=True):
 
 
 class Purchase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which hold is bought."""
+    """Which hold is bought, and with which card; None is the wallet."""
 
     hold: str
+    card: str | None = None
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """What was asked for, and will be answered in its time."""
+
+    payment: str
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -70,8 +83,9 @@ class OrderAnswer(msgspec.Struct, frozen=True):
 class Api:
     """The routes under /api."""
 
-    def __init__(self, db: Database, signer: Signer, live: Live) -> None:
+    def __init__(self, db: Database, signer: Signer, live: Live, provider: payments.Provider) -> None:
         self._db = db
+        self._provider = provider
         self._reader = db.reader()
         self._signer = signer
         self._live = live
@@ -89,7 +103,9 @@ class Api:
             route("/api/performances/{show}/holds", self._hold, "POST"),
             route("/api/holds/{hold}", self._release, "DELETE"),
             route("/api/orders", self._buy, "POST"),
+            route("/api/payments/{payment}", self._payment, "GET"),
             route("/api/orders/{order}", self._order, "GET"),
+            route(CALLBACKS, self._callback, "POST"),
         ]
 
     async def _new_visitor(self, request: Request) -> Response:
@@ -124,7 +140,7 @@ class Api:
 
     async def _release(self, request: Request) -> Response:
         caller = _caller(request, self._signer)
-        await self._db.arun(booking.release, request.path_params["hold"], by=caller.visitor)
+        await self._db.arun(paying.give_back, request.path_params["hold"], by=caller.visitor)
         return Response(status_code=204)
 
     async def _buy(self, request: Request) -> Response:
@@ -133,14 +149,29 @@ class Api:
         key = key_of(request)
         if key is None:
             raise Refused(400, "idempotency_key", "Buying demands an Idempotency-Key.")
-        bought = await self._db.arun(purchase, wanted.hold, by=caller.visitor, key=key)
-        response = json_answer(bought.value, 201)
+        if wanted.card is None:
+            bought = await self._db.arun(purchase, wanted.hold, by=caller.visitor, key=key)
+            response = json_answer(bought.value, 201)
+        else:
+            bought = await self._db.arun(paying.pay_by_card, wanted.hold, by=caller.visitor, key=key, card=wanted.card)
+            response = json_answer(Payment(bought.value), 202)
+            response.headers["location"] = f"/api/payments/{bought.value}"
         if bought.replayed:
             response.headers["idempotency-replayed"] = "true"
         return response
 
+    async def _payment(self, request: Request) -> Response:
+        return await payment(request, self._reader, self._signer)
+
     async def _order(self, request: Request) -> Response:
         return await order(request, self._reader, self._signer)
+
+    async def _callback(self, request: Request) -> Response:
+        """A callback shows no token but a signature, and is only a reason to ask."""
+        body = await body_of(request)
+        told = self._provider.callback(dict(request.headers), body, now_ms=time.time_ns() // 1_000_000)
+        await self._db.arun(payments.receive, paying.PROVIDER, told)
+        return Response(status_code=204)
 
 
 async def order(request: Request, reader: Handle, signer: Signer) -> Response:
@@ -152,6 +183,12 @@ async def order(request: Request, reader: Handle, signer: Signer) -> Response:
         sent = found.receipt.open(ReceiptSent)
         receipt = Receipt(found.receipt.at_ms, sent.text, sent.price)
     return json_answer(OrderAnswer(found.order, receipt))
+
+
+async def payment(request: Request, reader: Handle, signer: Signer) -> Response:
+    """The payment as JSON, for its buyer; the payment's page asks for it as well."""
+    caller = Caller(request, signer)
+    return json_answer(await reader.arun(paying.paying_of, request.path_params["payment"], by=caller.visitor))
 
 
 def _caller(request: Request, signer: Signer) -> Caller:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from examples.boxoffice import desk, wallets
+from examples.boxoffice import desk, paying, wallets
 from examples.boxoffice.catalogue import by_title, works
 from examples.boxoffice.purchase import purchase
 from examples.boxoffice.visitors import Signer
@@ -35,7 +35,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from onefold import Conflict, Database, Invalid, NotFound, OnefoldError, booking
+from onefold import Conflict, Database, Invalid, NotFound, OnefoldError, booking, payments
 from onefold.server.problems import Refused
 
 NIGHTS_S = 30.0  # The list of performances hardly changes.
@@ -53,9 +53,9 @@ _HEADERS = [
 
 
 class Shop:
-    """The box office over one database. Run the receipts' worker and the loops beside it."""
+    """The box office over one database. Run the workers, the dispatcher and the loops beside it."""
 
-    def __init__(self, db: Database, signer: Signer) -> None:
+    def __init__(self, db: Database, signer: Signer, provider: payments.Provider) -> None:
         self.draining = False
         self.live = Live(db)
         self._db = db
@@ -67,13 +67,13 @@ class Shop:
             middleware=[Middleware(_Headers), Middleware(GZipMiddleware, minimum_size=1_024, compresslevel=4)],
         )  # fmt: skip
         self._api = Starlette(
-            routes=api.Api(db, signer, self.live).routes(), exception_handlers={HTTPException: _no_route},
+            routes=api.Api(db, signer, self.live, provider).routes(), exception_handlers={HTTPException: _no_route},
             middleware=[Middleware(_Headers)],
         )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3."""
-        app = self._api if scope.get("path", "").startswith("/api") else self._pages
+        app = self._api if scope.get("path", "").startswith(("/api", "/callbacks")) else self._pages
         await app(scope, receive, send)
 
     async def drain(self) -> None:
@@ -94,7 +94,9 @@ class Shop:
             page("/performances/{show}/hold", self._hold, post=True),
             page("/holds/{hold}", self._till),
             page("/holds/{hold}/pay", self._pay, post=True),
+            page("/holds/{hold}/card", self._pay_by_card, post=True),
             page("/holds/{hold}/release", self._release, post=True),
+            page("/payments/{payment}", self._payment),
             page("/orders", self._orders),
             page("/orders/{order}", self._order),
             page("/wallet", self._top_up, post=True),
@@ -169,6 +171,8 @@ class Shop:
 
     async def _till_page(self, hold_id: str, caller: Caller, alert: str, status: int) -> Response:
         shown = await self._db.arun(desk.till, hold_id, by=caller.visitor)
+        if shown.payment is not None:
+            return _to(f"/payments/{shown.payment}", caller)
         key = secrets.token_hex(16)
         return _page(till_pages.till(shown, form=caller.form_token, key=key, alert=alert), caller, status)
 
@@ -185,11 +189,34 @@ class Shop:
         response.delete_cookie(BASKET)
         return response
 
+    async def _pay_by_card(self, request: Request) -> Response:
+        caller, form = await self._post(request)
+        hold_id, key, card = request.path_params["hold"], _key(form), form.get("card", "")
+        if card not in paying.CARDS:
+            raise Invalid("Choose one of the cards.")
+        asked = await self._db.arun(paying.pay_by_card, hold_id, by=caller.visitor, key=key, card=card)
+        response = _to(f"/payments/{asked.value}", caller)
+        response.delete_cookie(BASKET)
+        return response
+
+    async def _payment(self, request: Request) -> Response:
+        if "application/json" in request.headers.get("accept", ""):
+            return await api.payment(request, self._reader, self._signer)
+        caller = Caller(request, self._signer)
+        shown = await self._reader.arun(paying.paying_of, request.path_params["payment"], by=caller.visitor)
+        if shown.state == "paid":
+            return _to(f"/orders/{shown.order}" if shown.order else "/orders", caller)
+        if shown.state == "declined" and await self._db.arun(desk.try_hold, shown.hold, by=caller.visitor):
+            response = await self._till_page(shown.hold, caller, till_pages.DECLINED, 402)
+            response.set_cookie(BASKET, shown.hold, max_age=desk.TTL_MS // 1_000, httponly=True, samesite="lax")
+            return response
+        return _page(till_pages.payment(shown, form=caller.form_token), caller)
+
     async def _release(self, request: Request) -> Response:
         caller, _ = await self._post(request)
         hold_id = request.path_params["hold"]
         held = await self._db.arun(desk.try_hold, hold_id, by=caller.visitor)
-        await self._db.arun(booking.release, hold_id, by=caller.visitor)
+        await self._db.arun(paying.give_back, hold_id, by=caller.visitor)
         response = _to(f"/performances/{held.show_id}" if held else "/", caller)
         response.delete_cookie(BASKET)
         return response

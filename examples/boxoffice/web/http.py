@@ -173,6 +173,9 @@ _WORDS = {
     "hold_gone": "These seats are not held any more: bought already, given back, or taken after your time was over.",
     "hold_lapsed": "Your five minutes were over, so the seats went back on sale.",
     "insufficient_funds": "There is not enough in your wallet. You can top it up on the orders page.",
+    "intent_mismatch": "Another card is being asked for these seats. Look at your payment in a moment.",
+    "intent_state": "This was paid at this very moment. Your order is on the orders page.",
+    "tries_max": "Five cards were tried for these seats. Pay from your wallet, or give them back.",
     "in_flight": "This payment is being worked on. Look at your orders in a moment.",
 }
 

@@ -14,6 +14,7 @@ from examples.boxoffice.web.markup import Markup, h
 STATIC = Path(__file__).parent / "static"
 Place = Literal["season", "orders", ""]
 
+_NOTHING = Markup()
 _MARK = Markup(
     '<svg viewBox="0 0 26 26" aria-hidden="true"><path d="M2 22V4c6 0 8 5 8 9 0-4-1-9 3-9s3 5 3 9c0-4 2-9 8-9v18"'
     ' fill="none" stroke="currentColor" stroke-width="2.2" stroke-linejoin="round"/></svg>'
@@ -27,23 +28,23 @@ def asset(name: str) -> tuple[bytes, str]:
     return content, f"/static/{zlib.crc32(content):08x}/{name}"
 
 
-def page(title: str, body: Markup, *, place: Place = "") -> Markup:
-    """A whole page."""
+def page(title: str, body: Markup, *, place: Place = "", head: Markup = _NOTHING) -> Markup:
+    """A whole page; `head` is for what belongs there besides."""
     current = Markup(' aria-current="page"')
     return h(
         """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} \N{MIDDLE DOT} {house}</title><meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,"><link rel="stylesheet" href="{css}"><script src="{js}" defer></script></head>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="{css}"><script src="{js}" defer></script>{head}</head>
 <body><a class="skip" href="#main">Skip to content</a>
 <header class="top noprint"><div class="wrap"><a class="wordmark" href="/">{mark}{house}</a>
 <nav aria-label="Main"><a href="/"{season}>Season</a><a href="/orders"{orders}>Orders &amp; wallet</a></nav>
 </div></header>
 <main id="main" class="wrap">{body}</main>
 <footer><div class="wrap">A demonstration with play money. Every purchase is one transaction: seats, payment, order,
-event and receipt commit together.</div></footer></body></html>""",
+event, receipt and webhook commit together.</div></footer></body></html>""",
         title=title, house=hall.NAME, css=asset("shop.css")[1], js=asset("shop.js")[1], mark=_MARK, body=body,
-        season=current if place == "season" else "", orders=current if place == "orders" else "",
+        head=head, season=current if place == "season" else "", orders=current if place == "orders" else "",
     )  # fmt: skip
 
 

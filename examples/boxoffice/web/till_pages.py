@@ -7,11 +7,19 @@ from collections.abc import Sequence
 from examples.boxoffice import hall, wallets
 from examples.boxoffice.catalogue import by_title
 from examples.boxoffice.desk import TTL_MS, Bought, Till
+from examples.boxoffice.paying import CARDS, PAYING_MS, Paying
 from examples.boxoffice.web.markup import Markup, h, join
 from examples.boxoffice.web.posters import poster
 from examples.boxoffice.web.shell import clock_time, day_and_time, notice, page, seats_text
 
 from onefold import Money, booking
+
+# For browsers without the script, which asks more often.
+_AGAIN = Markup('<noscript><meta http-equiv="refresh" content="3"></noscript>')
+DECLINED = (
+    "Your card was declined, and nothing was charged. The seats are still yours: take another card, or pay from your "
+    "wallet."
+)
 
 
 def till(shown: Till, *, form: str, key: str, alert: str) -> Markup:
@@ -25,7 +33,7 @@ def till(shown: Till, *, form: str, key: str, alert: str) -> Markup:
     """
     hold, show = shown.hold, shown.show
     enough = shown.balance.minor >= hold.price.minor
-    tell = alert or ("" if enough else "There is not enough in your wallet; top it up first.")
+    tell = alert or ("" if enough else "There is not enough in your wallet: pay by card, or top it up first.")
     body = h(
         """<p class="eyebrow">The till</p><h1>{title}</h1>{alert}<p class="notice" id="over" hidden>Your time is over:
 the seats are on sale again. <a href="/performances/{show}">Choose anew</a></p>
@@ -36,25 +44,70 @@ the seats are on sale again. <a href="/performances/{show}">Choose anew</a></p>
 <div class="buttons"><form method="post" action="/holds/{hold}/pay" id="pay" data-once="Paying\N{HORIZONTAL ELLIPSIS}">
 <input type="hidden" name="form" value="{form}"><input type="hidden" name="key" value="{key}">
 <button class="wide"{off}>Pay {price} from wallet</button></form>
+<form method="post" action="/holds/{hold}/card" id="card" data-once="Asking your bank\N{HORIZONTAL ELLIPSIS}">
+<input type="hidden" name="form" value="{form}"><input type="hidden" name="key" value="{key}">
+<label>Card<select name="card">{cards}</select></label>
+<button class="wide">Pay {price} by card</button></form>
 <form method="post" action="/holds/{hold}/release"><input type="hidden" name="form" value="{form}">
 <button class="wide quiet">Give the seats back</button></form></div></section></div>""",
-        title=show.title, alert=notice(tell), show=show.id, clock=_clock(shown), hold=hold.id, form=form, key=key,
+        title=show.title, alert=notice(tell), show=show.id, hold=hold.id, form=form, key=key,
+        clock=_clock(hold.expires_at_ms, shown.now_ms, TTL_MS),
         tickets=_tickets(show, hold.blocks), seats=seats_text(_count(hold.blocks)), price=hold.price,
         balance=shown.balance, rest=shown.balance - hold.price if enough else Markup("\N{EN DASH}"),
         off="" if enough else Markup(" disabled"),
+        cards=join(h('<option value="{}">{}</option>', token, name) for token, name in CARDS.items()),
     )  # fmt: skip
     return page("Till", body)
 
 
-def _clock(shown: Till) -> Markup:
-    until = shown.hold.expires_at_ms
+def payment(shown: Paying, *, form: str) -> Markup:
+    """A payment by card that was not paid (yet).
+
+    Args:
+        shown: how it stands.
+        form: the visitor's form token.
+    """
+    return _paying(shown, form) if shown.state == "paying" else _ended(shown)
+
+
+def _paying(shown: Paying, form: str) -> Markup:
+    silent = "Your bank has not answered yet. It is asked again, under the same number: you are charged once at most."
+    body = h(
+        """<p class="eyebrow">The till</p><h1>Asking your bank\N{HORIZONTAL ELLIPSIS}</h1>
+<p class="lead" role="status">
+<span class="state" data-paying="/payments/{id}" data-silent="{known}">Paying</span> {price} by card. {silent}
+This page goes on by itself.</p>{clock}
+<form method="post" action="/holds/{hold}/release"><input type="hidden" name="form" value="{form}">
+<button class="quiet">Give the seats back</button></form>
+<p class="muted small">Should your bank pay after that all the same, the money goes back by itself.</p>""",
+        id=shown.id, price=shown.price, hold=shown.hold, form=form, known="yes" if shown.silent else "",
+        silent=silent if shown.silent else "", clock=_clock(shown.until_ms, shown.now_ms, PAYING_MS),
+    )  # fmt: skip
+    return page("Paying", body, head=_AGAIN)
+
+
+def _ended(shown: Paying) -> Markup:
+    declined = shown.state == "declined"
+    title = "Your card was declined." if declined else "This payment has ended."
+    back = "If your bank pays after this, the money goes back by itself."
+    if shown.back is not None:
+        back = f"Your bank paid when it was too late: {shown.back} are on their way back to your card."
+    body = h(
+        """<p class="eyebrow">The till</p><h1>{title}</h1><p class="lead">{text} The seats are on sale again.</p>
+<p><a class="button" href="/">To the season</a> <a class="button quiet" href="/orders">Orders and wallet</a></p>""",
+        title=title, text="Nothing was charged." if declined else back,
+    )  # fmt: skip
+    return page("Payment", body)
+
+
+def _clock(until: int, now_ms: int, whole_ms: int) -> Markup:
     return h(
         """<div class="clock" data-until="{}" data-now="{}" data-ttl="{}" role="timer">
 <svg viewBox="0 0 100 100" aria-hidden="true"><circle class="track" cx="50" cy="50" r="42"/>
 <circle class="hand" cx="50" cy="50" r="42"/></svg>
 <div><div class="numeral tabular">until {}</div><div class="muted">These seats are yours to buy until {}.</div></div>
 </div>""",
-        until, shown.now_ms, TTL_MS, clock_time(until), clock_time(until),
+        until, now_ms, whole_ms, clock_time(until), clock_time(until),
     )  # fmt: skip
 
 

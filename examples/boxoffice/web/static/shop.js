@@ -9,6 +9,7 @@ const plan = document.getElementById("plan");
 if (plan) startPlan(plan);
 document.querySelectorAll("[data-until]").forEach(startClock);
 document.querySelectorAll("[data-receipt]").forEach(startReceipt);
+document.querySelectorAll("[data-paying]").forEach(startPaying);
 document.querySelectorAll("form[data-once]").forEach((form) => form.addEventListener("submit", () => {
   // The key in the form makes a second post harmless; this only says that the first is on its way.
   const button = form.querySelector("button");
@@ -206,10 +207,20 @@ function startClock(place) {
     hand.style.strokeDasharray = `${round * Math.min(1, left / whole)} ${round}`;
     place.classList.toggle("late", left < 60_000);
     if (left > 0) return setTimeout(tick, 250);
-    document.getElementById("over").hidden = false;
-    document.querySelectorAll("#pay button").forEach((button) => { button.disabled = true; });
+    document.getElementById("over")?.removeAttribute("hidden");
+    document.querySelectorAll("#pay button, #card button").forEach((button) => { button.disabled = true; });
   };
   tick();
+}
+
+async function startPaying(place) {
+  // Ends with the page: whatever the bank said, the server knows where to go on.
+  for (let wait = 200; ; wait = Math.min(2000, wait * 1.3)) {
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    const answer = await fetch(place.dataset.paying, { headers: { accept: "application/json" } }).catch(() => null);
+    const payment = answer?.ok ? await answer.json() : null;
+    if (payment && (payment.state !== "paying" || payment.silent !== Boolean(place.dataset.silent))) return location.reload();
+  }
 }
 
 async function startReceipt(place) {
