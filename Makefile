@@ -27,7 +27,7 @@ run: $(VENV)/.run ## Open the box office on http://127.0.0.1:8000 (ONEFOLD_URL=p
 load: $(VENV)/.test ## Send 10,000 buyers over HTTP, then audit every seat and cent.
 	$(BIN)/python -m examples.boxoffice load
 
-crash: $(VENV)/.test ## The same while the server is killed with -9 again and again.
+crash: $(VENV)/.test ## The same while the server is killed with -9 again and again, with every fault of the provider.
 	$(BIN)/python -m examples.boxoffice crash
 
 test: lint $(VENV)/.test ## All tests, on SQLite and on a real PostgreSQL.

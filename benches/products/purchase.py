@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 def run(size: Size) -> list[Table]:
     """SQLite with the past present, then PostgreSQL."""
     table = Table(
-        "Durable purchases in process: idempotency, hold checked, money, seats, order, event, job in one transaction",
+        "Durable purchases in process: idempotency, hold checked, money, seats, order, event, job, webhook in one transaction",
         ("engine", "callers", "orders present", "what", "/s", "p50 / p99 ms", "bar"),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

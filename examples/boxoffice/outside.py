@@ -97,11 +97,14 @@ class Deliveries:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end = asyncio.Event()
         self._started = threading.Event()
+        self._failed: BaseException | None = None
 
     def __enter__(self) -> Self:
-        """Start."""
+        """Start; raises what starting raised."""
         self._thread.start()
         self._started.wait()
+        if self._loop is None and self._failed is not None:
+            raise self._failed
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,13 +115,16 @@ class Deliveries:
         self._thread.join(timeout=2 * DRAIN_MS / 1_000)
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
         try:
-            async with self._dispatcher:
-                self._loop = asyncio.get_running_loop()
-                self._started.set()
-                await self._end.wait()
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failed = error
+            raise
         finally:
             self._started.set()
+
+    async def _serve(self) -> None:
+        async with self._dispatcher:
+            self._loop = asyncio.get_running_loop()
+            self._started.set()
+            await self._end.wait()

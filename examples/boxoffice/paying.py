@@ -26,7 +26,7 @@ TRIES_MAX = 5  # Cards for one hold, which ends an hour after its making in any 
 ORDERS_LOOKED_AT = 100  # The order of a payment is among the buyer's latest.
 
 #: The cards of this demonstration, as a provider's own form would turn them into tokens.
-CARDS = {"tok_visa": "Visa \N{MIDDLE DOT}\N{MIDDLE DOT}42", DECLINED: "A card that is declined"}
+CARDS = {"tok_visa": "Visa ending in 42", DECLINED: "A card that is declined"}
 
 _ENDED = frozenset({"canceled", "failed"})
 

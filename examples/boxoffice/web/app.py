@@ -207,7 +207,7 @@ class Shop:
         if shown.state == "paid":
             return _to(f"/orders/{shown.order}" if shown.order else "/orders", caller)
         if shown.state == "declined" and await self._db.arun(desk.try_hold, shown.hold, by=caller.visitor):
-            response = await self._till_page(shown.hold, caller, till_pages.DECLINED, 402)
+            response = await self._till_page(shown.hold, caller, till_pages.DECLINED, 200)
             response.set_cookie(BASKET, shown.hold, max_age=desk.TTL_MS // 1_000, httponly=True, samesite="lax")
             return response
         return _page(till_pages.payment(shown, form=caller.form_token), caller)

@@ -77,9 +77,9 @@ def _paying(shown: Paying, form: str) -> Markup:
 <p class="lead" role="status">
 <span class="state" data-paying="/payments/{id}" data-silent="{known}">Paying</span> {price} by card. {silent}
 This page goes on by itself.</p>{clock}
-<form method="post" action="/holds/{hold}/release"><input type="hidden" name="form" value="{form}">
-<button class="quiet">Give the seats back</button></form>
-<p class="muted small">Should your bank pay after that all the same, the money goes back by itself.</p>""",
+<div class="buttons"><form method="post" action="/holds/{hold}/release">
+<input type="hidden" name="form" value="{form}"><button class="quiet">Give the seats back</button></form>
+<p class="muted small">Should your bank pay after that all the same, the money goes back by itself.</p></div>""",
         id=shown.id, price=shown.price, hold=shown.hold, form=form, known="yes" if shown.silent else "",
         silent=silent if shown.silent else "", clock=_clock(shown.until_ms, shown.now_ms, PAYING_MS),
     )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,11 +81,6 @@ def deliveries(folder: Path) -> list[Delivery]:
     file = _file_in(folder)
     lines = file.read_bytes().splitlines() if file.exists() else []
     return [msgspec.json.decode(line, type=Delivery) for line in lines]
-
-
-def counted(folder: Path, name: str) -> Counter[str]:
-    """How often each message came for `name`, rightly signed."""
-    return Counter(one.id for one in deliveries(folder) if one.name == name and one.id is not None)
 
 
 def _file_in(folder: Path) -> Path:
