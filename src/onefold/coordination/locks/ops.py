@@ -279,8 +279,8 @@ def _sweep_range(tx: Tx, first: tuple[int, str], last: tuple[int, str]) -> None:
     # A row that somebody works with is skipped: it is not idle, or not for long.
     tx.run(
         """DELETE FROM onefold.locks -- all spaces
-            WHERE (space, name) IN (
-                SELECT space, name FROM onefold.locks
+            WHERE (name, space) IN (
+                SELECT name, space FROM onefold.locks
                  WHERE (space, name) > (:from_space, :from_name) AND (space, name) <= (:to_space, :to_name)
                    AND marked_at_ms <= :marked_before
                  ORDER BY space, name {for_update} {skip_locked})""",
@@ -288,8 +288,8 @@ def _sweep_range(tx: Tx, first: tuple[int, str], last: tuple[int, str]) -> None:
     )  # fmt: skip
     marked = tx.all(
         """UPDATE onefold.locks SET marked_at_ms = :now_ms -- all spaces
-            WHERE (space, name) IN (
-                SELECT space, name FROM onefold.locks
+            WHERE (name, space) IN (
+                SELECT name, space FROM onefold.locks
                  WHERE (space, name) > (:from_space, :from_name) AND (space, name) <= (:to_space, :to_name)
                    AND marked_at_ms IS NULL AND expires_at_ms <= :idle_before
                  ORDER BY space, name {for_update} {skip_locked})

@@ -122,8 +122,8 @@ def list_entries(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT
 def sweep(tx: Tx) -> bool:
     """Delete some of the entries that are older than `KEPT_MS`; True when more may be left."""
     rows = tx.all(
-        """DELETE FROM onefold.audit WHERE (space, id) IN (
-               SELECT space, id FROM onefold.audit WHERE at_ms < :before_ms ORDER BY at_ms LIMIT :most)
+        """DELETE FROM onefold.audit WHERE (id, space) IN (
+               SELECT id, space FROM onefold.audit WHERE at_ms < :before_ms ORDER BY at_ms LIMIT :most)
            RETURNING id -- all spaces""",
         before_ms=tx.now_ms - KEPT_MS, most=SWEEP_MAX,
     )

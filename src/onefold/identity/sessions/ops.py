@@ -130,8 +130,8 @@ def list_sessions(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAUL
 def sweep(tx: Tx) -> bool:
     """Delete some of the sessions whose time is over; True when more may be left."""
     rows = tx.all(
-        """DELETE FROM onefold.sessions WHERE (space, id) IN (
-               SELECT space, id FROM onefold.sessions WHERE expires_at_ms <= :before_ms
+        """DELETE FROM onefold.sessions WHERE (id, space) IN (
+               SELECT id, space FROM onefold.sessions WHERE expires_at_ms <= :before_ms
                ORDER BY expires_at_ms LIMIT :most)
            RETURNING id -- all spaces""",
         before_ms=tx.now_ms, most=SWEEP_MAX,

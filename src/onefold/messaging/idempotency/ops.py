@@ -251,8 +251,8 @@ def sweep(tx: Tx) -> bool:
     """
     gone = tx.all(
         """DELETE FROM onefold.idempotency_keys -- all spaces
-            WHERE (space, scope, key) IN (
-                SELECT space, scope, key FROM onefold.idempotency_keys WHERE expires_at_ms <= :now_ms
+            WHERE (scope, key, space) IN (
+                SELECT scope, key, space FROM onefold.idempotency_keys WHERE expires_at_ms <= :now_ms
                  ORDER BY expires_at_ms LIMIT :rows {for_update} {skip_locked})
         RETURNING space""",
         rows=SWEEP_ROWS,

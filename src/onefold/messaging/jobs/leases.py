@@ -93,7 +93,7 @@ def rescue(tx: Tx) -> bool:
                SELECT r.space, r.id FROM onefold.jobs_running r WHERE r.worker = :worker
                ORDER BY r.id LIMIT :most {for_update} {skip_locked})
            DELETE FROM onefold.jobs_running
-           WHERE (onefold.jobs_running.space, onefold.jobs_running.id) IN (SELECT space, id FROM picked) -- all spaces
+           WHERE (onefold.jobs_running.id, onefold.jobs_running.space) IN (SELECT id, space FROM picked) -- all spaces
            RETURNING space, space_name, id, kind, queue, priority, args, attempt, failures, attempts_max,
                      unique_key, put_at_ms, progress, error""",
         worker=worker, most=RESCUE_MAX,

@@ -130,7 +130,7 @@ def renew(tx: Tx, owner: str, *, lease_ms: int) -> set[str]:
                SELECT l.space, l.endpoint_id FROM onefold.webhook_lanes l WHERE l.owner = :owner
                ORDER BY l.endpoint_id {for_update})
            UPDATE onefold.webhook_lanes SET expires_at_ms = :now_ms + :lease_ms
-           WHERE (space, endpoint_id) IN (SELECT space, endpoint_id FROM mine) AND owner = :owner -- all spaces
+           WHERE (endpoint_id, space) IN (SELECT endpoint_id, space FROM mine) AND owner = :owner -- all spaces
            RETURNING endpoint_id""",
         owner=owner, lease_ms=lease_ms,
     )

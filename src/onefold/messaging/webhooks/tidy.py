@@ -14,29 +14,29 @@ def sweep(tx: Tx) -> bool:
     before = {"before_ms": tx.now_ms - KEPT_MS, "rows": SWEEP_ROWS}
     gone = (
         tx.all(
-            """DELETE FROM onefold.webhook_attempts WHERE (space, endpoint_id, message_id, attempt) IN (
-                   SELECT space, endpoint_id, message_id, attempt FROM onefold.webhook_attempts
+            """DELETE FROM onefold.webhook_attempts WHERE (endpoint_id, message_id, attempt, space) IN (
+                   SELECT endpoint_id, message_id, attempt, space FROM onefold.webhook_attempts
                    WHERE at_ms < :before_ms ORDER BY at_ms LIMIT :rows {for_update} {skip_locked})
                RETURNING space -- all spaces""",
             **before,
         ),
         tx.all(
-            """DELETE FROM onefold.webhook_failed WHERE (space, endpoint_id, message_id) IN (
-                   SELECT space, endpoint_id, message_id FROM onefold.webhook_failed
+            """DELETE FROM onefold.webhook_failed WHERE (endpoint_id, message_id, space) IN (
+                   SELECT endpoint_id, message_id, space FROM onefold.webhook_failed
                    WHERE failed_at_ms < :before_ms ORDER BY failed_at_ms LIMIT :rows {for_update} {skip_locked})
                RETURNING space -- all spaces""",
             **before,
         ),
         tx.all(
-            """DELETE FROM onefold.webhook_pending WHERE (space, endpoint_id, message_id) IN (
-                   SELECT space, endpoint_id, message_id FROM onefold.webhook_pending
+            """DELETE FROM onefold.webhook_pending WHERE (endpoint_id, message_id, space) IN (
+                   SELECT endpoint_id, message_id, space FROM onefold.webhook_pending
                    WHERE put_at_ms < :before_ms ORDER BY put_at_ms LIMIT :rows {for_update} {skip_locked})
                RETURNING space -- all spaces""",
             **before,
         ),
         tx.all(
-            """DELETE FROM onefold.webhook_messages WHERE (space, id) IN (
-                   SELECT space, id FROM onefold.webhook_messages
+            """DELETE FROM onefold.webhook_messages WHERE (id, space) IN (
+                   SELECT id, space FROM onefold.webhook_messages
                    WHERE created_at_ms < :before_ms ORDER BY created_at_ms LIMIT :rows {for_update} {skip_locked})
                RETURNING space -- all spaces""",
             **before,

@@ -57,8 +57,8 @@ def sweep(tx: Tx) -> bool:
     """Forget up to 1,000 callbacks past their time, of all spaces; True when there may be more."""
     gone = tx.all(
         """DELETE FROM onefold.payment_callbacks -- all spaces
-            WHERE (space, provider, event_id) IN (
-                SELECT space, provider, event_id FROM onefold.payment_callbacks WHERE expires_at_ms <= :now_ms
+            WHERE (provider, event_id, space) IN (
+                SELECT provider, event_id, space FROM onefold.payment_callbacks WHERE expires_at_ms <= :now_ms
                  ORDER BY expires_at_ms LIMIT :rows {for_update} {skip_locked})
         RETURNING space""",
         rows=SWEEP_ROWS,
