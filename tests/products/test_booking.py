@@ -14,7 +14,7 @@ from onefold import Conflict, Database, Denied, Invalid, Money, NotFound, Tx, bo
 from onefold.core.clock import FakeClock
 from onefold.products.booking import Row, Section
 from onefold.products.booking.records import HOLD_LIFE_MS_MAX, HOLDS_PER_BUYER_MAX
-from onefold.products.booking.tidy import tidy_lapsed
+from onefold.products.booking.tidy import TIDY_MAX, WALK_ROWS, tidy_lapsed
 
 
 @pytest.fixture
@@ -445,6 +445,41 @@ def test_tidying_frees_lapsed_seats_and_slots_in_all_spaces(db: Database, show: 
     assert db.run(booking.seat_map_since, show, version=version).rows == []
     assert db.run(booking.hold_of, alive.id, by="cy") == alive
     db.run(audit, show)
+
+
+def test_tidying_walks_in_bounded_steps_and_begins_anew_at_the_end(db: Database) -> None:
+    """Slots of many more buyers than a step looks at, of which the first and the last have ended."""
+    ended = 2 * TIDY_MAX
+    count = ended + 2 * WALK_ROWS + 7
+    fill = """INSERT INTO onefold.booking_slots (space, show_id, buyer, slot, hold_id, expires_at_ms)
+              WITH RECURSIVE n (i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < :count - 1)
+              SELECT :space, 'show', CAST(100000 + i AS TEXT), 0, 'hold',
+                     CASE WHEN i < :ended OR i = :count - 1 THEN 0 ELSE 4000000000000 END FROM n"""
+    db.run(lambda tx: tx.run(fill, count=count, ended=ended))
+
+    def left(tx: Tx) -> tuple[Any, ...] | None:
+        return tx.one("SELECT count(*), min(expires_at_ms) > 0 FROM onefold.booking_slots WHERE space = :space")
+
+    def place(tx: Tx) -> tuple[Any, ...] | None:
+        return tx.one("SELECT buyer FROM onefold.booking_tidied -- all spaces")
+
+    loops = db.options(isolation="read_committed")
+    answers, counts, places = [], [], []
+    for _ in range(5):
+        answers.append(loops.run(tidy_lapsed))
+        row = db.run(left)
+        assert row is not None
+        counts.append(count - row[0])
+        places.append(db.run(place))
+    assert answers == [True, True, True, True, False]
+    assert counts == [TIDY_MAX, ended, ended, ended, ended + 1]
+    assert places == [
+        (str(100_000 + number - 1),)
+        for number in (TIDY_MAX, ended, ended + WALK_ROWS, ended + 2 * WALK_ROWS)
+    ] + [None]
+    assert row[1]
+    assert loops.run(tidy_lapsed) is True, "the next round begins at the first slot"
+    assert db.run(place) == (str(100_000 + ended + WALK_ROWS - 1),)
 
 
 def test_facts_are_told_after_the_commit(db: Database, show: str) -> None:

@@ -187,15 +187,21 @@ def touch(tx: Tx, token_id: str) -> None:
 
 def sweep(tx: Tx) -> bool:
     """Delete some of those that ended more than 90 days ago; True when more may be left."""
-    rows = tx.all(
-        """DELETE FROM onefold.tokens WHERE (space, id) IN (
-               SELECT space, id FROM onefold.tokens
-               WHERE revoked_at_ms < :now_ms - :kept_ms OR expires_at_ms < :now_ms - :kept_ms
-               ORDER BY space, id LIMIT :most)
+    revoked = tx.all(
+        """DELETE FROM onefold.tokens WHERE (id, space) IN (
+               SELECT id, space FROM onefold.tokens
+               WHERE revoked_at_ms < :before_ms ORDER BY revoked_at_ms LIMIT :most)
            RETURNING id -- all spaces""",
-        kept_ms=KEPT_MS, most=SWEEP_MAX,
+        before_ms=tx.now_ms - KEPT_MS, most=SWEEP_MAX,
     )
-    return len(rows) == SWEEP_MAX
+    expired = tx.all(
+        """DELETE FROM onefold.tokens WHERE (id, space) IN (
+               SELECT id, space FROM onefold.tokens
+               WHERE expires_at_ms < :before_ms ORDER BY expires_at_ms LIMIT :most)
+           RETURNING id -- all spaces""",
+        before_ms=tx.now_ms - KEPT_MS, most=SWEEP_MAX,
+    )
+    return SWEEP_MAX in {len(revoked), len(expired)}
 
 
 def _living(tx: Tx, token_id: str) -> Token:

@@ -29,7 +29,7 @@ def promote(tx: Tx, *, late_ms: int | None = None) -> int | None:
                WHERE s.at_ms >= :since_ms AND s.at_ms <= :now_ms
                ORDER BY s.at_ms, s.space, s.id LIMIT :most {for_update} {skip_locked})
            DELETE FROM onefold.jobs_scheduled
-           WHERE (onefold.jobs_scheduled.space, onefold.jobs_scheduled.id) IN (SELECT space, id FROM picked)
+           WHERE (onefold.jobs_scheduled.id, onefold.jobs_scheduled.space) IN (SELECT id, space FROM picked)
            RETURNING space, space_name, id, kind, queue, priority, args, attempt, failures, attempts_max,
                      unique_key, put_at_ms, progress, error, at_ms -- all spaces""",
         since_ms=0 if late_ms is None else max(0, tx.now_ms - late_ms), most=PROMOTE_MAX,
@@ -59,7 +59,7 @@ def sweep(tx: Tx) -> bool:
                SELECT d.space, d.id FROM onefold.jobs_done d WHERE d.expires_at_ms <= :now_ms
                ORDER BY d.expires_at_ms LIMIT :most {for_update} {skip_locked})
            DELETE FROM onefold.jobs_done
-           WHERE (onefold.jobs_done.space, onefold.jobs_done.id) IN (SELECT space, id FROM picked)
+           WHERE (onefold.jobs_done.id, onefold.jobs_done.space) IN (SELECT id, space FROM picked)
            RETURNING id -- all spaces""",
         most=SWEEP_MAX,
     )
@@ -68,16 +68,16 @@ def sweep(tx: Tx) -> bool:
                SELECT d.space, d.id FROM onefold.jobs_dead d WHERE d.died_at_ms <= :now_ms - :keep_ms
                ORDER BY d.died_at_ms LIMIT :most {for_update} {skip_locked})
            DELETE FROM onefold.jobs_dead
-           WHERE (onefold.jobs_dead.space, onefold.jobs_dead.id) IN (SELECT space, id FROM picked)
+           WHERE (onefold.jobs_dead.id, onefold.jobs_dead.space) IN (SELECT id, space FROM picked)
            RETURNING id -- all spaces""",
         most=SWEEP_MAX, keep_ms=DEAD_KEEP_MS,
     )  # fmt: skip
     cancels = tx.all(
         """WITH picked AS MATERIALIZED (
                SELECT c.space, c.id FROM onefold.jobs_cancels c WHERE c.at_ms <= :now_ms - :keep_ms
-               ORDER BY c.space, c.id LIMIT :most {for_update} {skip_locked})
+               ORDER BY c.at_ms LIMIT :most {for_update} {skip_locked})
            DELETE FROM onefold.jobs_cancels
-           WHERE (onefold.jobs_cancels.space, onefold.jobs_cancels.id) IN (SELECT space, id FROM picked)
+           WHERE (onefold.jobs_cancels.id, onefold.jobs_cancels.space) IN (SELECT id, space FROM picked)
            RETURNING id -- all spaces""",
         most=SWEEP_MAX, keep_ms=CANCEL_KEEP_MS,
     )  # fmt: skip

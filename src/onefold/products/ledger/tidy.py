@@ -14,8 +14,7 @@ def tidy(tx: Tx) -> bool:
     """
     rows = tx.all(
         """SELECT space, debit, debit_limited, id FROM onefold.ledger_pendings
-           WHERE expires_at_ms <= :now_ms
-           ORDER BY space, debit, expires_at_ms, id LIMIT :most -- all spaces""",
+           WHERE expires_at_ms + 0 <= :now_ms ORDER BY expires_at_ms + 0 LIMIT :most -- all spaces""",
         most=TIDY_MAX,
     )
     for of_space, account in sorted({(row[0], row[1]) for row in rows if row[2]}):
