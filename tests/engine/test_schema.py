@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -60,6 +61,35 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Conflict) as newer:
         onefold.connect(tmp_path / "a.db", files=[*ENGINE, FIRST])
     assert newer.value.code == "schema_newer"
+
+
+def test_a_newer_schema_is_permitted_where_its_files_say_so(tmp_path: Path) -> None:
+    """Also after a restart, and beside the tables of blocks that this release has never heard of."""
+    ours, theirs = schema.RELEASE, (schema.RELEASE[0], schema.RELEASE[1] + 1)
+    columns = SECOND.text
+    for number, (oldest, permitted) in enumerate([(ours, True), (theirs, False), ((99, 0), False), ((0, 0), True)]):
+        newer = SchemaFile("toy", 2, f"-- release {oldest[0]}.{oldest[1]} works on this: a column more.\n{columns}")
+        stranger = SchemaFile("later", 1, FIRST.text.replace("toys", "laters"))
+        path = tmp_path / f"{number}.db"
+        onefold.connect(path, files=[*ENGINE, FIRST, newer, stranger]).close()
+        if permitted:
+            with onefold.connect(path, files=[*ENGINE, FIRST]) as old:
+                old.run(lambda tx: tx.run("INSERT INTO onefold.toys (space, id) VALUES (:space, 'a')"))
+            assert onefold.migrate(path, files=[*ENGINE, FIRST, newer]) == []
+        else:
+            with pytest.raises(Conflict, match="newer release") as refused:
+                onefold.connect(path, files=[*ENGINE, FIRST])
+            assert refused.value.facts == {"block": "toy", "version": 2}
+
+
+@pytest.mark.parametrize("line", ["-- release 0.1 works on this:", "-- Release 0.1 works on this: x", "\n-- release 0.1 works on this: x"])
+def test_what_does_not_say_why_is_no_permission(line: str) -> None:
+    assert ":" not in SchemaFile("toy", 2, f"{line}\nCREATE TABLE onefold.a (a INTEGER) {{table}};\n").digest
+
+
+def test_the_release_is_the_one_of_the_package() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'^version = "(\d+)\.(\d+)', text, re.MULTILINE)[0] == 'version = "{}.{}'.format(*schema.RELEASE)
 
 
 def test_an_edited_file_is_refused(tmp_path: Path) -> None:

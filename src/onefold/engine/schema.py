@@ -1,7 +1,9 @@
 """Schema files: numbered per block, applied in order, under a lock, once; never edited.
 
-A release knows the files that it ships. A database that lacks some is migrated (SQLite) or
-refused with the command to run (PostgreSQL); a database that has more is newer, and refused.
+A release knows the files that it ships. A database that lacks some is migrated (SQLite) or refused with
+the command to run (PostgreSQL). A database that has more is newer: permitted while every further file of a
+block that this release knows says that this release works on it, as "-- release 0.1 works on this: WHY" in
+its first line; refused otherwise. See rfd 0019.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from typing import Any
 from onefold.core.errors import Conflict, Invalid
 from onefold.engine.sql import Dialect, compile_schema
 
+RELEASE = (0, 1)  # Of this program; a test holds it to pyproject.toml.
+
 _FILE = re.compile(r"^(\d{3})\.sql$")
+_WORKS = re.compile(r"-- release (\d+)\.(\d+) works on this: \S")
+_RECORDED = re.compile(r"(\d+)\.(\d+):")
 ENGINE_SCHEMA = Path(__file__).parent / "schema"
 
 
@@ -30,8 +36,12 @@ class SchemaFile:
 
     @property
     def digest(self) -> str:
-        """Tells an edited file from the one that was applied."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        """Tells an edited file from the one that was applied, and releases that lack it whether they may stay.
+
+        "0.1:" before the hash: release 0.1 and later ones work on a database with this file.
+        """
+        oldest = _WORKS.match(self.text)
+        return (f"{oldest[1]}.{oldest[2]}:" if oldest else "") + hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def statements(self, dialect: Dialect) -> list[str]:
         """What to execute, one by one."""
@@ -60,18 +70,18 @@ def missing(files: Sequence[SchemaFile], applied: Iterable[tuple[str, int, str]]
         applied: `(block, version, digest)` of every row of `onefold.schema`.
 
     Raises:
-        Conflict: the database is newer than this release, or a file was edited after release.
+        Conflict: the database is newer than what this release works on, or a file was edited after release.
     """
     have = {(block, version): digest for block, version, digest in applied}
     ours = {(file.block, file.version) for file in files}
     blocks = {file.block for file in files}
-    # Blocks that this release does not know are somebody's later addition: as new as a later file.
-    newer = sorted(key for key in have if key not in ours)
-    if newer:
-        raise Conflict(
-            "The database was migrated by a newer release; upgrade this program.",
-            code="schema_newer", block=newer[0][0], version=newer[0][1], known=newer[0][0] in blocks,
-        )
+    # A block touches only its own tables, so files of a block that this release lacks change nothing for it.
+    for block, version in sorted(key for key in have if key not in ours and key[0] in blocks):
+        if not _is_permitted(have[block, version]):
+            raise Conflict(
+                "The database was migrated by a newer release; upgrade this program.",
+                code="schema_newer", block=block, version=version,
+            )
     for file in files:
         digest = have.get((file.block, file.version))
         if digest is not None and digest != file.digest:
@@ -80,6 +90,11 @@ def missing(files: Sequence[SchemaFile], applied: Iterable[tuple[str, int, str]]
                 code="schema_edited", block=file.block, version=file.version,
             )
     return [file for file in files if (file.block, file.version) not in have]
+
+
+def _is_permitted(digest: str) -> bool:
+    oldest = _RECORDED.match(digest)
+    return oldest is not None and (int(oldest[1]), int(oldest[2])) <= RELEASE
 
 
 def apply(

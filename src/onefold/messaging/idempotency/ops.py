@@ -31,7 +31,7 @@ from onefold.messaging.idempotency.records import (
 
 IN_FLIGHT_RETRY_MS = 100  # A hint: transactions last milliseconds,
 BEGUN_RETRY_MS = 1_000  # and what leaves them lasts longer.
-SWEEP_ROWS = 1_000
+SWEEP_ROWS = 200  # Keys that callers make up lie on a page each; more would hold SQLite's writer for long.
 
 T = TypeVar("T")
 
@@ -245,7 +245,7 @@ def answer_of(tx: Tx, key: str, *, scope: str) -> Answer[Any] | None:
 
 @operation
 def sweep(tx: Tx) -> bool:
-    """Delete up to 1,000 expired keys of all spaces; True when there may be more.
+    """Delete up to 200 expired keys of all spaces; True when there may be more.
 
     Expiry itself is a condition in `once`; this only gives the room back.
     """

@@ -16,7 +16,7 @@ from onefold.products.payments.settling import is_news
 
 EVENT_ID_LENGTH_MAX = 200
 KEEP_MS = 35 * 86_400_000  # Longer than providers go on telling; a later one makes us ask, once more.
-SWEEP_ROWS = 1_000
+SWEEP_ROWS = 200  # Their ids lie on a page each; more would hold SQLite's writer for long.
 
 
 @operation
@@ -54,7 +54,7 @@ def receive(tx: Tx, provider: str, callback: Callback) -> bool:
 
 @operation
 def sweep(tx: Tx) -> bool:
-    """Forget up to 1,000 callbacks past their time, of all spaces; True when there may be more."""
+    """Forget up to 200 callbacks past their time, of all spaces; True when there may be more."""
     gone = tx.all(
         """DELETE FROM onefold.payment_callbacks -- all spaces
             WHERE (provider, event_id, space) IN (

@@ -1,4 +1,4 @@
--- expand: an older release neither writes nor reads differently for it.
+-- release 0.1 works on this: two indexes more.
 
 -- all spaces: swept by age. Two, as a token ends in two ways; `used_at_ms` is in neither, so that its updates stay HOT.
 CREATE INDEX onefold_tokens_revoked ON onefold.tokens (revoked_at_ms) WHERE revoked_at_ms IS NOT NULL;

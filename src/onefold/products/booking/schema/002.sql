@@ -1,4 +1,4 @@
--- expand: an older release neither writes nor reads it.
+-- release 0.1 works on this: it neither writes nor reads it.
 
 -- How far the tidying has come through onefold.booking_slots. It walks, because an index on `expires_at_ms`
 -- would change when a hold ends: then that update touches the pages of the key, and buyers of one show conflict.
