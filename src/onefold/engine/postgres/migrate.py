@@ -39,7 +39,7 @@ def migrate_postgres(url: str, files: Sequence[schema.SchemaFile]) -> list[tuple
     try:
         with connection, connection.transaction():
             return _migrate(connection, files)
-    except psycopg.errors.LockNotAvailable:
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
         raise Retry("A table was in use for too long; nothing was changed.", code="lock_timeout") from None
     except psycopg.OperationalError as error:
         raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=_first_line(error)) from None
