@@ -136,12 +136,20 @@ def test_an_unmigrated_database_is_refused_with_the_command_to_run(postgres_clus
             onefold.connect(url, files=later)
         assert behind.value.facts["missing"] == ["later 001"]
         assert onefold.migrate(url, files=later) == [("later", 1)]
-        with pytest.raises(Conflict) as newer:
-            onefold.connect(url, files=schema.load(()))
-        assert newer.value.code == "schema_newer"
-        with pytest.raises(Conflict):
-            onefold.migrate(url, files=schema.load(()))
+        onefold.connect(url, files=schema.load(())).close()  # A block that it does not know is none of its business.
+        more = [
+            schema.SchemaFile("later", 2, "-- release 0.1 works on this: a table more.\nCREATE TABLE onefold.b (a INTEGER) {table};"),
+            schema.SchemaFile("later", 3, "CREATE TABLE onefold.c (a INTEGER) {table};"),
+        ]
+        onefold.migrate(url, files=[*later, more[0]])
         onefold.connect(url, files=later).close()
+        onefold.migrate(url, files=[*later, *more])
+        with pytest.raises(Conflict) as newer:
+            onefold.connect(url, files=later)
+        assert (newer.value.code, newer.value.facts["version"]) == ("schema_newer", 3)
+        with pytest.raises(Conflict):
+            onefold.migrate(url, files=later)
+        onefold.connect(url, files=[*later, *more]).close()
     finally:
         postgres_cluster.drop_database("bare")
 
