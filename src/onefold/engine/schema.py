@@ -3,7 +3,7 @@
 A release knows the files that it ships. A database that lacks some is migrated (SQLite) or refused with
 the command to run (PostgreSQL). A database that has more is newer: permitted while every further file of a
 block that this release knows says that this release works on it, as "-- release 0.1 works on this: WHY" in
-its first line; refused otherwise. See rfd 0019.
+its first line; refused otherwise. See rfd 0020.
 """
 
 from __future__ import annotations
