@@ -80,7 +80,7 @@ def cancel(options: argparse.Namespace) -> int:
         handle = db.at(options.space)
         if options.ids:
             return _each(options, handle, jobs.cancel, "cancelled")
-        counted = _count(handle, options.state, options.kind)
+        counted = handle.reader().run(jobs.count_live, options.state, options.kind)
         if options.dry_run:
             page = handle.reader().run(jobs.list_jobs, state=options.state, kind=options.kind, limit=SAMPLE_JOBS)
             return _show(options, page.items, counted, "cancelled")
@@ -133,10 +133,10 @@ def _listed(
 def _dead(options: argparse.Namespace, handle: Handle, act: Callable[..., Step], word: str) -> int:
     """Act on the dead jobs of a kind, or on those of them with one error."""
     reader = handle.reader()
-    counted = reader.run(jobs.count_failed, options.kind, fingerprint=options.error)
+    found = reader.run(jobs.preview_dead, options.kind, fingerprint=options.error, examples=SAMPLE_JOBS)
+    counted = Counted(found.count, found.at_least)
     if options.dry_run:
-        page = reader.run(jobs.glance, "dead", kind=options.kind, fingerprint=options.error, limit=SAMPLE_JOBS)
-        return _show(options, [reader.run(jobs.get, job.id) for job in page.items], counted, word)
+        return _show(options, [reader.run(jobs.get, job.id) for job in found.examples], counted, word)
     return _stepwise(options, handle, act, word, counted, fingerprint=options.error)
 
 
@@ -187,14 +187,6 @@ def _show(options: argparse.Namespace, sample: list[Job], counted: Counted, word
         ],
     )
     return 0
-
-
-def _count(handle: Handle, state: State, kind: str) -> Counted:
-    """How many there are, and whether more were not counted."""
-    of_state = [found for found in handle.reader().run(jobs.stats) if found.state == state]
-    return Counted(
-        sum(found.count for found in of_state if found.kind == kind), at_least=any(found.at_least for found in of_state)
-    )
 
 
 def _row(job: Job) -> tuple[str, ...]:

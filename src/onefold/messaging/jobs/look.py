@@ -1,19 +1,17 @@
-"""Looking at jobs: one, a page of them, how many there are, and why one does not run."""
+"""Looking at jobs: one, a page of them, and why one does not run. How many there are: `counts.py`."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, cast
+from typing import Any
 
 from onefold.core.errors import Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, LIMIT_MAX, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import checked_name
 from onefold.messaging.jobs.ops import checked_id
-from onefold.messaging.jobs.records import DeadLetters, Job, KindStats, PausedQueue, State
+from onefold.messaging.jobs.records import Job, PausedQueue, State
 
-STATS_ROWS_MAX = 100_000  # Rows counted per state.
-CENSUS_ROWS_MAX = 10_000  # The same over all spaces: gauges are read every few seconds.
 AHEAD_MAX = 1_000  # Jobs counted in front of one.
 _ERROR_SHOWN_MAX = 200
 
@@ -71,56 +69,6 @@ def list_jobs(
         "" if after is None else checked_id(after), checked_limit(limit) + 1,
     )  # fmt: skip
     return page_of([_job((state, *row)) for row in rows], limit, key=lambda job: job.id)
-
-
-@operation
-def stats(tx: Tx, *, rows_max: int = STATS_ROWS_MAX) -> list[KindStats]:
-    """How many jobs of each kind are in each state, in this space.
-
-    Args:
-        rows_max: how many are counted per state, from the one put first on; 1 to 100,000. Fewer cost less.
-    """
-    if not 1 <= rows_max <= STATS_ROWS_MAX:
-        raise Invalid("rows_max is out of range.", rows_max=rows_max, most=STATS_ROWS_MAX)
-    most = rows_max + 1
-    counted: list[KindStats] = []
-    for state, rows in (
-        ("ready", _count_ready(tx, most)), ("scheduled", _count_scheduled(tx, most)),
-        ("running", _count_running(tx, most)), ("dead", _count_dead(tx, most)), ("done", _count_done(tx, most)),
-    ):  # fmt: skip
-        at_least = sum(row[1] for row in rows) > rows_max
-        counted += [KindStats(row[0], cast("State", state), row[1], row[2], at_least) for row in rows]
-    return sorted(counted, key=lambda found: (found.kind, found.state))
-
-
-@operation
-def census(tx: Tx) -> list[KindStats]:
-    """How many jobs of each kind are in each state, in all spaces; at most 10,000 are counted per state.
-
-    For gauges: it costs milliseconds however many jobs there are. Beyond the limit `oldest_ms` is of
-    the jobs that were counted.
-    """
-    counted: list[KindStats] = []
-    for state, rows in (
-        ("ready", _census_ready(tx)), ("scheduled", _census_scheduled(tx)), ("running", _census_running(tx)),
-        ("dead", _census_dead(tx)),
-    ):  # fmt: skip
-        at_least = sum(row[1] for row in rows) > CENSUS_ROWS_MAX
-        counted += [KindStats(row[0], cast("State", state), row[1], row[2], at_least) for row in rows]
-    return sorted(counted, key=lambda found: (found.kind, found.state))
-
-
-@operation
-def dead_letters(tx: Tx) -> list[DeadLetters]:
-    """How many dead jobs of each kind each space has; at most 10,000 are counted in all, 1,000 rows answered."""
-    rows = tx.all(
-        """SELECT space_name, kind, count(*) FROM (
-               SELECT space_name, kind FROM onefold.jobs_dead WHERE space >= 0 LIMIT :most) counted
-           GROUP BY space_name, kind ORDER BY space_name, kind LIMIT :rows -- all spaces""",
-        most=CENSUS_ROWS_MAX + 1, rows=LIMIT_MAX,
-    )
-    at_least = sum(row[2] for row in rows) > CENSUS_ROWS_MAX
-    return [DeadLetters(row[0], row[1], row[2], at_least) for row in rows]
 
 
 @operation
@@ -257,92 +205,6 @@ _LISTS = {
     "ready": _list_ready, "scheduled": _list_scheduled, "running": _list_running, "dead": _list_dead,
     "done": _list_done,
 }  # fmt: skip
-
-
-def _count_ready(tx: Tx, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, ready_at_ms AS at FROM onefold.jobs_ready
-               WHERE space = :space ORDER BY id LIMIT :most) counted
-           GROUP BY kind ORDER BY kind""",
-        most=most,
-    )
-
-
-def _count_scheduled(tx: Tx, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, at_ms AS at FROM onefold.jobs_scheduled
-               WHERE space = :space ORDER BY id LIMIT :most) counted
-           GROUP BY kind ORDER BY kind""",
-        most=most,
-    )
-
-
-def _count_running(tx: Tx, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, claimed_at_ms AS at FROM onefold.jobs_running
-               WHERE space = :space ORDER BY id LIMIT :most) counted
-           GROUP BY kind ORDER BY kind""",
-        most=most,
-    )
-
-
-def _count_dead(tx: Tx, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, died_at_ms AS at FROM onefold.jobs_dead
-               WHERE space = :space ORDER BY id LIMIT :most) counted
-           GROUP BY kind ORDER BY kind""",
-        most=most,
-    )
-
-
-def _count_done(tx: Tx, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, done_at_ms AS at FROM onefold.jobs_done
-               WHERE space = :space AND expires_at_ms > :now_ms ORDER BY id LIMIT :most) counted
-           GROUP BY kind ORDER BY kind""",
-        most=most,
-    )
-
-
-def _census_ready(tx: Tx) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, ready_at_ms AS at FROM onefold.jobs_ready WHERE space >= 0 LIMIT :most) counted
-           GROUP BY kind ORDER BY kind -- all spaces""",
-        most=CENSUS_ROWS_MAX + 1,
-    )
-
-
-def _census_scheduled(tx: Tx) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, at_ms AS at FROM onefold.jobs_scheduled WHERE space >= 0 LIMIT :most) counted
-           GROUP BY kind ORDER BY kind -- all spaces""",
-        most=CENSUS_ROWS_MAX + 1,
-    )
-
-
-def _census_running(tx: Tx) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, claimed_at_ms AS at FROM onefold.jobs_running WHERE space >= 0 LIMIT :most) counted
-           GROUP BY kind ORDER BY kind -- all spaces""",
-        most=CENSUS_ROWS_MAX + 1,
-    )
-
-
-def _census_dead(tx: Tx) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT kind, count(*), min(at) FROM (
-               SELECT kind, died_at_ms AS at FROM onefold.jobs_dead WHERE space >= 0 LIMIT :most) counted
-           GROUP BY kind ORDER BY kind -- all spaces""",
-        most=CENSUS_ROWS_MAX + 1,
-    )
 
 
 def _job(row: tuple[Any, ...]) -> Job:

@@ -76,6 +76,13 @@ class KindStats(msgspec.Struct, frozen=True):
     at_least: bool
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """A number, and whether there may be more than were counted."""
+
+    count: int
+    at_least: bool
+
+
 class DeadLetters(msgspec.Struct, frozen=True):
     """How many dead jobs of a kind a space has; `at_least`: more were not counted."""
 

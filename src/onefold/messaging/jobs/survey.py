@@ -1,7 +1,7 @@
 """Looking at a great many jobs without reading many: what a page of a dashboard shows, each within a bound.
 
-`look` answers about one job or walks through all of them; here every function says how many rows it
-reads at most, and answers from those. None reads the arguments of a job.
+`look` answers about one job or walks through all of them, `counts` counts them; here every function says
+how many rows it reads at most, and answers from those. None reads the arguments of a job.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from onefold.messaging.jobs.records import State
 
 LOOKED_MAX = 2_000  # Rows read for one page of `glance`.
 FAILURES_LOOKED_MAX = 2_000  # Dead jobs, the latest put, that `failure_groups` looks at.
-COUNTED_MAX = 10_000  # Dead jobs that `count_failed` counts.
+COUNTED_MAX = 10_000  # Dead jobs that `preview_dead` counts.
+EXAMPLES_MAX = 100
 MINUTES_MAX = 60
 DEATHS_LOOKED_MAX = 5_000  # For `deaths_per_minute`, the latest.
 OVERDUE_LOOKED_MAX = 1_000
 WORKERS_MAX = 1_000
 _PATTERN_LENGTH_MAX = 200
+_LOOKED_CHARS_MAX = 1_000  # Of an error; the texts below ask for no more of it.
 
 # What differs between two failures of one cause: texts in quotes, addresses and ids, numbers.
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _LONG_HEX = re.compile(r"\b(?=[0-9a-fA-F]*\d)(?:0x)?[0-9a-fA-F-]{8,}\b|(?<=_)[0-9a-f]{32}\b")
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 class Glance(msgspec.Struct, frozen=True):
-    """A job in a list: `Job` without its arguments and progress."""
+    """A job in a list: `Job` without its arguments and progress, and with the first 1,000 characters of its error."""
 
     id: str
     kind: str
@@ -73,11 +75,12 @@ class FailureGroup(msgspec.Struct, frozen=True):
     example: str
 
 
-class Counted(msgspec.Struct, frozen=True):
-    """A number, and whether there may be more than were counted."""
+class Preview(msgspec.Struct, frozen=True):
+    """How many jobs something would be done to, and a few of them; `at_least`: there may be more than were counted."""
 
     count: int
     at_least: bool
+    examples: list[Glance]
 
 
 class LiveWorker(msgspec.Struct, frozen=True):
@@ -90,15 +93,15 @@ class LiveWorker(msgspec.Struct, frozen=True):
 
 
 def pattern_of(error: str | None) -> str:
-    """The first line of an error with numbers, ids and quoted texts left out."""
-    line = (error or "").strip().partition("\n")[0]
+    """The first line of an error with numbers, ids and quoted texts left out; of its first 1,000 characters."""
+    line = (error or "")[:_LOOKED_CHARS_MAX].strip().partition("\n")[0]
     line = _NUMBER.sub("0", _LONG_HEX.sub("0", _QUOTED.sub('"..."', line)))
     return line[:_PATTERN_LENGTH_MAX] or "(no error was noted)"
 
 
 def fingerprint_of(error: str | None) -> str:
     """16 hexadecimal digits: equal for errors of equal pattern."""
-    return xxhash.xxh3_64_hexdigest(pattern_of(error).encode("utf-8", "replace"))
+    return _fingerprint(pattern_of(error))
 
 
 @operation
@@ -152,41 +155,67 @@ def failure_groups(tx: Tx, *, kind: str | None = None) -> list[FailureGroup]:
     """The latest 2,000 dead jobs of this space (by when they were put), grouped by kind and error; most first."""
     if kind is None:
         rows = tx.all(
-            """SELECT id, kind, error, died_at_ms FROM onefold.jobs_dead WHERE space = :space
+            """SELECT id, kind, substr(error, 1, 1000), died_at_ms FROM onefold.jobs_dead WHERE space = :space
                ORDER BY id DESC LIMIT :most""",
             most=FAILURES_LOOKED_MAX,
         )
     else:
         rows = tx.all(
-            """SELECT id, kind, error, died_at_ms FROM onefold.jobs_dead WHERE space = :space AND kind = :kind
-               ORDER BY id DESC LIMIT :most""",
+            """SELECT id, kind, substr(error, 1, 1000), died_at_ms FROM onefold.jobs_dead
+               WHERE space = :space AND kind = :kind ORDER BY id DESC LIMIT :most""",
             kind=checked_name(kind), most=FAILURES_LOOKED_MAX,
         )  # fmt: skip
-    groups: dict[tuple[str, str], FailureGroup] = {}
+    patterns: dict[str | None, str] = {}  # Many die of the very same.
+    together: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for id, name, error, died_at_ms in rows:
-        pattern = pattern_of(error)
-        before = groups.get((name, pattern))
-        groups[name, pattern] = FailureGroup(
-            name, fingerprint_of(error), pattern, 1 + (before.count if before else 0),
-            min(died_at_ms, before.first_ms) if before else died_at_ms,
-            max(died_at_ms, before.last_ms) if before else died_at_ms, before.example if before else id,
-        )  # fmt: skip
-    return sorted(groups.values(), key=lambda group: (-group.count, group.kind, group.pattern))
+        if error not in patterns:
+            patterns[error] = pattern_of(error)
+        together.setdefault((name, patterns[error]), []).append((id, died_at_ms))
+    groups = [
+        FailureGroup(
+            name, _fingerprint(pattern), pattern, len(died), min(at for _, at in died), max(at for _, at in died),
+            died[0][0],
+        )
+        for (name, pattern), died in together.items()
+    ]  # fmt: skip
+    return sorted(groups, key=lambda group: (-group.count, group.kind, group.pattern))
 
 
 @operation
-def count_failed(tx: Tx, kind: str, *, fingerprint: str | None = None) -> Counted:
-    """How many jobs of a kind are dead, or how many of the same error; of those put first, 10,000 are looked at."""
+def preview_dead(tx: Tx, kind: str, *, fingerprint: str | None = None, examples: int = 5) -> Preview:
+    """What doing one thing to the dead jobs of a kind would meet: how many, and a few of them.
+
+    Of a kind 10,000 are counted, by its index alone. Of one error the latest 2,000 of the kind (by when
+    they were put) are looked at, as `failure_groups` does.
+
+    Args:
+        kind: of which kind.
+        fingerprint: only those with such an error, see `fingerprint_of`.
+        examples: how many to show, 1 to 100.
+
+    Raises:
+        Invalid: an argument is out of range.
+    """
+    checked_name(kind)
+    if not 1 <= examples <= EXAMPLES_MAX:
+        raise Invalid("examples is out of range.", examples=examples, most=EXAMPLES_MAX)
+    if fingerprint is None:
+        row = tx.one(
+            """SELECT count(*) FROM (
+                   SELECT 1 FROM onefold.jobs_dead WHERE space = :space AND kind = :kind LIMIT :most) counted""",
+            kind=kind, most=COUNTED_MAX + 1,
+        )  # fmt: skip
+        count = row[0] if row else 0
+        found = [_glance("dead", row) for row in _dead_of_kind(tx, kind, "", examples)]
+        return Preview(min(count, COUNTED_MAX), count > COUNTED_MAX, found)
+    checked_fingerprint(fingerprint)
     rows = tx.all(
-        """SELECT CASE WHEN :every = 1 THEN {null:text} ELSE error END FROM onefold.jobs_dead
-           WHERE space = :space AND kind = :kind ORDER BY id LIMIT :most""",
-        every=int(fingerprint is None), kind=checked_name(kind), most=COUNTED_MAX + 1,
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, substr(error, 1, 1000)
+           FROM onefold.jobs_dead WHERE space = :space AND kind = :kind ORDER BY id DESC LIMIT :most""",
+        kind=kind, most=FAILURES_LOOKED_MAX + 1,
     )  # fmt: skip
-    looked = rows[:COUNTED_MAX]
-    if fingerprint is not None:
-        checked_fingerprint(fingerprint)
-        looked = [row for row in looked if fingerprint_of(row[0]) == fingerprint]
-    return Counted(len(looked), len(rows) > COUNTED_MAX)
+    same = [row for row in rows[:FAILURES_LOOKED_MAX] if fingerprint_of(row[8]) == fingerprint]
+    return Preview(len(same), len(rows) > FAILURES_LOOKED_MAX, [_glance("dead", row) for row in same[:examples]])
 
 
 @operation
@@ -244,9 +273,13 @@ def checked_fingerprint(fingerprint: str) -> str:
     return fingerprint
 
 
+def _fingerprint(pattern: str) -> str:
+    return xxhash.xxh3_64_hexdigest(pattern.encode("utf-8", "replace"))
+
+
 def _glance_ready(tx: Tx, after: str, most: int) -> list[Row]:
     return tx.all(
-        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, ready_at_ms, error
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, ready_at_ms, substr(error, 1, 1000)
            FROM onefold.jobs_ready WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
         after=after, most=most,
     )  # fmt: skip
@@ -254,7 +287,7 @@ def _glance_ready(tx: Tx, after: str, most: int) -> list[Row]:
 
 def _glance_scheduled(tx: Tx, after: str, most: int) -> list[Row]:
     return tx.all(
-        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, at_ms, error
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, at_ms, substr(error, 1, 1000)
            FROM onefold.jobs_scheduled WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
         after=after, most=most,
     )  # fmt: skip
@@ -262,7 +295,7 @@ def _glance_scheduled(tx: Tx, after: str, most: int) -> list[Row]:
 
 def _glance_running(tx: Tx, after: str, most: int) -> list[Row]:
     return tx.all(
-        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, claimed_at_ms, error
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, claimed_at_ms, substr(error, 1, 1000)
            FROM onefold.jobs_running WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
         after=after, most=most,
     )  # fmt: skip
@@ -270,7 +303,7 @@ def _glance_running(tx: Tx, after: str, most: int) -> list[Row]:
 
 def _glance_dead(tx: Tx, after: str, most: int) -> list[Row]:
     return tx.all(
-        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, error
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, substr(error, 1, 1000)
            FROM onefold.jobs_dead WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",
         after=after, most=most,
     )  # fmt: skip
@@ -278,7 +311,7 @@ def _glance_dead(tx: Tx, after: str, most: int) -> list[Row]:
 
 def _dead_of_kind(tx: Tx, kind: str, after: str, most: int) -> list[Row]:
     return tx.all(
-        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, error
+        """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, substr(error, 1, 1000)
            FROM onefold.jobs_dead WHERE space = :space AND kind = :kind AND id > :after ORDER BY id LIMIT :most""",
         kind=kind, after=after, most=most,
     )  # fmt: skip

@@ -121,14 +121,14 @@ def _bulk(
         )
         stop = tag("p", link(scene.at("failures"), "Stop here", class_="button"))
         return join((tag("h1", f"{verb.capitalize()} many jobs"), parts.section("Progress", said, form, stop)))
-    counted, examples = _preview(tx, state, kind, fingerprint)
+    counted = _preview(tx, state, kind, fingerprint)
     rows = [
         (
             link(scene.at("job", {"id": one.id}), tag("code", one.id)),
             parts.ago(scene, one.at_ms),
             (one.error or "").partition("\n")[0][:160],
         )
-        for one in examples
+        for one in counted.examples
     ]
     form = parts.action(scene, "jobs.bulk", f"{verb.capitalize()} them", fields, danger=verb != "retry")
     many = join(
@@ -154,14 +154,12 @@ def _bulk(
     )
 
 
-def _preview(tx: Tx, state: str, kind: str, fingerprint: str | None) -> tuple[jobs.Counted, list[jobs.Glance]]:
+def _preview(tx: Tx, state: str, kind: str, fingerprint: str | None) -> jobs.Preview:
     if state == "dead":
-        counted = jobs.count_failed(tx, kind, fingerprint=fingerprint)
-        return counted, jobs.glance(tx, "dead", kind=kind, fingerprint=fingerprint, limit=5).items
+        return jobs.preview_dead(tx, kind, fingerprint=fingerprint)
     waiting: jobs.State = "ready" if state == "ready" else "scheduled"
-    found = [one for one in jobs.stats(tx, rows_max=10_000) if (one.state, one.kind) == (state, kind)]
-    counted = jobs.Counted(found[0].count, found[0].at_least) if found else jobs.Counted(0, at_least=False)
-    return counted, jobs.glance(tx, waiting, kind=kind, limit=5).items
+    counted = jobs.count_live(tx, waiting, kind)
+    return jobs.Preview(counted.count, counted.at_least, jobs.glance(tx, waiting, kind=kind, limit=5).items)
 
 
 def act_on_many(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
