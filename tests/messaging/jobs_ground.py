@@ -62,6 +62,7 @@ def age(db: Database, ms: int) -> None:
         tx.run("UPDATE onefold.jobs_workers SET expires_at_ms = expires_at_ms - :ms", ms=ms)
         tx.run("UPDATE onefold.jobs_dead SET died_at_ms = died_at_ms - :ms", ms=ms)
         tx.run("UPDATE onefold.jobs_done SET expires_at_ms = expires_at_ms - :ms", ms=ms)
+        tx.run("UPDATE onefold.jobs_failures SET ended_at_ms = ended_at_ms - :ms", ms=ms)
         tx.run("UPDATE onefold.jobs_cancels SET at_ms = at_ms - :ms", ms=ms)
 
     db.run(back)

@@ -6,9 +6,9 @@ from onefold.messaging.jobs.client import Worker
 from onefold.messaging.jobs.counts import census, count_live, dead_letters, stats
 from onefold.messaging.jobs.kinds import Cancel, Snooze, kind
 from onefold.messaging.jobs.leases import rescue
-from onefold.messaging.jobs.look import get, list_jobs, list_paused, why
+from onefold.messaging.jobs.look import get, list_failures, list_jobs, list_paused, why
 from onefold.messaging.jobs.ops import cancel, pause, put, put_many, resume, retry
-from onefold.messaging.jobs.records import Attempt, Counted, DeadLetters, Job, KindStats, PausedQueue, State
+from onefold.messaging.jobs.records import Attempt, Counted, DeadLetters, Failure, Job, KindStats, PausedQueue, State
 from onefold.messaging.jobs.run import Run, ThreadRun
 from onefold.messaging.jobs.survey import (
     FailureGroup,
@@ -26,10 +26,10 @@ from onefold.messaging.jobs.survey import (
 from onefold.messaging.jobs.upkeep import promote, sweep
 
 __all__ = [
-    "Attempt", "Cancel", "Counted", "DeadLetters", "FailureGroup", "Glance", "Job", "KindStats", "LiveWorker",
-    "PausedQueue", "Preview", "Run", "Snooze", "State", "Step", "ThreadRun", "Worker", "cancel", "cancel_many",
-    "census", "check", "claim", "count_live", "dead_letters", "deaths_per_minute", "fail", "failure_groups",
-    "fingerprint_of", "finish", "get", "give_up", "glance", "kind", "list_jobs", "list_paused", "live_workers", "note",
-    "overdue_ms", "pause", "preview_dead", "promote", "purge_dead", "put", "put_many", "rescue", "resume", "retry",
-    "retry_dead", "snooze", "stats", "sweep", "why",
+    "Attempt", "Cancel", "Counted", "DeadLetters", "Failure", "FailureGroup", "Glance", "Job", "KindStats",
+    "LiveWorker", "PausedQueue", "Preview", "Run", "Snooze", "State", "Step", "ThreadRun", "Worker", "cancel",
+    "cancel_many", "census", "check", "claim", "count_live", "dead_letters", "deaths_per_minute", "fail",
+    "failure_groups", "fingerprint_of", "finish", "get", "give_up", "glance", "kind", "list_failures", "list_jobs",
+    "list_paused", "live_workers", "note", "overdue_ms", "pause", "preview_dead", "promote", "purge_dead", "put",
+    "put_many", "rescue", "resume", "retry", "retry_dead", "snooze", "stats", "sweep", "why",
 ]  # fmt: skip

@@ -58,6 +58,7 @@ ROUTES = [
     Route("POST", "/jobs/resume", ops.resume, "jobs:write", lambda _tx: {"queue": "default"}),
     Route("GET", "/jobs/{job_id}", look.get, "jobs:read", _put),
     Route("GET", "/jobs/{job_id}/why", look.why, "jobs:read", _put),
+    Route("GET", "/jobs/{job_id}/failures", look.list_failures, "jobs:read", lambda tx: {**_put(tx), "limit": 10}),
     Route("POST", "/jobs/{job_id}/cancel", ops.cancel, "jobs:write", _put),
     Route("POST", "/jobs/{job_id}/retry", ops.retry, "jobs:write", _scheduled),
 ]

@@ -16,7 +16,17 @@ from onefold.core.errors import Conflict, Invalid
 from onefold.engine.require import require
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import KEEP_DONE_MS_MAX
-from onefold.messaging.jobs.moves import after_failure, columns_of, lost, release_key, to_dead, to_ready, to_scheduled
+from onefold.messaging.jobs.moves import (
+    after_failure,
+    columns_of,
+    forget_failures,
+    lost,
+    note_failure,
+    release_key,
+    to_dead,
+    to_ready,
+    to_scheduled,
+)
 from onefold.messaging.jobs.ops import DELAY_MS_MAX
 from onefold.messaging.jobs.records import ERROR_LENGTH_MAX, PROGRESS_LENGTH_MAX, Attempt, Body
 
@@ -176,6 +186,8 @@ def finish(tx: Tx, attempt: Attempt, *, keep_done_ms: int = 0) -> None:
         lambda: lost(attempt), id=attempt.id, attempt=attempt.attempt,
     )  # fmt: skip
     release_key(tx, attempt)
+    if attempt.attempt > 1 and not keep_done_ms:
+        forget_failures(tx, (attempt.id,))
     if keep_done_ms:
         tx.run(
             """INSERT INTO onefold.jobs_done (space, id, kind, queue, priority, args, attempt, failures, attempts_max,
@@ -216,8 +228,11 @@ def fail(tx: Tx, attempt: Attempt, *, error: str, backoff_ms: int, backoff_max_m
     Raises:
         Conflict: the attempt is no longer the job's ("attempt_lost").
     """
-    body = _as_running(attempt, _leave_running(tx, attempt))
-    return after_failure(tx, body, error=error, backoff_ms=max(1, backoff_ms), backoff_max_ms=max(1, backoff_max_ms))
+    body, started_at_ms = _leave_running(tx, attempt)
+    return after_failure(
+        tx, body, attempt.worker, started_at_ms=started_at_ms, error=error, backoff_ms=max(1, backoff_ms),
+        backoff_max_ms=max(1, backoff_max_ms),
+    )  # fmt: skip
 
 
 @operation
@@ -227,8 +242,9 @@ def give_up(tx: Tx, attempt: Attempt, *, reason: str) -> None:
     Raises:
         Conflict: the attempt is no longer the job's ("attempt_lost").
     """
-    body = _as_running(attempt, _leave_running(tx, attempt))
+    body, started_at_ms = _leave_running(tx, attempt)
     text = f"given up by its handler: {reason}"[:ERROR_LENGTH_MAX].replace("\0", "")
+    note_failure(tx, body, attempt.worker, started_at_ms=started_at_ms, error=text)
     to_dead(tx, msgspec.structs.replace(body, error=text))
 
 
@@ -245,7 +261,7 @@ def snooze(tx: Tx, attempt: Attempt, *, after_ms: int) -> None:
     """
     if not 0 <= after_ms <= DELAY_MS_MAX:
         raise Invalid("after_ms is 0 to 366 days.", after_ms=after_ms, most=DELAY_MS_MAX)
-    body = _as_running(attempt, _leave_running(tx, attempt))
+    body, _ = _leave_running(tx, attempt)
     if after_ms:
         to_scheduled(tx, body, at_ms=tx.now_ms + after_ms)
     else:
@@ -272,22 +288,17 @@ def note(tx: Tx, attempt: Attempt, progress: str) -> None:
     )  # fmt: skip
 
 
-def _leave_running(tx: Tx, attempt: Attempt) -> str | None:
-    """Delete the running row of this very attempt, and answer the progress that it noted."""
+def _leave_running(tx: Tx, attempt: Attempt) -> tuple[Body, int]:
+    """Delete the running row of this very attempt: the job with the progress noted last, and when it was started."""
     _own_space(tx, attempt)
     row = tx.one(
         """DELETE FROM onefold.jobs_running WHERE space = :space AND id = :id AND attempt = :attempt
-           RETURNING attempt, progress""",
+           RETURNING progress, claimed_at_ms""",
         id=attempt.id, attempt=attempt.attempt,
     )  # fmt: skip
     if row is None:
         raise lost(attempt)
-    return row[1]
-
-
-def _as_running(attempt: Attempt, progress: str | None) -> Body:
-    """The job as it stood in its running row: with the progress noted last."""
-    return msgspec.structs.replace(attempt, progress=progress)
+    return msgspec.structs.replace(attempt, progress=row[0]), row[1]
 
 
 def _own_space(tx: Tx, attempt: Attempt) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from onefold.core.errors import Invalid, NotFound
 from onefold.engine.tx import Tx, operation
-from onefold.messaging.jobs.moves import to_ready
+from onefold.messaging.jobs.moves import forget_failures, to_ready
 from onefold.messaging.jobs.ops import cancel, revived, takes_key
 from onefold.messaging.jobs.records import Body, State
 from onefold.messaging.jobs.survey import Glance, glance
@@ -61,6 +61,7 @@ def purge_dead(
     """Forget dead jobs of a kind; arguments as for `retry_dead`."""
     page = glance(tx, "dead", kind=kind, fingerprint=fingerprint, after=after, limit=_checked(limit))
     tx.many("DELETE FROM onefold.jobs_dead WHERE space = :space AND id = :id", [{"id": job.id} for job in page.items])
+    forget_failures(tx, [job.id for job in page.items])
     if page.items:
         tx.emit("jobs.purged", kind=kind, count=len(page.items))
     return Step(len(page.items), 0, page.after)

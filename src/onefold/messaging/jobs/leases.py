@@ -95,13 +95,14 @@ def rescue(tx: Tx) -> bool:
            DELETE FROM onefold.jobs_running
            WHERE (onefold.jobs_running.id, onefold.jobs_running.space) IN (SELECT id, space FROM picked) -- all spaces
            RETURNING space, space_name, id, kind, queue, priority, args, attempt, failures, attempts_max,
-                     unique_key, put_at_ms, progress, error""",
+                     unique_key, put_at_ms, progress, error, claimed_at_ms""",
         worker=worker, most=RESCUE_MAX,
     )  # fmt: skip
     silent_ms = tx.now_ms - expired_at_ms
-    for body in sorted((Body(*row) for row in rows), key=lambda body: body.id):
+    error = f"Its worker {worker} was silent: the lease had been over for {silent_ms} ms."
+    for *columns, started_at_ms in sorted(rows, key=lambda row: row[2]):
         after_failure(
-            tx, body, error=f"Its worker {worker} was silent: the lease had been over for {silent_ms} ms.",
+            tx, Body(*columns), worker, started_at_ms=started_at_ms, error=error,
             backoff_ms=RESCUE_BACKOFF_MS, backoff_max_ms=RESCUE_BACKOFF_MAX_MS,
         )  # fmt: skip
     if not _forget_if_idle(tx, home, worker) and len(rows) < RESCUE_MAX:

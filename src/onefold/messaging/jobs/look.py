@@ -10,10 +10,11 @@ from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import checked_name
 from onefold.messaging.jobs.ops import checked_id
-from onefold.messaging.jobs.records import Job, PausedQueue, State
+from onefold.messaging.jobs.records import Failure, Job, PausedQueue, State
 
 AHEAD_MAX = 1_000  # Jobs counted in front of one.
 _ERROR_SHOWN_MAX = 200
+_ATTEMPT_MAX = 2**63 - 1
 
 
 @operation
@@ -69,6 +70,26 @@ def list_jobs(
         "" if after is None else checked_id(after), checked_limit(limit) + 1,
     )  # fmt: skip
     return page_of([_job((state, *row)) for row in rows], limit, key=lambda job: job.id)
+
+
+@operation
+def list_failures(tx: Tx, job_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Failure]:
+    """The attempts of a job that failed, the latest first; none of a job that is not there (any more).
+
+    Args:
+        job_id: of which job.
+        after: the last page's `after`.
+        limit: 1 to 1,000.
+
+    Raises:
+        Invalid: an argument is out of range.
+    """
+    rows = tx.all(
+        """SELECT attempt, worker, started_at_ms, ended_at_ms, error FROM onefold.jobs_failures
+           WHERE space = :space AND id = :id AND attempt < :before ORDER BY attempt DESC LIMIT :most""",
+        id=checked_id(job_id), before=_checked_attempt(after), most=checked_limit(limit) + 1,
+    )  # fmt: skip
+    return page_of([Failure(*row) for row in rows], limit, key=lambda failure: str(failure.attempt))
 
 
 @operation
@@ -210,6 +231,14 @@ _LISTS = {
 def _job(row: tuple[Any, ...]) -> Job:
     state, *columns = row
     return Job(columns[0], columns[1], state, *columns[2:])
+
+
+def _checked_attempt(after: str | None) -> int:
+    if not after:
+        return _ATTEMPT_MAX
+    if not (after.isascii() and after.isdecimal() and 1 <= int(after[:20]) <= _ATTEMPT_MAX):
+        raise Invalid("after is what the page before said.", code="after")
+    return int(after)
 
 
 def _at(ms: int) -> str:

@@ -68,11 +68,30 @@ def release_key(tx: Tx, body: Body) -> None:
         )  # fmt: skip
 
 
-def after_failure(tx: Tx, body: Body, *, error: str, backoff_ms: int, backoff_max_ms: int) -> bool:
+def note_failure(tx: Tx, body: Body, worker: str, *, started_at_ms: int, error: str) -> None:
+    """Keep how this attempt ended: the job itself carries its last error only."""
+    tx.run(
+        """INSERT INTO onefold.jobs_failures (space, id, attempt, worker, started_at_ms, ended_at_ms, error)
+           VALUES (:job_space, :id, :attempt, :worker, :started_at_ms, :now_ms, :error) -- all spaces""",
+        job_space=body.job_space, id=body.id, attempt=body.attempt, worker=worker, started_at_ms=started_at_ms,
+        error=error,
+    )  # fmt: skip
+
+
+def forget_failures(tx: Tx, ids: Iterable[str]) -> None:
+    """These jobs of the transaction's space end, and with them how they failed before."""
+    tx.many("DELETE FROM onefold.jobs_failures WHERE space = :space AND id = :id", [{"id": id} for id in ids])
+
+
+def after_failure(
+    tx: Tx, body: Body, worker: str, *, started_at_ms: int, error: str, backoff_ms: int, backoff_max_ms: int
+) -> bool:
     """Count a failure: the job is tried again later (True), or dead (False)."""
-    changed: dict[str, Any] = {"failures": body.failures + 1, "error": error[:ERROR_LENGTH_MAX].replace("\0", "")}
+    error = error[:ERROR_LENGTH_MAX].replace("\0", "")
+    note_failure(tx, body, worker, started_at_ms=started_at_ms, error=error)
+    changed: dict[str, Any] = {"failures": body.failures + 1, "error": error}
     failed = msgspec.structs.replace(body, **changed)
-    tx.emit("jobs.failed", id=body.id, kind=body.kind, queue=body.queue, attempt=body.attempt, error=failed.error)
+    tx.emit("jobs.failed", id=body.id, kind=body.kind, queue=body.queue, attempt=body.attempt, error=error)
     if failed.failures >= failed.attempts_max:
         to_dead(tx, failed)
         return False

@@ -15,7 +15,7 @@ from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import checked_name, checked_priority, kind_of
-from onefold.messaging.jobs.moves import to_ready, to_scheduled
+from onefold.messaging.jobs.moves import forget_failures, to_ready, to_scheduled
 from onefold.messaging.jobs.records import ID_LENGTH_MAX, Body, State
 
 DELAY_MS_MAX = 31_622_400_000  # 366 days.
@@ -139,6 +139,8 @@ def cancel(tx: Tx, job_id: str) -> State:
             id=job_id, worker=worker, attempt=attempt,
         )  # fmt: skip
         tx.wake("jobs/cancels")
+    if attempt:
+        forget_failures(tx, (job_id,))
     tx.emit("jobs.cancelled", id=job_id, kind=kind, state=state)
     return state
 

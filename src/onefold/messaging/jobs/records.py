@@ -63,6 +63,16 @@ class Job(msgspec.Struct, frozen=True):
     worker: str | None = None
 
 
+class Failure(msgspec.Struct, frozen=True):
+    """An attempt that failed: on which worker, from when until when, and why."""
+
+    attempt: int
+    worker: str
+    started_at_ms: int
+    ended_at_ms: int
+    error: str
+
+
 class KindStats(msgspec.Struct, frozen=True):
     """How many jobs of a kind are in a state, and since when the oldest is (or the soonest is due).
 

@@ -53,7 +53,7 @@ def promote_all(tx: Tx) -> bool:
 
 @operation
 def sweep(tx: Tx) -> bool:
-    """Forget finished jobs past their time, dead ones after 30 days, unread cancels after an hour."""
+    """Forget finished jobs past their time, dead ones and failures after 30 days, unread cancels after an hour."""
     done = tx.all(
         """WITH picked AS MATERIALIZED (
                SELECT d.space, d.id FROM onefold.jobs_done d WHERE d.expires_at_ms <= :now_ms
@@ -81,4 +81,14 @@ def sweep(tx: Tx) -> bool:
            RETURNING id -- all spaces""",
         most=SWEEP_MAX, keep_ms=CANCEL_KEEP_MS,
     )  # fmt: skip
-    return SWEEP_MAX in {len(done), len(dead), len(cancels)}
+    failures = tx.all(
+        """WITH picked AS MATERIALIZED (
+               SELECT f.space, f.id, f.attempt FROM onefold.jobs_failures f WHERE f.ended_at_ms <= :now_ms - :keep_ms
+               ORDER BY f.ended_at_ms LIMIT :most {for_update} {skip_locked})
+           DELETE FROM onefold.jobs_failures
+           WHERE (onefold.jobs_failures.space, onefold.jobs_failures.id, onefold.jobs_failures.attempt)
+                 IN (SELECT space, id, attempt FROM picked)
+           RETURNING id -- all spaces""",
+        most=SWEEP_MAX, keep_ms=DEAD_KEEP_MS,
+    )  # fmt: skip
+    return SWEEP_MAX in {len(done), len(dead), len(cancels), len(failures)}
