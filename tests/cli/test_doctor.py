@@ -226,7 +226,7 @@ def test_dead_jobs_and_parked_events_are_told_with_their_commands(db_url: str) -
     dead = one(db_url, "dead jobs")
     assert (dead.level, "onefold jobs ls --state dead --kind mail.send --space 't 7'" in dead.fix) == ("warn", True)
     parked = one(db_url, "parked events")
-    assert (parked.level, "'totals'" in parked.text, "retry_parked" in parked.fix) == ("warn", True, True)
+    assert (parked.level, "'totals'" in parked.text, "events retry-parked totals --space 't 7'" in parked.fix) == ("warn", True, True)
     assert one(db_url, "loops").level == "warn"
 
 

@@ -233,6 +233,19 @@ def test_an_event_of_a_transaction_that_failed_is_not_told(db: Database, db_url:
     assert db.run(events.head) == 1
 
 
+def test_what_was_parked_is_tried_again_by_whoever_runs_it(db: Database, ask: Any) -> None:
+    for n in range(2):
+        db.run(place, f"count/{n}")
+        number(db)
+    db.run(events.subscribe, "totals", category="count")
+    for _ in range(2):
+        db.run(events.fail_next, "totals", error="it broke", attempts_max=1)
+    assert ask("events", "retry-parked", "totals", "--stream", "count/1") == (0, {"streams": 1})
+    assert [one.stream for one in db.run(events.list_retries, "totals").items] == ["count/1"]
+    assert ask("events", "retry-parked", "totals") == (0, {"streams": 2})
+    assert ask("events", "retry-parked", "none")[0] == 3
+
+
 def test_what_was_parked_of_a_stream_is_dropped(db: Database, ask: Any) -> None:
     for n in range(2):
         db.run(place, f"count/{n}")

@@ -167,6 +167,87 @@ def test_a_parked_stream_may_be_given_up(db: Database) -> None:
     assert noted(db) == [3]
 
 
+def parked_streams(db: Database) -> None:
+    """Two streams of two events each, all put aside."""
+    for stream in ("order/a", "order/b"):
+        db.run(place, stream, 1, 2)
+    number(db)
+    for _ in range(3):
+        db.run(events.consume, "notes", picky("order/a@1", "order/b@1"), category="order", attempts_max=1)
+    assert db.run(events.subscription_of, "notes").parked == 4
+
+
+def test_parked_events_are_tried_again_when_somebody_asks(db: Database) -> None:
+    parked_streams(db)
+    assert db.run(events.consume, "notes", note, category="order") == events.Consumed(0, 4)  # Nobody asked.
+    assert db.run(events.request_retry, "notes", stream="order/b") == 1
+    assert db.run(events.request_retry, "notes", stream="order/b") == 1
+    assert [one.stream for one in db.run(events.list_retries, "notes").items] == ["order/b"]
+    done = db.run(events.consume, "notes", note, category="order", limit=1)
+    assert (done.handled, done.position, done.more) == (1, 4, True)
+    assert db.run(events.consume, "notes", note, category="order").handled == 1
+    assert noted(db) == [3, 4]
+    assert db.run(events.list_retries, "notes").items == []
+    assert db.run(events.consume, "notes", note, category="order").handled == 0
+    assert [one.stream for one in db.run(events.list_parked, "notes").items] == ["order/a", "order/a"]
+
+
+def test_what_fails_once_more_stays_parked_and_is_not_asked_for_again(db: Database) -> None:
+    parked_streams(db)
+    assert db.run(events.request_retry, "notes") == 2
+    handle = picky("order/a@1")
+    steps = [db.run(events.consume, "notes", handle, category="order") for _ in range(3)]
+    assert [(step.handled, step.error) for step in steps] == [(0, "ValueError: order/a@1"), (2, None), (0, None)]
+    parked = db.run(events.list_parked, "notes").items
+    assert [(one.stream, one.attempts) for one in parked] == [("order/a", 2), ("order/a", 0)]
+    assert db.run(events.list_retries, "notes").items == []
+
+
+def test_a_retry_that_takes_too_long_is_blamed_on_its_own_event(db: Database) -> None:
+    parked_streams(db)
+    db.run(place, "order/c")
+    number(db)
+    db.run(events.request_retry, "notes", stream="order/b")
+    done = db.run(events.fail_next, "notes", error="too long", attempts_max=1)
+    assert (done.parked, done.error) == (0, "RuntimeError: too long")
+    assert db.run(events.list_retries, "notes").items == []
+    assert [(one.stream, one.attempts) for one in db.run(events.list_parked, "notes").items if one.attempts > 1] == [("order/b", 2)]
+    assert db.run(events.consume, "notes", note, category="order").handled == 1
+
+
+@pytest.mark.parametrize("end", ["drop", "retry", "remove"])
+def test_what_was_asked_for_goes_with_what_was_parked(db: Database, end: str) -> None:
+    parked_streams(db)
+    db.run(events.request_retry, "notes")
+    if end == "drop":
+        for stream in ("order/a", "order/b"):
+            db.run(events.drop_parked, "notes", stream=stream)
+    elif end == "retry":
+        db.run(events.retry_parked, "notes", note)
+    else:
+        db.run(events.remove_subscription, "notes")
+    assert db.run(events.list_retries, "notes").items == []
+    with pytest.raises(NotFound):
+        db.run(events.request_retry, "nobody")
+
+
+def test_a_subscriber_that_runs_does_what_was_asked_for(db: Database) -> None:
+    parked_streams(db)
+    seen: list[str] = []
+    both = threading.Event()
+
+    def handle(_tx: Tx, event: events.Event) -> None:
+        if event.id not in seen:
+            seen.append(event.id)
+        if len(seen) == 4:
+            both.set()
+
+    with events.Subscriber(db, "notes", handle, category="order"):
+        db.run(events.request_retry, "notes")
+        assert both.wait(WAIT_S)
+    assert seen == ["order/a@1", "order/a@2", "order/b@1", "order/b@2"]
+
+
 def test_parking_is_bounded(db: Database, later: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consuming, "PARKED_MAX", 2)
     db.run(place, "order/a", 1, 2, 3, 4)

@@ -1,4 +1,4 @@
-"""`onefold events tail | drop-parked`: what happens, as it happens, and what a subscription could not handle."""
+"""`onefold events tail | retry-parked | drop-parked`: what happens, and what a subscription could not handle."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ def drop_parked(options: argparse.Namespace) -> int:
             return 0
         count = handle.run(events.drop_parked, options.name, stream=options.stream)
     say(options, {"dropped": count}, lambda: [f"{count:,} dropped."])
+    return 0
+
+
+def retry_parked(options: argparse.Namespace) -> int:
+    """Have the subscription try its parked events again; whoever runs it does."""
+    with opened(options.url) as db:
+        count = db.at(options.space).run(events.request_retry, options.name, stream=options.stream)
+    said = f"Asked for {count:,} streams: the subscription tries them in its next steps, wherever it runs."
+    say(options, {"streams": count}, lambda: [said])
     return 0
 
 

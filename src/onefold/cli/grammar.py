@@ -144,6 +144,10 @@ def _events(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentPars
     tail.add_argument("--after", type=_position, metavar="POSITION", help="from there on (only what comes from now on)")
     tail.add_argument("--category", help='only streams of it: "order" for order/7 (all)')
     tail.add_argument("--no-follow", dest="follow", action="store_false", help="end where the events end now")
+    about = "Have a subscription try again what it parked; its handler is in your program, which must run."
+    again = _spaced(add("retry-parked", about, to, module="events", function="retry_parked"))
+    again.add_argument("name", metavar="SUBSCRIPTION")
+    again.add_argument("--stream", help="only of this stream: order/7 (all)")
     about = "Give up what a subscription parked of a stream, so that the stream goes on."
     drop = _spaced(add("drop-parked", about, to, module="events", function="drop_parked"))
     drop.add_argument("name", metavar="SUBSCRIPTION")

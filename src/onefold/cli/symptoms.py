@@ -47,10 +47,11 @@ def symptoms(url: str, shown: str) -> Iterator[Finding]:
     if not dead:
         yield Finding("dead jobs", "ok", "none")
     for row in stuck:
+        where = f" --space {_quoted(row.space_name)}" if row.space_name else ""
         yield Finding(
             "parked events", "warn", f"{row.parked:,} of the subscription {row.name!r} in the space {row.space_name!r}",
-            f"mend its handler, then call events.retry_parked(tx, {row.name!r}, ...), or events.drop_parked(tx, "
-            f"{row.name!r}, stream=...); which: GET /v1/events/parked",
+            f"mend its handler, then onefold events retry-parked {_quoted(row.name)}{where} {at}, or drop-parked "
+            "with --stream; which: /dashboard/streams, or GET /v1/events/parked",
         )  # fmt: skip
     if not stuck:
         yield Finding("parked events", "ok", "none")

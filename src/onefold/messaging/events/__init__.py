@@ -18,12 +18,15 @@ from onefold.messaging.events.records import Appended, Event, NewEvent
 from onefold.messaging.events.sequencer import sequence
 from onefold.messaging.events.subscriptions import (
     Parked,
+    Retrying,
     Stuck,
     Subscription,
     drop_parked,
     list_parked,
+    list_retries,
     list_subscriptions,
     remove_subscription,
+    request_retry,
     stuck,
     subscribe,
     subscription_of,
@@ -31,9 +34,9 @@ from onefold.messaging.events.subscriptions import (
 )
 
 __all__ = [
-    "Appended", "Consumed", "Event", "NewEvent", "Parked", "Stuck", "Subscriber", "Subscription", "append",
-    "append_json", "consume", "drop_parked", "fail_next", "head", "kind", "list_parked", "list_subscriptions",
-    "position_of", "read_all", "read_category", "read_correlation", "read_stream", "remove_subscription",
-    "retry_parked", "sequence", "stuck", "subscribe", "subscription_of", "try_subscription_of", "version_of",
-    "wait_for",
+    "Appended", "Consumed", "Event", "NewEvent", "Parked", "Retrying", "Stuck", "Subscriber", "Subscription", "append",
+    "append_json", "consume", "drop_parked", "fail_next", "head", "kind", "list_parked", "list_retries",
+    "list_subscriptions", "position_of", "read_all", "read_category", "read_correlation", "read_stream",
+    "remove_subscription", "request_retry", "retry_parked", "sequence", "stuck", "subscribe", "subscription_of",
+    "try_subscription_of", "version_of", "wait_for",
 ]  # fmt: skip

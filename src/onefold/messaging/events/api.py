@@ -65,5 +65,10 @@ ROUTES = [
         "GET", "/events/parked", subscriptions.list_parked, "events:read",
         lambda tx: {"subscription": _subscribed(tx)["name"], "limit": 10},
     ),
+    Route("POST", "/events/parked/retry", subscriptions.request_retry, "events:write", _parked),
+    Route(
+        "GET", "/events/parked/retries", subscriptions.list_retries, "events:read",
+        lambda tx: {"subscription": _subscribed(tx)["name"], "limit": 10},
+    ),
     Route("POST", "/events/parked/drop", subscriptions.drop_parked, "events:write", _parked),
 ]  # fmt: skip

@@ -17,7 +17,17 @@ from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.kinds import kind_of
 from onefold.messaging.events.ops import checked_category, read_all, read_category
 from onefold.messaging.events.records import Event, event_of_row
-from onefold.messaging.events.subscriptions import Place, checked_name, lock, move, same_filter, try_lock
+from onefold.messaging.events.subscriptions import (
+    Place,
+    checked_name,
+    first_parked,
+    forget_retry,
+    lock,
+    move,
+    next_retry,
+    same_filter,
+    try_lock,
+)
 
 ATTEMPTS_MAX = 100
 PARKED_MAX = 10_000  # Of one subscription; when they are that many it stops and waits for somebody.
@@ -62,7 +72,8 @@ def consume(
 
     When the handler raises, the effects of that event are undone, those before it stay; it is tried
     again later (1 s, doubling, at most 60 s), and parked after `attempts_max` failures. A `Retry`
-    is not counted: it undoes the whole step and leaves this function.
+    is not counted: it undoes the whole step and leaves this function. A step that finds parked events which
+    are to be tried again (`request_retry`) does that, and nothing else.
 
     Args:
         tx: a transaction of its own; what else is written in it belongs to the step.
@@ -86,6 +97,11 @@ def consume(
     if place is None:
         return Consumed(0, 0, busy=True)
     same_filter(place, category)
+    if place.parked and (stream := next_retry(tx, place.name)) is not None:
+        done = _tried_again(tx, place, handler, stream, limit)
+        if done.error is not None or not done.more:
+            forget_retry(tx, place.name, stream)
+        return msgspec.structs.replace(done, more=True)
     if place.retry_at_ms > tx.now_ms:
         return Consumed(0, place.pos, retry_in_ms=place.retry_at_ms - tx.now_ms)
     page = _next(tx, place, limit)
@@ -126,6 +142,10 @@ def fail_next(tx: Tx, subscription: str, *, error: str, attempts_max: int = 5) -
     checked_name(subscription)
     _checked_attempts(attempts_max)
     place = lock(tx, subscription)
+    if place.parked and (stream := next_retry(tx, subscription)) is not None:
+        # That is what the step was at when it took too long.
+        forget_retry(tx, subscription, stream)
+        return _blamed(tx, place, first_parked(tx, subscription, stream), _shown(RuntimeError(error)))
     page = _next(tx, place, 1)
     if not page.items:
         return Consumed(0, place.pos)
@@ -150,13 +170,17 @@ def retry_parked(
     Raises:
         NotFound: there is no such subscription.
     """
-    place = lock(tx, checked_name(subscription))
+    return _tried_again(tx, lock(tx, checked_name(subscription)), handler, stream, checked_limit(limit))
+
+
+def _tried_again(tx: Tx, place: Place, handler: Handler, stream: str | None, limit: int) -> Consumed:
+    """Hand parked events to the handler again, the subscription's row being locked."""
     rows = tx.all(
         """SELECT e.stream, e.version, e.kind, e.kind_version, e.data, e.at_ms, e.causation, e.correlation, e.pos
            FROM onefold.event_parked AS d JOIN onefold.event_log AS e ON e.space = d.space AND e.pos = d.pos
            WHERE d.space = :space AND d.subscription = :name AND (:every = 1 OR d.stream = :stream)
            ORDER BY d.pos LIMIT :most""",
-        name=subscription, every=int(stream is None), stream=stream or "", most=checked_limit(limit),
+        name=place.name, every=int(stream is None), stream=stream or "", most=limit,
     )  # fmt: skip
     stuck: set[str] = set()
     handled = 0
@@ -166,18 +190,26 @@ def retry_parked(
             continue
         _, error = _handle(tx, [event], handler)
         if error is None:
-            _unpark(tx, subscription, event)
+            _unpark(tx, place.name, event)
             handled += 1
         else:
             stuck.add(event.stream)
             why = _shown(error)
-            tx.run(
-                """UPDATE onefold.event_parked SET attempts = attempts + 1, error = :error, at_ms = :now_ms
-                   WHERE space = :space AND subscription = :name AND pos = :pos""",
-                name=subscription, pos=event.position, error=why,
-            )  # fmt: skip
+            _blamed(tx, place, event.position, why)
+    if handled == place.parked:
+        forget_retry(tx, place.name, None)
     move(tx, place, place.pos, parked=-handled, attempts=place.attempts, retry_at_ms=place.retry_at_ms)
     return Consumed(handled, place.pos, more=len(rows) == limit, error=why)
+
+
+def _blamed(tx: Tx, place: Place, position: int | None, why: str) -> Consumed:
+    """A parked event failed once more, and stays."""
+    tx.run(
+        """UPDATE onefold.event_parked SET attempts = attempts + 1, error = :error, at_ms = :now_ms
+           WHERE space = :space AND subscription = :name AND pos = :pos""",
+        name=place.name, pos=position or 0, error=why,
+    )  # fmt: skip
+    return Consumed(0, place.pos, more=True, error=why)
 
 
 def _next(tx: Tx, place: Place, limit: int) -> Page[Event]:

@@ -36,6 +36,13 @@ class Parked(msgspec.Struct, frozen=True):
     at_ms: int
 
 
+class Retrying(msgspec.Struct, frozen=True):
+    """A stream whose parked events somebody asked to try again, and when."""
+
+    stream: str
+    asked_at_ms: int
+
+
 class Stuck(msgspec.Struct, frozen=True):
     """A subscription with dead letters, and where it is."""
 
@@ -86,6 +93,7 @@ def remove_subscription(tx: Tx, name: str) -> None:
     """
     lock(tx, checked_name(name))
     tx.run("DELETE FROM onefold.event_parked WHERE space = :space AND subscription = :name", name=name)
+    tx.run("DELETE FROM onefold.event_retries WHERE space = :space AND subscription = :name", name=name)
     tx.run("DELETE FROM onefold.event_subscriptions WHERE space = :space AND name = :name", name=name)
 
 
@@ -174,8 +182,54 @@ def drop_parked(tx: Tx, subscription: str, *, stream: str) -> int:
            WHERE space = :space AND subscription = :name AND stream = :stream RETURNING pos""",
         name=subscription, stream=stream,
     )  # fmt: skip
+    forget_retry(tx, subscription, stream)
     move(tx, place, place.pos, parked=-len(rows), attempts=place.attempts, retry_at_ms=place.retry_at_ms)
     return len(rows)
+
+
+@operation
+def request_retry(tx: Tx, subscription: str, *, stream: str | None = None) -> int:
+    """Have the subscription try its parked events again, in its next steps; answer of how many streams.
+
+    Whoever runs it tries them, oldest first; those of a stream end with the first that fails again. Asking
+    twice is asking once. Nothing happens while nobody runs the subscription: `retry_parked` does it at once,
+    with a handler at hand.
+
+    Args:
+        subscription: whose dead letters.
+        stream: only those of this stream; None asks for all.
+
+    Raises:
+        NotFound: there is no such subscription.
+        Invalid: an argument is out of range.
+    """
+    if stream is not None:
+        category_of(stream)
+    lock(tx, checked_name(subscription))
+    rows = tx.all(
+        """INSERT INTO onefold.event_retries (space, subscription, stream, asked_at_ms)
+           SELECT DISTINCT p.space, p.subscription, p.stream, :now_ms FROM onefold.event_parked AS p
+           WHERE p.space = :space AND p.subscription = :name AND (:every = 1 OR p.stream = :stream)
+           ON CONFLICT (space, subscription, stream) DO UPDATE SET asked_at_ms = excluded.asked_at_ms
+           RETURNING stream""",
+        name=subscription, every=int(stream is None), stream=stream or "",
+    )  # fmt: skip
+    if rows:
+        tx.wake("events")
+    return len(rows)
+
+
+@operation
+def list_retries(tx: Tx, subscription: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Retrying]:
+    """The streams whose parked events wait to be tried again, by name, after the stream `after`."""
+    if after:
+        category_of(after)
+    rows = tx.all(
+        """SELECT stream, asked_at_ms FROM onefold.event_retries
+           WHERE space = :space AND subscription = :name AND stream > :after ORDER BY stream LIMIT :most""",
+        name=checked_name(subscription), after=after or "", most=checked_limit(limit) + 1,
+    )  # fmt: skip
+    return page_of([Retrying(*row) for row in rows], limit, lambda item: item.stream)
 
 
 def checked_name(name: str) -> str:
@@ -227,6 +281,35 @@ def same_filter(place: Place, category: str | None) -> None:
             "The subscription was made with another category.", code="filter",
             subscription=place.name, category=place.category,
         )  # fmt: skip
+
+
+def next_retry(tx: Tx, name: str) -> str | None:
+    """The stream whose parked events are to be tried next, if somebody asked."""
+    row = tx.one(
+        """SELECT stream FROM onefold.event_retries WHERE space = :space AND subscription = :name
+           ORDER BY stream LIMIT 1""",
+        name=name,
+    )
+    return row[0] if row else None
+
+
+def first_parked(tx: Tx, name: str, stream: str) -> int | None:
+    """The position of the first parked event of a stream."""
+    row = tx.one(
+        """SELECT pos FROM onefold.event_parked
+           WHERE space = :space AND subscription = :name AND stream = :stream ORDER BY pos LIMIT 1""",
+        name=name, stream=stream,
+    )  # fmt: skip
+    return row[0] if row else None
+
+
+def forget_retry(tx: Tx, name: str, stream: str | None) -> None:
+    """What was asked for is done, or came to nothing: of one stream, or of all."""
+    tx.run(
+        """DELETE FROM onefold.event_retries
+           WHERE space = :space AND subscription = :name AND (:every = 1 OR stream = :stream)""",
+        name=name, every=int(stream is None), stream=stream or "",
+    )  # fmt: skip
 
 
 def move(tx: Tx, place: Place, pos: int, *, parked: int = 0, attempts: int = 0, retry_at_ms: int = 0) -> None:
