@@ -27,9 +27,12 @@ KINDS = 20
 CHUNK = 2_000
 LOOKS = 31  # Each page as often; the first ones warm nothing up, and count.
 NOW_MS = 50.0
+ERROR = "ConnectionError: host{}.example is away ({})"
 PAGES = (
     "now", "jobs", "jobs?state=ready", "jobs?state=ready&kind=bench.kind19", "jobs?state=dead&kind=bench.kind7",
-    "failures", "bulk?do=retry&state=dead&kind=bench.kind7", "locks", "streams", "audit",
+    "failures", "failures?kind=bench.kind7", "bulk?do=retry&state=dead&kind=bench.kind7",
+    f"bulk?do=retry&state=dead&kind=bench.kind7&error={jobs.fingerprint_of(ERROR.format(0, 0))}",
+    "bulk?do=cancel&state=ready&kind=bench.kind19", "locks", "streams", "webhooks", "audit",
 )  # fmt: skip
 
 
@@ -81,7 +84,7 @@ def fill(db: Database, count: int) -> None:
 
     def failed(tx: Tx, first: int, last: int) -> None:
         for number in range(first, last):
-            error = f"ConnectionError: host{number % 3}.example is away ({number})"
+            error = ERROR.format(number % 3, number)
             kind = f"bench.kind{number % KINDS}"
             to_dead(tx, Body(tx.space, tx.space_name, tx.new_id("job"), kind, "default", 0, "{}", 3, 3, 3, None, tx.now_ms, None, error))
 

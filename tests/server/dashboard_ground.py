@@ -12,6 +12,8 @@ import msgspec
 from http_calls import Direct, Reply, bearer_for
 
 from onefold import Database, Money, Tx, booking, events, jobs, ledger, locks, tokens, webhooks
+from onefold.messaging.jobs.attempts import Wanted
+from onefold.messaging.jobs.leases import as_list, enlist
 from onefold.messaging.jobs.moves import to_dead
 from onefold.messaging.jobs.records import Body
 
@@ -55,6 +57,16 @@ def furnish(tx: Tx) -> dict[str, str]:
     endpoint = webhooks.create(tx, "https://hooks.example.com/in", key_id="k1").id
     message = webhooks.send(tx, "letter.sent", {"to": "ana"})
     return {"endpoint": endpoint, "message": message, "ready": ready, "scheduled": scheduled, "dead": dead(tx, EVIL), "other": dead(tx), "same": dead(tx, "ConnectionError: mail 8 is away")}
+
+
+def hire(db: Database, worker: str) -> None:
+    """A worker that knows the letters."""
+    db.run(lambda tx: enlist(tx, worker, queues=("default",), kinds=("mail.letter",), lease_ms=60_000))
+
+
+def claim(db: Database, worker: str = "w1") -> list[jobs.Attempt]:
+    wanted = Wanted(as_list(("mail.letter",)), None, [("default", (0, 0, 0, 0, 0))])
+    return db.options(isolation="read_committed").run(jobs.claim, worker, wanted, room=10)
 
 
 def park(db: Database) -> None:

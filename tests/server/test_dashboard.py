@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
-from dashboard_ground import EVIL, Letter, Visit, dead, furnish, park
+from dashboard_ground import EVIL, Letter, Sent, Visit, claim, dead, furnish, hire, park
 
 from onefold import Database, NotFound, Tx, audit, events, jobs, locks, sessions, webhooks
 from onefold.server.dashboard.catalogue import ACTIONS, VIEWS
@@ -83,6 +83,45 @@ def test_retrying_one_job_records_why(visit: Visit, db: Database) -> None:
     assert len(entries(db, "jobs.retry")) == 1
 
 
+def test_a_job_tells_each_attempt_that_failed(visit: Visit, db: Database) -> None:
+    job_id = db.run(jobs.put, Letter())
+    hire(db, "w1")
+    assert "None has failed." in visit().get(f"job?id={job_id}").words
+    for error in ("TimeoutError: no answer", f"{EVIL}\nTraceback: line 7"):
+        (attempt,) = claim(db)
+        db.run(jobs.fail, attempt, error=error, backoff_ms=1, backoff_max_ms=1)
+        db.run(jobs.retry, job_id)
+    page = visit().get(f"job?id={job_id}")
+    for expected in ("TimeoutError: no answer", EVIL, "Traceback: line 7", "w1", "Started 2 times; 2 of 3 failures used up."):
+        assert expected in page.words, expected
+    assert "<script>alert" not in page.text
+    assert f"<title>mail.letter {job_id} · Onefold</title>" in page.text
+
+
+def test_the_verdict_names_an_endpoint_that_fails(visit: Visit, db: Database) -> None:
+    names = db.run(furnish)
+    ana = visit()
+    assert "hooks.example.com" not in ana.get("now").words
+
+    def fails(tx: Tx) -> None:
+        tx.run(
+            "UPDATE onefold.webhook_endpoints SET failing_since_ms = :now_ms - 600000 WHERE space = :space AND id = :to",
+            to=names["endpoint"],
+        )
+
+    db.run(fails)
+    assert "The endpoint hooks.example.com fails for 10 min." in ana.get("now").words
+    assert "The endpoint" not in visit("jobs:read").get("now").words
+
+
+def test_a_page_below_another_shows_where_it_belongs(visit: Visit, db: Database) -> None:
+    names = db.run(furnish)
+    ana = visit()
+    for path, under in ((f"job?id={names['dead']}", "Jobs"), (f"endpoint?id={names['endpoint']}", "Webhooks"), ("parked?subscription=mailer", "Streams")):
+        assert f'aria-current="true">{under}</a>' in ana.get(path).text, path
+    assert all(view.under in VIEWS for view in VIEWS.values() if not view.listed)
+
+
 def test_cancelling_a_job_records_why(visit: Visit, db: Database) -> None:
     job_id = db.run(jobs.put, Letter())
     assert visit().post("do/jobs.cancel", id=job_id, reason="Wrong address.").status == 303
@@ -143,6 +182,37 @@ def test_a_lock_is_released_by_force(visit: Visit, db: Database) -> None:
     assert visit().post("do/locks.release", name="nightly", reason="w1 is gone.").status == 303
     assert db.reader().run(locks.lock_of, "nightly") is None
     assert entries(db, "locks.release")[0].facts["owner"] == "w1"
+
+
+def test_parked_events_are_tried_again_by_whoever_runs_the_subscription(visit: Visit, db: Database) -> None:
+    db.run(furnish)
+    park(db)
+    ana = visit()
+    back = ana.post("do/events.retry", subscription="mailer", stream="letter/1", reason="The handler is mended.").to
+    assert "retry asked for" in ana.get(back).words
+    assert entries(db, "events.retry")[0].facts == {"stream": "letter/1", "streams": 1}
+    assert ana.post("do/events.retry", subscription="mailer", reason="All of them.").status == 303
+    assert sorted(entry.facts["streams"] for entry in entries(db, "events.retry")) == [1, 1]
+    seen: list[str] = []
+    db.run(lambda tx: events.consume(tx, "mailer", lambda _tx, event: seen.append(event.stream), category="letter"))
+    assert set(seen) == {"letter/1"}
+    assert "Nothing is put aside." in ana.get(back.partition("&did=")[0]).words
+    assert ana.post("do/events.retry", subscription="nobody", reason="x").status == 404
+
+
+def test_those_that_wait_behind_a_parked_event_are_one_number(visit: Visit, db: Database) -> None:
+    db.run(furnish)
+    db.run(lambda tx: [events.append(tx, "letter/1", Sent()) for _ in range(3)])
+    park(db)
+
+    def untouched(_tx: Tx, _event: events.Event) -> None:
+        raise AssertionError("they wait")
+
+    db.run(lambda tx: events.consume(tx, "mailer", untouched, category="letter"))
+    page = visit().get("parked?subscription=mailer")
+    assert "4 events" in page.words
+    assert page.text.count("<tr>") == 2  # The heading, and the stream.
+    assert 'data-label="Behind it" class="number">3<' in page.text
 
 
 def test_parked_events_are_dropped(visit: Visit, db: Database) -> None:
@@ -232,7 +302,7 @@ def test_a_page_goes_on_where_the_one_before_ended(visit: Visit, db: Database) -
     ana, seen, path = visit(), [], "jobs?state=dead&kind=mail.letter"
     for _ in range(4):
         page = ana.get(path)
-        seen += re.findall(r"<code>(job_[0-9a-f]+)</code>", page.text)
+        seen += re.findall(r"<code[^>]*>(job_[0-9a-f]+)</code>", page.text)
         found = re.search(r'href="/dashboard/([^"]+)"[^>]*rel="next"', page.text)
         if found is None:
             break

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from chromium import PROGRAM, Browser
-from dashboard_ground import EVIL, dead, furnish
+from dashboard_ground import EVIL, dead, furnish, park
 from http_calls import Served, serving
 
 from onefold import Database, audit, jobs
+from onefold.server.dashboard.catalogue import VIEWS
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium is installed")
+PHONE_PX = 390
 PATHS = (
     "now", "jobs", "jobs?state=ready&kind=mail.letter", "jobs?state=dead", "failures", "bulk?do=retry&state=dead&kind=mail.letter",
     "streams", "webhooks", "locks", "ledger", "booking", "sessions", "audit",
@@ -24,11 +26,16 @@ def logged_in(server: Served, **how: object) -> Iterator[tuple[Browser, str]]:
     """A browser that logged in by the form, and where the dashboard is."""
     root = f"http://127.0.0.1:{server.port}/dashboard"
     with Browser(**how) as browser:  # type: ignore[arg-type]
-        browser.go(root)
-        browser.wait("location.pathname.endsWith('/login')")
-        browser.js(f"document.querySelector('[name=token]').value = {server.token!r}")
-        browser.press("form.login button")
+        log_in(browser, root, server.token)
         yield browser, root
+
+
+def log_in(browser: Browser, root: str, token: str, *, look: Callable[[], None] = lambda: None) -> None:
+    browser.go(root)
+    browser.wait("location.pathname.endsWith('/login')")
+    look()
+    browser.js(f"document.querySelector('[name=token]').value = {token!r}")
+    browser.press("form.login button")
 
 
 @pytest.mark.slow
@@ -104,13 +111,35 @@ def test_no_script_is_needed_and_none_of_a_job_runs(db: Database) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_wider_than_a_phone(db: Database, dark: bool) -> None:
+    """Every page that there is, with everything folded out."""
     names = db.run(furnish)
-    with serving(db) as server, logged_in(server, width=360, height=740, dark=dark) as (browser, root):
-        for path in (*PATHS, f"job?id={names['dead']}"):
+    park(db)
+    paths = {
+        *PATHS, f"job?id={names['dead']}", f"job?id={names['ready']}", f"endpoint?id={names['endpoint']}", "parked?subscription=mailer",
+    }  # fmt: skip
+    assert {path.partition("?")[0] for path in paths} == set(VIEWS)
+    too_wide = (
+        "[...document.querySelectorAll('body *:not(.skip)')].filter(e => !e.closest('svg, thead') && e.getBoundingClientRect().width"
+        " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 120))"
+    )
+    with serving(db) as server, Browser(width=PHONE_PX, height=844, dark=dark) as browser:
+        root = f"http://127.0.0.1:{server.port}/dashboard"
+        log_in(browser, root, server.token, look=lambda: fits(browser, "login", too_wide))
+        titles = set()
+        for path in sorted(paths):
             browser.go(f"{root}/{path}")
-            assert browser.js("document.documentElement.scrollWidth") <= 360, path
-        light = browser.js("getComputedStyle(document.body).backgroundColor")
-        assert (light == "rgb(246, 247, 249)") is not dark
+            browser.js("document.querySelectorAll('details').forEach(e => { e.open = true })")
+            fits(browser, path, too_wide)
+            titles.add(browser.js("document.title"))
+            background = browser.js("getComputedStyle(document.body).backgroundColor")
+            assert (background == "rgb(246, 247, 249)") is not dark, path
+        assert len(titles) >= len(VIEWS)
+        assert browser.errors == []
+
+
+def fits(browser: Browser, path: str, too_wide: str) -> None:
+    assert browser.js("document.documentElement.scrollWidth") <= PHONE_PX, path
+    assert browser.js(too_wide) == [], path
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from onefold.messaging.webhooks.client import LOOPS, Dispatcher
 from onefold.messaging.webhooks.endpoints import create, delete, disable, enable, get, list_endpoints, rotate, update
 from onefold.messaging.webhooks.keys import Keys
 from onefold.messaging.webhooks.ops import (
+    BACKLOG_MAX,
+    backlog,
     latest_attempts,
     list_attempts,
     list_failed,
@@ -15,18 +17,21 @@ from onefold.messaging.webhooks.ops import (
     send_message,
 )
 from onefold.messaging.webhooks.receiving import receive
-from onefold.messaging.webhooks.records import Attempt, Endpoint, Failed, Pending
+from onefold.messaging.webhooks.records import Attempt, Backlog, Endpoint, Failed, Pending
 from onefold.messaging.webhooks.signing import sign, verify
 from onefold.messaging.webhooks.tidy import sweep
 
 __all__ = [
+    "BACKLOG_MAX",
     "LOOPS",
     "Attempt",
+    "Backlog",
     "Dispatcher",
     "Endpoint",
     "Failed",
     "Keys",
     "Pending",
+    "backlog",
     "create",
     "delete",
     "disable",

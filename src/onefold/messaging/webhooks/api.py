@@ -46,6 +46,10 @@ ROUTES = [
           lambda tx: {**_made(tx), "why": "the receiver moves house"}),
     Route("DELETE", "/webhooks/endpoints/{endpoint_id}", endpoints.delete, "webhooks:write", _made),
     Route("GET", "/webhooks/endpoints/{endpoint_id}/attempts", ops.list_attempts, "webhooks:read", _listed),
+    Route(
+        "GET", "/webhooks/endpoints/{endpoint_id}/backlog", ops.backlog, "webhooks:read",
+        lambda tx: {"endpoint_id": _listed(tx)["endpoint_id"]},
+    ),
     Route("GET", "/webhooks/endpoints/{endpoint_id}/failed", ops.list_failed, "webhooks:read", _listed),
     Route("GET", "/webhooks/endpoints/{endpoint_id}/pending", ops.list_pending, "webhooks:read", _listed),
     Route("POST", "/webhooks/endpoints/{endpoint_id}/replay", ops.replay, "webhooks:write", _sent),

@@ -17,6 +17,7 @@ from onefold.messaging.webhooks.endpoints import all_of, get
 from onefold.messaging.webhooks.records import (
     ID_LENGTH_MAX,
     Attempt,
+    Backlog,
     Failed,
     Pending,
     checked_id,
@@ -25,6 +26,7 @@ from onefold.messaging.webhooks.records import (
     wants,
 )
 
+BACKLOG_MAX = 1_000  # Messages that `backlog` counts.
 REPLAY_MAX = 1_000  # Messages of one call.
 _CURSOR_LENGTH_MAX = ID_LENGTH_MAX + 24
 
@@ -184,6 +186,22 @@ def latest_attempts(tx: Tx, endpoint_id: str, *, limit: int = LIMIT_DEFAULT) -> 
         endpoint_id=checked_id(endpoint_id), most=checked_limit(limit),
     )
     return [Attempt(*row) for row in rows]
+
+
+@operation
+def backlog(tx: Tx, endpoint_id: str) -> Backlog:
+    """How much waits for an endpoint, and how much was given up. It looks at 1,001 of each at most."""
+    row = tx.one(
+        """SELECT (SELECT count(*) FROM (
+                       SELECT 1 FROM onefold.webhook_pending p
+                       WHERE p.space = :space AND p.endpoint_id = :endpoint_id LIMIT :most) waiting),
+                  (SELECT count(*) FROM (
+                       SELECT 1 FROM onefold.webhook_failed f
+                       WHERE f.space = :space AND f.endpoint_id = :endpoint_id LIMIT :most) failed)""",
+        endpoint_id=checked_id(endpoint_id), most=BACKLOG_MAX + 1,
+    )  # fmt: skip
+    assert row is not None
+    return Backlog(*row)
 
 
 @operation

@@ -57,6 +57,13 @@ class Endpoint(msgspec.Struct, frozen=True):
     disabled_why: str | None = None
 
 
+class Backlog(msgspec.Struct, frozen=True):
+    """How many messages wait for an endpoint or were given up, each counted to 1,001: that says "more than 1,000"."""
+
+    waiting: int
+    given_up: int
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """One request that was made, and what came of it.
 

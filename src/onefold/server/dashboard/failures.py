@@ -32,7 +32,7 @@ def _groups(tx: Tx, scene: Scene, kind: str | None) -> Markup:
     deaths = jobs.deaths_per_minute(tx)
     rows = [
         (
-            tag("span", tag("code", group.pattern), " ", link(scene.at("job", {"id": group.example}), "an example")),
+            tag("code", group.pattern),
             link(scene.at("failures", {"kind": group.kind}), group.kind),
             parts.count(group.count),
             parts.ago(scene, group.last_ms),
@@ -70,10 +70,10 @@ def _groups(tx: Tx, scene: Scene, kind: str | None) -> Markup:
 
 def _verbs(scene: Scene, group: jobs.FailureGroup) -> Markup:
     which: dict[str, str | None] = {"state": "dead", "kind": group.kind, "error": group.fingerprint}
-    found = [link(scene.at("jobs", which), "list")]
+    found = [link(scene.at("job", {"id": group.example}), "example"), link(scene.at("jobs", which), "list")]
     if scene.may("jobs:write"):
         found += [link(scene.at("bulk", {**which, "do": verb}), f"{verb} ...") for verb in ("retry", "purge")]
-    return tag("span", *(join((one, " ")) for one in found))
+    return tag("span", *(join((one, " ")) for one in found), class_="verbs")
 
 
 def prepare_bulk(fields: Fields) -> Draw:
@@ -97,6 +97,7 @@ def _bulk(
     words = ("onefold", "jobs", verb, "--kind", kind)
     words += ("--state", state) if verb == "cancel" else ()
     words += ("--error", fingerprint) if fingerprint else ()
+    scene.title = f"{verb.capitalize()} many jobs of kind {kind}"
     back = tag("p", link(scene.at("failures" if state == "dead" else "jobs"), "Back to the list", class_="button"))
     if step:
         entry = _step(tx, scene, step)
@@ -124,7 +125,7 @@ def _bulk(
     counted = _preview(tx, state, kind, fingerprint)
     rows = [
         (
-            link(scene.at("job", {"id": one.id}), tag("code", one.id)),
+            link(scene.at("job", {"id": one.id}), parts.ident(one.id)),
             parts.ago(scene, one.at_ms),
             (one.error or "").partition("\n")[0][:160],
         )

@@ -36,7 +36,7 @@ ASSETS: dict[str, tuple[bytes, bytes]] = {
 def page(scene: Scene, view: View, path: str, views: Mapping[str, View], main: Markup) -> bytes:
     """A whole page for somebody who is logged in."""
     navigation = [
-        link(scene.at(name), one.title, aria_current="page" if one is view else None)
+        link(scene.at(name), one.title, aria_current=_current(view, name, one))
         for name, one in views.items()
         if one.listed and one.open_to(scene)
     ]
@@ -65,7 +65,12 @@ def page(scene: Scene, view: View, path: str, views: Mapping[str, View], main: M
     )
     skip = link("#main", "Skip to the content", class_="skip")
     body = tag("body", skip, header, tag("main", main, id="main"), data_live=view.live, data_page=path)
-    return _document(scene.root, view.title, body, reload_s=10 if view.live else None)
+    return _document(scene.root, scene.title or view.title, body, reload_s=10 if view.live else None)
+
+
+def _current(view: View, name: str, one: View) -> str | None:
+    """Of the navigation: the page itself, or the one that it belongs to."""
+    return "page" if one is view else "true" if view.under == name else None
 
 
 def bare(root: str, title: str, *main: object) -> bytes:
@@ -80,7 +85,7 @@ def login(root: str, wrong: str = "") -> bytes:
         "Log in",
         tag(
             "form",
-            tag("h1", "Onefold"),
+            tag("h1", "Log in to Onefold"),
             tag("p", wrong, class_="wrong", role="alert") if wrong else "",
             tag(
                 "label",
@@ -96,7 +101,8 @@ def login(root: str, wrong: str = "") -> bytes:
                 ),
             ),
             tag("button", "Log in"),
-            tag("p", "A token: ", tag("code", 'onefold token create NAME --right "*"'), class_="note"),
+            tag("p", "No token yet? On the server:", class_="note"),
+            tag("p", tag("code", 'onefold token create NAME --right "*"'), class_="command"),
             method="post",
             action=f"{root}/login",
             class_="login",

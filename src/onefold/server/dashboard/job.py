@@ -20,6 +20,7 @@ from onefold.server.dashboard.views import Draw, Outcome
 
 ARGS_SHOWN_MAX = 8_192  # Characters.
 EVENTS_MAX = 20
+FAILURES_MAX = 20
 DEPTH_MAX = 32
 HIDDEN = "(hidden)"
 
@@ -37,6 +38,7 @@ def prepare(fields: Fields) -> Draw:
 
 def _job(tx: Tx, scene: Scene, job_id: str) -> Markup:
     job = jobs.get(tx, job_id)
+    scene.title = f"{job.kind} {job.id}"
     moments = {"ready": "Ready since", "scheduled": "Due", "running": "Started", "dead": "Died", "done": "Done"}
     facts = parts.pairs(
         (
@@ -47,29 +49,20 @@ def _job(tx: Tx, scene: Scene, job_id: str) -> Markup:
         ("Priority", job.priority),
         ("Put", parts.ago(scene, job.put_at_ms)),
         (moments[job.state], parts.ago(scene, job.at_ms)),
-        ("Unique key", job.unique),
-        ("Worker", job.worker),
-    )
-    attempts = join(
-        (
-            parts.meter(job.failures / job.attempts_max, label=f"{job.failures} of {job.attempts_max} failures"),
-            tag(
-                "p",
-                f"Started {parts.times(job.attempt)}; {job.failures} of {job.attempts_max} failures used up.",
-            ),
-            tag("pre", job.error) if job.error else tag("p", "No error is noted.", class_="empty"),
-        )
+        *((("Unique key", job.unique),) if job.unique else ()),
+        *((("Worker", job.worker),) if job.worker else ()),
     )
     return join(
         (
-            tag("h1", tag("code", job.id), " ", parts.badge(job.state)),
+            tag("h1", job.kind, " ", parts.badge(job.state)),
+            tag("p", tag("code", job.id), class_="note"),
             parts.section(
                 "Why is it not running?" if job.state != "running" else "What is it doing?",
                 tag("p", jobs.why(tx, job_id), class_="why"),
                 parts.command(scene, "onefold", "jobs", "why", job.id),
             ),
             _actions(scene, job),
-            parts.section("Attempts", attempts, note="The error is the last attempt's."),
+            _attempts(tx, scene, job),
             parts.section("What it is", facts),
             parts.section(
                 "Arguments", tag("pre", shown(job.args)), note="What looks like a secret by its name is hidden."
@@ -78,6 +71,38 @@ def _job(tx: Tx, scene: Scene, job_id: str) -> Markup:
             _chain(tx, scene, job.id),
         )
     )
+
+
+def _attempts(tx: Tx, scene: Scene, job: jobs.Job) -> Markup:
+    page = jobs.list_failures(tx, job.id, limit=FAILURES_MAX)
+    rows = [
+        (
+            one.attempt,
+            parts.ago(scene, one.started_at_ms),
+            parts.lasted(one.ended_at_ms - one.started_at_ms),
+            one.worker,
+            _told(one.error),
+        )
+        for one in page.items
+    ]
+    if job.error and not rows:  # It failed before attempts were kept, or longer ago than they are.
+        rows = [(job.attempt, "", "", "", _told(job.error))]
+    headings = ("#Attempt", "Started", "#Took", "Worker", "Error")
+    note = f"Started {parts.times(job.attempt)}; {job.failures} of {job.attempts_max} failures used up."
+    if page.after is not None:
+        note += f" The latest {FAILURES_MAX} that failed:"
+    return parts.section(
+        "Attempts",
+        parts.meter(job.failures / job.attempts_max, label=f"{job.failures} of {job.attempts_max} failures"),
+        parts.table(headings, rows, empty="None has failed."),
+        note=note,
+    )
+
+
+def _told(error: str) -> Markup:
+    """An error by its first line; the rest of it folded away."""
+    first, _, rest = error.partition("\n")
+    return parts.tucked(first, tag("pre", error), told=True) if rest else tag("code", first)
 
 
 def _actions(scene: Scene, job: jobs.Job) -> Markup:
@@ -102,7 +127,7 @@ def _chain(tx: Tx, scene: Scene, job_id: str) -> Markup:
     if not scene.may("events:read"):
         return Markup("")
     rows = [
-        (tag("code", event.id), event.kind, event.causation, parts.ago(scene, event.at_ms))
+        (tag("code", event.id), event.kind, event.causation or "", parts.ago(scene, event.at_ms))
         for event in events.read_correlation(tx, job_id, limit=EVENTS_MAX)
     ]
     table = parts.table(

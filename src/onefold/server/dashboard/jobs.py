@@ -40,12 +40,12 @@ def _overview(tx: Tx, scene: Scene) -> Markup:
         (
             tag("strong", kind),
             *(_cell(scene, kind, state, found.get(state)) for state in (*STATES, "done")),
-            parts.ago(scene, found["ready"].oldest_ms) if "ready" in found else None,
+            parts.ago(scene, found["ready"].oldest_ms) if "ready" in found else "",
         )
         for kind, found in sorted(kinds.items())
     ]
     headings = ("Kind", "#Ready", "#Scheduled", "#Running", "#Dead", "#Done, kept", "Oldest ready")
-    table = parts.table(headings, rows, empty="There are no jobs.")
+    table = parts.table(headings, rows, empty=parts.hint("There are no jobs.", "jobs.put(tx, SendReceipt(...))"))
     note = f"Of each state the {ROWS_MAX:,} jobs put first are counted."
     return join(
         (
@@ -61,21 +61,20 @@ def _overview(tx: Tx, scene: Scene) -> Markup:
 
 def _cell(scene: Scene, kind: str, state: str, found: jobs.KindStats | None) -> object:
     if found is None:
-        return tag("span", "0", class_="note")
+        return parts.zero()
     number = parts.count(min(found.count, ROWS_MAX), at_least=found.at_least)
     return number if state == "done" else link(scene.at("jobs", {"state": state, "kind": kind}), number)
 
 
 def _workers(tx: Tx, scene: Scene) -> Markup:
+    if scene.token.space_name:
+        return Markup("")  # Workers serve all spaces; their names are not a tenant's business.
     rows = [
         (worker.worker, ", ".join(worker.queues), ", ".join(worker.kinds), parts.ago(scene, worker.started_at_ms))
         for worker in jobs.live_workers(tx)[:LIMIT]
     ]
-    if scene.token.space_name:
-        return Markup("")  # Workers serve all spaces; their names are not a tenant's business.
-    return parts.section(
-        "Workers alive", parts.table(("Worker", "Queues", "Kinds", "Started"), rows, empty="No worker is alive.")
-    )
+    empty = join(("No worker is alive. Start one: ", tag("code", "onefold worker MODULE:WORKER")))
+    return parts.section("Workers alive", parts.table(("Worker", "Queues", "Kinds", "Started"), rows, empty=empty))
 
 
 def _queues(tx: Tx, scene: Scene) -> Markup:
@@ -119,18 +118,22 @@ def _listed(
     tx: Tx, scene: Scene, state: jobs.State, kind: str | None, fingerprint: str | None, after: str | None
 ) -> Markup:
     page = jobs.glance(tx, state, kind=kind, fingerprint=fingerprint, after=after, limit=LIMIT)
+    # A column that would say the same in every row is left out.
+    errors = any(one.error for one in page.items)
     rows = [
         (
-            link(scene.at("job", {"id": one.id}), tag("code", one.id)),
-            one.kind,
+            link(scene.at("job", {"id": one.id}), parts.ident(one.id)),
+            *(() if kind else (one.kind,)),
             one.queue,
             f"{one.failures} of {one.attempts_max}",
             parts.ago(scene, one.at_ms),
-            _error(one.error),
+            *((_error(one.error),) if errors else ()),
         )
         for one in page.items
     ]
-    headings = ("Job", "Kind", "Queue", "#Failures", _SINCE[state], "Error")
+    headings = (
+        "Job", *(() if kind else ("Kind",)), "Queue", "#Failures", _SINCE[state], *(("Error",) if errors else ()),
+    )  # fmt: skip
     empty = "None of those looked at fit; look on." if page.after else "There are none."
     query: dict[str, str | None] = {"state": state, "kind": kind, "error": fingerprint}
     title = f"Jobs that are {state}" + (f", of kind {kind}" if kind else "") + (", of one error" if fingerprint else "")

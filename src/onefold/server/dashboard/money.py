@@ -14,6 +14,7 @@ from onefold.server.dashboard.views import Draw
 LIMIT = 50
 TRIAL_ACCOUNTS_MAX = 500  # More take too long for a page; `ledger.audit` goes through all.
 SHOWS_MAX = 20
+_OPEN = 'ledger.open_account(tx, "wallet/ana", currency="EUR")'
 PAST_MS = 86_400_000  # Shows are listed until a day after they began.
 
 
@@ -33,7 +34,7 @@ def _ledger(tx: Tx, scene: Scene, after: str) -> Markup:
             _trial(tx),
             parts.section(
                 "Accounts, by name",
-                parts.table(headings, rows, empty="There are no accounts."),
+                parts.table(headings, rows, empty=parts.hint("There are no accounts.", _OPEN)),
                 parts.more(scene, "ledger", page.after, {}),
             ),
         )
@@ -52,12 +53,12 @@ def _account(tx: Tx, scene: Scene, account: ledger.Account) -> tuple[object, ...
             None,
             parts.ago(scene, account.opened_at_ms),
         )
-    available = balance.available if balance.available is not None else "no limit"
+    available = parts.money(balance.available) if balance.available is not None else "no limit"
     return (
         tag("code", account.name),
         account.kind,
-        balance.posted,
-        balance.pending_out,
+        parts.money(balance.posted),
+        parts.money(balance.pending_out) if balance.pending_out.minor else parts.zero(),
         available,
         parts.ago(scene, account.opened_at_ms),
     )
@@ -93,7 +94,7 @@ def _trial(tx: Tx) -> Markup:
 
 
 def _sum(total: int, currency: str) -> str:
-    return str(Money(total, currency)) if abs(total) <= 10**15 else f"{total:,} {currency} (minor units)"
+    return parts.money(Money(total, currency)) if abs(total) <= 10**15 else f"{total:,} {currency} (minor units)"
 
 
 def prepare_booking(fields: Fields) -> Draw:
@@ -111,7 +112,7 @@ def _booking(tx: Tx, scene: Scene, after: str) -> Markup:
             tag("h1", "Booking"),
             parts.section(
                 "Shows, by when they begin",
-                parts.table(headings, rows, empty="There are no shows."),
+                parts.table(headings, rows, empty=parts.hint("There are no shows.", "booking.add_show(tx, ...)")),
                 parts.more(scene, "booking", page.after, {}),
             ),
         )
@@ -122,8 +123,8 @@ def _show(tx: Tx, scene: Scene, show: booking.Show) -> tuple[object, ...]:
     sale = (
         parts.badge("open", "good") if show.sale_from_ms <= scene.now_ms < show.sale_until_ms else parts.badge("closed")
     )
-    begins = tag("span", parts.at(show.starts_at_ms), " (", parts.ago(scene, show.starts_at_ms), ")")
-    title = tag("span", show.title, " ", tag("code", show.id))
+    begins = parts.ago(scene, show.starts_at_ms)
+    title = tag("span", show.title, tag("br"), parts.ident(show.id))
     try:
         sections = booking.availability(tx, show.id)
     except NotFound:  # Its seat map was removed.

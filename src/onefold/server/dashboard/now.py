@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from onefold.engine.tx import Tx
-from onefold.messaging import events, jobs
+from onefold.messaging import events, jobs, webhooks
 from onefold.runtime.loops import all_loops
 from onefold.server.dashboard import parts
 from onefold.server.dashboard.markup import Markup, join, link, tag
@@ -18,7 +18,9 @@ WAIT_MS = 300_000  # A job that is ready this long is a problem.
 LATE_MS = 60_000  # So is one that is due this long and not promoted,
 TRANSACTION_MS = 60_000  # a transaction that is open this long,
 LOOP_MS = 30_000  # and a loop that is later than its rest by this.
+FAILING_MS = 300_000  # As is an endpoint of webhooks that fails for so long.
 SUBSCRIPTIONS_MAX = 100
+ENDPOINTS_MAX = 100
 SHOWN_MAX = 20  # Rows of each table.
 
 Problem = tuple[str, str, str]  # What is wrong, where the fix is, and what the link says.
@@ -38,6 +40,8 @@ def draw(tx: Tx, scene: Scene) -> Markup:
         problems += _draw_jobs(tx, scene, sections)
     if scene.may("events:read"):
         problems += _subscription_problems(scene, events.list_subscriptions(tx, limit=SUBSCRIPTIONS_MAX).items)
+    if scene.may("webhooks:read"):
+        problems += _endpoint_problems(scene, webhooks.list_endpoints(tx, limit=ENDPOINTS_MAX).items)
     if scene.numbers is not None:
         problems += _engine_problems(scene, scene.numbers)
         sections.append(_engine(scene.numbers))
@@ -135,6 +139,18 @@ def _subscription_problems(scene: Scene, found: Sequence[events.Subscription]) -
             yield f'{many} put aside by "{one.name}".', where, "See them"
         elif one.attempts:
             yield f'"{one.name}" fails on its next event, {one.attempts} times so far.', scene.at("streams"), "See it"
+
+
+def _endpoint_problems(scene: Scene, found: Sequence[webhooks.Endpoint]) -> Iterator[Problem]:
+    for one in found:
+        since_ms = one.failing_since_ms
+        if one.disabled_at_ms is None and since_ms is not None and scene.now_ms - since_ms > FAILING_MS:
+            what = f"The endpoint {_host(one.url)} fails for {parts.span(scene.now_ms - since_ms)}."
+            yield what, scene.at("endpoint", {"id": one.id}), "See its answers"
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
 
 
 def _engine_problems(scene: Scene, numbers: dict[str, Any]) -> Iterator[Problem]:

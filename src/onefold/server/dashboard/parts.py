@@ -6,6 +6,7 @@ import datetime as dt
 import shlex
 from collections.abc import Sequence
 
+from onefold.core.money import Money
 from onefold.identity.audit import REASON_LENGTH_MAX
 from onefold.server.dashboard.markup import Markup, join, link, tag, text
 from onefold.server.dashboard.request import Scene
@@ -19,7 +20,7 @@ def section(title: str, *children: object, note: object = "") -> Markup:
     return tag("section", tag("h2", title), said, *children)
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> Markup:
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: object) -> Markup:
     """A table; on a narrow screen each row is a card. A heading that begins with "#" is of numbers."""
     if not rows:
         return tag("p", empty, class_="empty")
@@ -39,6 +40,16 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
     return tag("table", tag("thead", head), tag("tbody", *body))
 
 
+def hint(said: str, code: str) -> Markup:
+    """What stands where nothing is yet: that there is nothing, and how a program begins."""
+    return join((f"{said} In your program: ", tag("code", code)))
+
+
+def ident(name: str) -> Markup:
+    """A generated id: in one line, shortened by the page where it has no room, whole when copied or pointed at."""
+    return tag("code", name, class_="id", title=name)
+
+
 def pairs(*rows: tuple[str, object]) -> Markup:
     """Names and values."""
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in rows))
@@ -47,6 +58,18 @@ def pairs(*rows: tuple[str, object]) -> Markup:
 def count(number: int, *, at_least: bool = False) -> Markup:
     """A number as people read it: "10,000+"."""
     return tag("span", f"{number:,}{'+' if at_least else ''}", title="More were not counted." if at_least else None)
+
+
+def zero() -> Markup:
+    """A number that says nothing; left out on a phone."""
+    return tag("span", "0", class_="zero")
+
+
+def money(amount: Money) -> str:
+    """An amount with its thousands apart: "-101,700.00 EUR"."""
+    number, _, currency = str(amount).partition(" ")
+    units, point, rest = number.partition(".")
+    return f"{int(units):,}{point}{rest} {currency}" if abs(int(units)) >= 1_000 else str(amount)
 
 
 def times(number: int) -> str:
@@ -65,6 +88,11 @@ def span(ms: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def lasted(ms: int) -> Markup:
+    """A length of time as people say it, exact behind it."""
+    return tag("span", span(ms), title=f"{ms:,} ms")
+
+
 def ago(scene: Scene, ms: int) -> Markup:
     """How long ago, or in how long, with the moment itself behind it."""
     moment = _moment(ms)
@@ -73,10 +101,11 @@ def ago(scene: Scene, ms: int) -> Markup:
     return tag("time", shown, datetime=moment.replace(" UTC", "Z").replace(" ", "T"), title=moment)
 
 
-def at(ms: int) -> Markup:
-    """A moment, in UTC."""
+def since(scene: Scene, ms: int) -> Markup:
+    """For how long, with the moment when it began behind it."""
     moment = _moment(ms)
-    return tag("time", moment, datetime=moment.replace(" UTC", "Z").replace(" ", "T"))
+    shown = span(scene.now_ms - ms)
+    return tag("time", shown, datetime=moment.replace(" UTC", "Z").replace(" ", "T"), title=f"since {moment}")
 
 
 def _moment(ms: int) -> str:
@@ -144,9 +173,9 @@ def action(
     )
 
 
-def tucked(label: str, *children: object) -> Markup:
-    """What is shown when asked for."""
-    return tag("details", tag("summary", label), *children)
+def tucked(label: str, *children: object, told: bool = False) -> Markup:
+    """What is shown when asked for; `told`: its label is a text that may be long, and no verb."""
+    return tag("details", tag("summary", label), *children, class_="told" if told else None)
 
 
 def bars(counts: Sequence[int], *, label: str) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from onefold.engine.tx import Tx
 from onefold.identity import audit, sessions
 from onefold.server.dashboard import parts
-from onefold.server.dashboard.markup import Markup, join, tag
+from onefold.server.dashboard.markup import Markup, join, link, tag
 from onefold.server.dashboard.request import CURSOR_LENGTH_MAX, Fields, Scene
 from onefold.server.dashboard.views import Draw, Outcome
 
@@ -24,8 +24,8 @@ def _sessions(tx: Tx, scene: Scene, after: str) -> Markup:
     page = sessions.list_sessions(tx, after=after or None, limit=LIMIT)
     rows = [
         (
-            tag("code", one.id),
-            tag("code", one.token_id),
+            parts.ident(one.id),
+            parts.ident(one.token_id),
             parts.ago(scene, one.created_at_ms),
             parts.ago(scene, one.expires_at_ms),
             _end(scene, one),
@@ -76,16 +76,22 @@ def prepare_audit(fields: Fields) -> Draw:
     return lambda tx, scene: _audit(tx, scene, after)
 
 
+def _subject(scene: Scene, subject: str) -> Markup:
+    """What it was done to, as a link where it has a page."""
+    page = {"job": "job", "ep": "endpoint"}.get(subject.partition("_")[0])
+    return link(scene.at(page, {"id": subject}), parts.ident(subject)) if page else parts.ident(subject)
+
+
 def _audit(tx: Tx, scene: Scene, after: str) -> Markup:
     page = audit.list_entries(tx, after=after or None, limit=LIMIT)
     rows = [
         (
-            parts.at(entry.at_ms),
-            tag("code", entry.action),
-            tag("code", entry.subject),
+            parts.ago(scene, entry.at_ms),
+            tag("code", entry.action, class_="word"),
+            _subject(scene, entry.subject),
             entry.reason,
             ", ".join(f"{name}: {value}" for name, value in entry.facts.items()),
-            tag("code", entry.actor),
+            parts.ident(entry.actor),
         )
         for entry in page.items
     ]

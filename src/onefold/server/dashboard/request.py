@@ -78,6 +78,8 @@ class Scene:
         self.now_ms = now_ms
         #: About the engine and the loops of this process, for the first page of tokens of the root space.
         self.numbers: dict[str, Any] | None = None
+        #: What the window is called, where the title of the view does not tell one page from another.
+        self.title = ""
 
     def may(self, right: str) -> bool:
         """Whether the token carries `right`."""

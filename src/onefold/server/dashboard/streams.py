@@ -13,6 +13,9 @@ from onefold.server.dashboard.request import CURSOR_LENGTH_MAX, Fields, Scene
 from onefold.server.dashboard.views import Draw, Outcome
 
 LIMIT = 50
+_RETRIED = "Whoever runs the subscription tries them in its next steps, oldest first, with the handler that it has."
+RETRIES_MAX = 1_000  # Streams that are shown as being tried again.
+_BEGIN = 'events.Subscriber(db, "totals", add_up)'
 
 
 def prepare(fields: Fields) -> Draw:
@@ -32,10 +35,10 @@ def _subscriptions(tx: Tx, scene: Scene, after: str) -> Markup:
             tag(
                 "span",
                 f"{one.lag:,}",
-                parts.meter(one.position / max(1, one.position + one.lag), label="how far it has come"),
+                parts.meter(one.position / (one.position + one.lag), label="how far it has come") if one.lag else "",
             ),
             _state(scene, one),
-            link(scene.at("parked", {"subscription": one.name}), f"{one.parked:,} put aside") if one.parked else "none",
+            link(scene.at("parked", {"subscription": one.name}), f"{one.parked:,} put aside") if one.parked else "",
         )
         for one in page.items
     ]
@@ -45,7 +48,7 @@ def _subscriptions(tx: Tx, scene: Scene, after: str) -> Markup:
             tag("h1", "Streams"),
             parts.section(
                 "Subscriptions",
-                parts.table(headings, rows, empty="Nobody subscribes."),
+                parts.table(headings, rows, empty=parts.hint("Nobody subscribes.", _BEGIN)),
                 parts.more(scene, "streams", page.after, {}),
                 note=f"The last event has position {head:,}.",
             ),
@@ -70,47 +73,84 @@ def prepare_parked(fields: Fields) -> Draw:
 
 def _parked(tx: Tx, scene: Scene, name: str, after: str) -> Markup:
     subscription = events.subscription_of(tx, name)
+    scene.title = f"Put aside by {name}"
     page = events.list_parked(tx, name, after=after or 0, limit=LIMIT)
-    seen: set[str] = set()
-    rows: list[tuple[object, ...]] = []
+    asked = {one.stream: one.asked_at_ms for one in events.list_retries(tx, name, limit=RETRIES_MAX).items}
+    behind: dict[str, list[events.Parked]] = {}
     for one in page.items:
-        drop: object = ""
-        if scene.may("events:write") and one.stream not in seen:
-            drop = _drop(scene, name, one.stream)
-        seen.add(one.stream)
-        rows.append(
-            (f"{one.position:,}", tag("code", one.stream), one.attempts, one.error, parts.ago(scene, one.at_ms), drop)
-        )
-    headings = ("#Position", "Stream", "#Attempts", "Error", "Since", "")
-    how = join(
+        behind.setdefault(one.stream, []).append(one)
+    rows = [
         (
-            "An event with 0 attempts waits behind one of its stream that failed. ",
-            "To try them again, mend the handler and call ",
-            tag("code", f"events.retry_parked(tx, {name!r}, handler)"),
-            ": the handler is in your program, so no page can run it.",
+            tag("code", stream),
+            f"{found[0].position:,}",
+            found[0].attempts,
+            found[0].error,
+            parts.ago(scene, found[0].at_ms),
+            f"{len(found) - 1:,}" if len(found) > 1 else parts.zero(),
+            _verbs(scene, name, stream, asked.get(stream)),
         )
-    )
+        for stream, found in behind.items()
+    ]
+    headings = ("Stream", "#Position", "#Attempts", "Error", "Since", "#Behind it", "")
+    note = "A stream stops at the event that failed, and those after it wait behind it; other streams go on."
+    title = "1 event" if subscription.parked == 1 else f"{subscription.parked:,} events"
+    everything: object = ""
+    if rows and scene.may("events:write"):
+        everything = parts.tucked(
+            "Retry all of them ...",
+            tag("p", _RETRIED, class_="note"),
+            parts.action(scene, "events.retry", "Retry all", {"subscription": name}),
+            parts.command(scene, "onefold", "events", "retry-parked", name),
+        )
     return join(
         (
             tag("h1", f'Put aside by "{name}"'),
             parts.section(
-                f"{subscription.parked:,} events",
+                title,
                 parts.table(headings, rows, empty="Nothing is put aside."),
+                everything,
                 parts.more(scene, "parked", page.after, {"subscription": name}),
-                note=how,
+                note=note,
             ),
             tag("p", link(scene.at("streams"), "All subscriptions", class_="button")),
         )
     )
 
 
-def _drop(scene: Scene, name: str, stream: str) -> Markup:
-    return parts.tucked(
-        "Drop those of this stream ...",
+def _verbs(scene: Scene, name: str, stream: str, asked_at_ms: int | None) -> object:
+    waits: object = ""
+    if asked_at_ms is not None:
+        waits = tag("p", parts.badge("retry asked for", "warn"), " ", parts.ago(scene, asked_at_ms), class_="note")
+    if not scene.may("events:write"):
+        return waits
+    again = parts.tucked(
+        "Retry ...",
+        tag("p", _RETRIED, class_="note"),
+        parts.action(scene, "events.retry", "Retry", {"subscription": name, "stream": stream}),
+        parts.command(scene, "onefold", "events", "retry-parked", name, "--stream", stream),
+    )
+    drop = parts.tucked(
+        "Drop ...",
         tag("p", "This subscription will never see them, and the stream goes on.", class_="note"),
         parts.action(scene, "events.drop", "Drop", {"subscription": name, "stream": stream}, danger=True),
         parts.command(scene, "onefold", "events", "drop-parked", name, "--stream", stream),
     )
+    return tag("div", waits, again, drop)
+
+
+def retry(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
+    """Have whoever runs the subscription try parked events again, of one stream or of all."""
+    name, stream = fields.must("subscription"), fields.text("stream", most=400) or None
+    reason = fields.must("reason", most=500)
+
+    def do(tx: Tx, scene: Scene) -> Outcome:
+        facts: dict[str, object] = {"streams": events.request_retry(tx, name, stream=stream)}
+        if stream:
+            facts["stream"] = stream
+        entry = audit.record(tx, "events.retry", name, actor=scene.token.id, reason=reason, facts=facts)
+        return Outcome(entry, "parked", {"subscription": name})
+
+    return do
 
 
 def drop(fields: Fields) -> Callable[[Tx, Scene], Outcome]:

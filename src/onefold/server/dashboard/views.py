@@ -24,6 +24,7 @@ class View:
         listed: whether it stands in the navigation.
         live: whether it is drawn anew while somebody looks at it.
         of_root: whether only tokens of the root space see it.
+        under: the page of the navigation that it belongs to, if it does not stand there itself.
     """
 
     title: str
@@ -32,6 +33,7 @@ class View:
     listed: bool = True
     live: bool = True
     of_root: bool = False
+    under: str = ""
 
     def open_to(self, scene: Scene) -> bool:
         """Whether whoever looks may see it."""

@@ -12,9 +12,10 @@ from onefold.server.dashboard.markup import Markup, join, link, tag
 from onefold.server.dashboard.request import CURSOR_LENGTH_MAX, Fields, Scene
 from onefold.server.dashboard.views import Draw, Outcome
 
-LIMIT = 50
-SHOWN = 20  # Of what waits, was given up, and was tried last.
+LIMIT = 20
+SHOWN = 10  # Of what waits, was given up, and was tried last.
 STEP = 500  # Messages replayed by one press.
+_DISABLED = "Nothing is sent there until it is enabled. What waits, waits; new messages are not kept for it."
 ID_CHARS_MAX = 100
 _OUTCOMES = {"delivered": "good", "refused": "bad", "unreached": "bad", "denied": "bad"}
 
@@ -27,16 +28,15 @@ def prepare(fields: Fields) -> Draw:
 
 def _endpoints(tx: Tx, scene: Scene, after: str) -> Markup:
     page = webhooks.list_endpoints(tx, after=after or None, limit=LIMIT)
-    rows = [
-        (link(scene.at("endpoint", {"id": one.id}), one.url), ", ".join(one.types) or "all", _state(scene, one))
-        for one in page.items
-    ]
+    rows = [_row(tx, scene, one) for one in page.items]
+    headings = ("Endpoint", "State", "Types", "#Waiting", "#Given up")
+    empty = parts.hint("There are no endpoints.", 'webhooks.create(tx, "https://...", key_id="k1")')
     return join(
         (
             tag("h1", "Webhooks"),
             parts.section(
                 "Endpoints",
-                parts.table(("Endpoint", "Types", "State"), rows, empty="There are no endpoints."),
+                parts.table(headings, rows, empty=empty),
                 parts.more(scene, "webhooks", page.after, {}),
             ),
             parts.command(scene, "onefold", "webhooks", "ls"),
@@ -44,12 +44,28 @@ def _endpoints(tx: Tx, scene: Scene, after: str) -> Markup:
     )
 
 
+def _row(tx: Tx, scene: Scene, one: webhooks.Endpoint) -> tuple[object, ...]:
+    backlog = webhooks.backlog(tx, one.id)
+    return (
+        link(scene.at("endpoint", {"id": one.id}), one.url, class_="long"),
+        _state(scene, one),
+        ", ".join(one.types) or "all",
+        _number(backlog.waiting),
+        _number(backlog.given_up),
+    )
+
+
+def _number(count: int) -> Markup:
+    most = webhooks.BACKLOG_MAX
+    return parts.count(min(count, most), at_least=count > most) if count else parts.zero()
+
+
 def _state(scene: Scene, one: webhooks.Endpoint) -> Markup:
     if one.disabled_at_ms is not None:
         why = f": {one.disabled_why}" if one.disabled_why else ""
         return tag("span", parts.badge("disabled", "warn"), " ", parts.ago(scene, one.disabled_at_ms), why)
     if one.failing_since_ms is not None:
-        return tag("span", parts.badge("failing", "bad"), " since ", parts.ago(scene, one.failing_since_ms))
+        return tag("span", parts.badge("failing", "bad"), " for ", parts.since(scene, one.failing_since_ms))
     return parts.badge("well", "good")
 
 
@@ -61,14 +77,26 @@ def prepare_endpoint(fields: Fields) -> Draw:
 
 def _endpoint(tx: Tx, scene: Scene, id: str) -> Markup:
     one = webhooks.get(tx, id)
+    scene.title = one.url
+    backlog = webhooks.backlog(tx, id)
+    facts = parts.pairs(
+        ("Id", parts.ident(one.id)),
+        ("Types", ", ".join(one.types) or "all"),
+        ("Waiting", _number(backlog.waiting)),
+        ("Given up", _number(backlog.given_up)),
+        ("Most at once", f"{one.concurrency:,}"),
+        ("Most a second", f"{one.per_second:,}" if one.per_second else "no limit"),
+        ("Made", parts.ago(scene, one.created_at_ms)),
+        ("Its key", f"{one.key_id}, secret {one.generation}"),
+    )
     return join(
         (
-            tag("h1", one.url),
-            tag("p", tag("code", one.id), " ", _state(scene, one), class_="why"),
+            tag("h1", one.url, class_="long"),
+            parts.section("How it is", tag("p", _state(scene, one), class_="why"), facts),
+            parts.section("What to do", *_verbs(scene, one)) if scene.may("webhooks:write") else "",
+            _tried(tx, scene, one),
             _given_up(tx, scene, one),
             _waiting(tx, scene, one),
-            _tried(tx, scene, one),
-            parts.section("Do something", *_verbs(scene, one)) if scene.may("webhooks:write") else "",
             tag("p", link(scene.at("webhooks"), "All endpoints", class_="button")),
         )
     )
@@ -79,14 +107,14 @@ def _given_up(tx: Tx, scene: Scene, one: webhooks.Endpoint) -> Markup:
     may = scene.may("webhooks:write") and one.disabled_at_ms is None
     rows: list[tuple[object, ...]] = [
         (
-            tag("code", failed.message_id),
-            failed.type or "(its message is gone)",
             parts.ago(scene, failed.failed_at_ms),
+            failed.type or "(its message is gone)",
+            parts.ident(failed.message_id),
             _again(scene, one, failed.message_id) if may and failed.type else "",
         )
         for failed in page.items
     ]
-    table = parts.table(("Message", "Type", "Given up", ""), rows, empty="Nothing was given up.")
+    table = parts.table(("Given up", "Type", "Message", ""), rows, empty="Nothing was given up.")
     everything: object = ""
     if rows and may:
         everything = parts.tucked(
@@ -94,7 +122,7 @@ def _given_up(tx: Tx, scene: Scene, one: webhooks.Endpoint) -> Markup:
             parts.action(scene, "webhooks.replay_failed", "Deliver again", {"id": one.id}),
             parts.command(scene, "onefold", "webhooks", "replay", one.id, "--failed"),
         )
-    note = f"The first {SHOWN}; there are more." if page.after else ""
+    note = f"The oldest {SHOWN}; there are more." if page.after else ""
     return parts.section("Given up", table, everything, note=note)
 
 
@@ -110,49 +138,53 @@ def _waiting(tx: Tx, scene: Scene, one: webhooks.Endpoint) -> Markup:
     page = webhooks.list_pending(tx, one.id, limit=SHOWN)
     rows = [
         (
-            tag("code", waits.message_id),
+            parts.ago(scene, waits.at_ms) if waits.at_ms > scene.now_ms else "now",
+            parts.ident(waits.message_id),
             waits.attempt,
             waits.failures,
-            parts.ago(scene, waits.at_ms) if waits.at_ms > scene.now_ms else "now",
         )
         for waits in page.items
     ]
-    note = f"The first {SHOWN}; there are more." if page.after else ""
-    headings = ("Message", "#Attempt", "#Failures", "Due")
+    note = f"The oldest {SHOWN}; there are more." if page.after else ""
+    headings = ("Due", "Message", "#Next attempt", "#Failures")
     return parts.section("Waiting", parts.table(headings, rows, empty="Nothing waits."), note=note)
 
 
 def _tried(tx: Tx, scene: Scene, one: webhooks.Endpoint) -> Markup:
     rows = [
         (
-            tag("code", tried.message_id),
-            tried.attempt,
+            parts.ago(scene, tried.at_ms),
             parts.badge(tried.outcome, _OUTCOMES.get(tried.outcome, "warn")),
             "" if tried.status is None else tried.status,
-            f"{tried.took_ms:,} ms",
-            parts.ago(scene, tried.at_ms),
+            parts.lasted(tried.took_ms),
             tried.detail.partition("\n")[0][:160],
+            parts.ident(tried.message_id),
+            tried.attempt,
         )
         for tried in webhooks.latest_attempts(tx, one.id, limit=SHOWN)
     ]
-    headings = ("Message", "#Attempt", "Outcome", "#Status", "#Took", "When", "Answer")
+    headings = ("When", "Outcome", "#Status", "#Took", "Answer", "Message", "#Attempt")
     return parts.section(
         "Tried last",
         parts.table(headings, rows, empty="Nothing was tried yet."),
         parts.command(scene, "onefold", "webhooks", "attempts", one.id),
-        note="Of the messages sent last.",
+        note="Of the messages that were sent last.",
     )
 
 
-def _verbs(scene: Scene, one: webhooks.Endpoint) -> tuple[Markup, Markup]:
+def _verbs(scene: Scene, one: webhooks.Endpoint) -> tuple[Markup, ...]:
     if one.disabled_at_ms is not None:
         return (
             parts.action(scene, "webhooks.enable", "Enable", {"id": one.id}),
             parts.command(scene, "onefold", "webhooks", "enable", one.id),
         )
     return (
-        parts.action(scene, "webhooks.disable", "Disable", {"id": one.id}, danger=True),
-        parts.command(scene, "onefold", "webhooks", "disable", one.id, "--reason", "..."),
+        parts.tucked(
+            "Disable it ...",
+            tag("p", _DISABLED, class_="note"),
+            parts.action(scene, "webhooks.disable", "Disable", {"id": one.id}, danger=True),
+            parts.command(scene, "onefold", "webhooks", "disable", one.id, "--reason", "..."),
+        ),
     )
 
 
