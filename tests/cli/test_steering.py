@@ -95,6 +95,18 @@ def test_why_is_one_sentence(db: Database, ask: Any) -> None:
     assert (code, said["error"]["code"]) == (3, "not_found")
 
 
+def test_the_failures_of_a_job_are_told_the_latest_first(db: Database, db_url: str, ask: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (job_id,) = kill(db, 1)
+    code, page = ask("jobs", "failures", job_id, "--limit", "2")
+    assert (code, [one["attempt"] for one in page["items"]], page["after"]) == (0, [3, 2], "2")
+    assert [one["attempt"] for one in ask("jobs", "failures", job_id, "--after", "2")[1]["items"]] == [1]
+    assert run(["jobs", "failures", job_id, "--url", db_url]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ATTEMPT", "STARTED", "MS", "WORKER", "ERROR"]
+    assert len(rows) == 3
+    assert all(row.endswith("ConnectionError: mail is away") and " w1 " in row for row in rows)
+
+
 def test_retry_by_id_says_what_was_refused(db: Database, ask: Any) -> None:
     one, two = kill(db, 2)
     code, said = ask("jobs", "retry", one, "job_none", "--dry-run")

@@ -123,6 +123,7 @@ def _jobs(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser
     ls.add_argument("--kind", help="only this one (all)")
     job("stats", "Count jobs by kind and state.")
     job("why", "Say in one sentence why a job is not running.").add_argument("job_id", metavar="ID")
+    _paged(job("failures", "List how the attempts of a job failed.")).add_argument("job_id", metavar="ID")
     retry = _changing(job("retry", "Run dead or scheduled jobs now: by id, or all dead ones of a kind."))
     retry.add_argument("ids", nargs="*", metavar="ID")
     retry.add_argument("--kind", help="instead of ids: all dead ones of it")

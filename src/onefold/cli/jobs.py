@@ -1,4 +1,4 @@
-"""`onefold jobs ls | stats | why | retry | cancel | purge | pause | resume`: straight to the database.
+"""`onefold jobs ls | stats | why | failures | retry | cancel | purge | pause | resume`: straight to the database.
 
 What changes many goes in bounded steps, each its own transaction: one that is interrupted has done what
 its last step says, and is called again.
@@ -54,6 +54,28 @@ def why(options: argparse.Namespace) -> int:
     with opened(options.url) as db:
         sentence = db.at(options.space).reader().run(jobs.why, options.job_id)
     say(options, {"id": options.job_id, "why": sentence}, lambda: [sentence])
+    return 0
+
+
+def failures(options: argparse.Namespace) -> int:
+    """The attempts of a job that failed, the latest first."""
+    with opened(options.url) as db:
+        page = db.at(options.space).reader().run(
+            jobs.list_failures, options.job_id, after=options.after, limit=options.limit
+        )  # fmt: skip
+
+    def lines() -> list[str]:
+        rows = [
+            (
+                str(one.attempt), moment(one.started_at_ms), f"{one.ended_at_ms - one.started_at_ms:,}", one.worker,
+                _line(one.error),
+            )
+            for one in page.items
+        ]  # fmt: skip
+        found = [*table(("ATTEMPT", "STARTED", "MS", "WORKER", "ERROR"), rows)]
+        return found if page.after is None else [*found, f"More: --after {page.after}"]
+
+    say(options, page, lines)
     return 0
 
 
@@ -190,6 +212,9 @@ def _show(options: argparse.Namespace, sample: list[Job], counted: Counted, word
 
 
 def _row(job: Job) -> tuple[str, ...]:
-    error = (job.error or "").partition("\n")[0][:ERROR_SHOWN_CHARS]
     tried = f"{job.failures}/{job.attempts_max}"
-    return job.id, job.kind, job.state, job.queue, tried, moment(job.at_ms), error
+    return job.id, job.kind, job.state, job.queue, tried, moment(job.at_ms), _line(job.error)
+
+
+def _line(error: str | None) -> str:
+    return (error or "").partition("\n")[0][:ERROR_SHOWN_CHARS]

@@ -122,6 +122,7 @@ def failure(root: str, title: str, detail: str, facts: Mapping[str, object]) -> 
             tag("p", detail),
             tag("dl", *said) if said else "",
             tag("p", link(root, "To the dashboard", class_="button")),
+            class_="alone",
         ),
     )
 

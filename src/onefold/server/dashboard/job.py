@@ -95,6 +95,7 @@ def _attempts(tx: Tx, scene: Scene, job: jobs.Job) -> Markup:
         "Attempts",
         parts.meter(job.failures / job.attempts_max, label=f"{job.failures} of {job.attempts_max} failures"),
         parts.table(headings, rows, empty="None has failed."),
+        parts.command(scene, "onefold", "jobs", "failures", job.id),
         note=note,
     )
 

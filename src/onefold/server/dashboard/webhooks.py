@@ -138,7 +138,7 @@ def _waiting(tx: Tx, scene: Scene, one: webhooks.Endpoint) -> Markup:
     page = webhooks.list_pending(tx, one.id, limit=SHOWN)
     rows = [
         (
-            parts.ago(scene, waits.at_ms) if waits.at_ms > scene.now_ms else "now",
+            _due(scene, one, waits.at_ms),
             parts.ident(waits.message_id),
             waits.attempt,
             waits.failures,
@@ -148,6 +148,12 @@ def _waiting(tx: Tx, scene: Scene, one: webhooks.Endpoint) -> Markup:
     note = f"The oldest {SHOWN}; there are more." if page.after else ""
     headings = ("Due", "Message", "#Next attempt", "#Failures")
     return parts.section("Waiting", parts.table(headings, rows, empty="Nothing waits."), note=note)
+
+
+def _due(scene: Scene, one: webhooks.Endpoint, at_ms: int) -> object:
+    if one.disabled_at_ms is not None:
+        return "once it is enabled"
+    return parts.ago(scene, at_ms) if at_ms > scene.now_ms else "now"
 
 
 def _tried(tx: Tx, scene: Scene, one: webhooks.Endpoint) -> Markup:
