@@ -38,6 +38,7 @@ class Entry:
         self.attempt = 0
         self.failures = 0
         self.held: jobs.Attempt | None = None
+        self.failed: list[int] = []  # Numbers of the attempts that did.
 
 
 class Model(RuleBasedStateMachine):
@@ -137,6 +138,7 @@ class Model(RuleBasedStateMachine):
             assert again == (entry.state == "scheduled")
         elif end == "give_up":
             self.here.run(jobs.give_up, attempt, reason="no")
+            entry.failed.append(entry.attempt)
             entry.state = "dead"
         elif end == "snooze":
             self.here.run(jobs.snooze, attempt, after_ms=10)
@@ -192,6 +194,15 @@ class Model(RuleBasedStateMachine):
         assert found == mine
         assert self.here.run(lambda tx: tx.total("done")) == self.effects
 
+    @invariant()
+    def failures_agree(self) -> None:
+        if not hasattr(self, "jobs"):
+            return
+        rows = self.here.reader().run(
+            lambda tx: tx.all("SELECT id, attempt FROM onefold.jobs_failures WHERE space = :space ORDER BY id, attempt")
+        )
+        assert rows == sorted((entry.id, number) for entry in self.jobs.values() for number in entry.failed)
+
     # -- the model's own arithmetic -------------------------------------------------------------------
 
     def pick(self, data: st.DataObject, *, held: bool = False) -> Entry:
@@ -208,6 +219,7 @@ class Model(RuleBasedStateMachine):
 
     def fails(self, entry: Entry) -> None:
         entry.failures += 1
+        entry.failed.append(entry.attempt)
         entry.state = "dead" if entry.failures >= ATTEMPTS else "scheduled"
 
 
