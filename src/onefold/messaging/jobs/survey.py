@@ -116,8 +116,8 @@ def glance(
 ) -> Page[Glance]:
     """Jobs of this space in a state, in the order in which they were put.
 
-    It looks at 2,000 jobs and answers those that fit. So a page may hold fewer than `limit`, or none, and
-    still have an `after`, from which to look on.
+    Where an index does not find them it looks at 2,000 jobs and answers those that fit. So a page may hold
+    fewer than `limit`, or none, and still have an `after`, from which to look on.
 
     Args:
         state: "ready", "scheduled", "running" or "dead".
@@ -135,10 +135,13 @@ def glance(
         checked_fingerprint(fingerprint)
     checked_limit(limit)
     first = checked_id(after) if after else ""
-    most = LOOKED_MAX if kind is not None or fingerprint is not None else limit
-    if kind is not None and checked_name(kind) and state == "dead":
+    if kind is not None:
+        checked_name(kind)
+    if kind is not None and state == "dead":  # Found by an index: what is read is what is answered.
+        most = limit if fingerprint is None else LOOKED_MAX
         rows = _dead_of_kind(tx, kind, first, most + 1)
     else:
+        most = limit if kind is None and fingerprint is None else LOOKED_MAX
         rows = _GLANCES[state](tx, first, most + 1)
     found: list[Glance] = []
     for row in rows[:most]:
