@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onefold.products.payments.auditing import Audit, Fault, audit_charges, audit_intents
+from onefold.products.payments.auditing import IntentAudit, IntentFault, audit_charges, audit_intents
 from onefold.products.payments.callbacks import receive
 from onefold.products.payments.client import LOOPS, handlers
 from onefold.products.payments.http import HttpProvider, signature
@@ -41,9 +41,9 @@ from onefold.products.payments.settling import observe
 from onefold.products.payments.transport import HttpTransport, Transport
 
 __all__ = [
-    "LOOPS", "Audit", "Callback", "Charge", "DisputeRecord", "Fault", "HttpProvider", "HttpTransport", "Intent",
-    "NoAnswer", "PaymentLate", "PaymentMoved", "Provider", "Refund", "RefundMoved", "RefundRecord", "Report", "Settle",
-    "SettleRefund", "State", "Transport", "audit", "audit_charges", "audit_intents", "authorise", "cancel", "capture",
-    "create", "handlers", "intent_of", "list_intents", "list_refunds", "observe", "open_accounts", "receive", "refund",
-    "refund_of", "signature",
+    "LOOPS", "Callback", "Charge", "DisputeRecord", "HttpProvider", "HttpTransport", "Intent", "IntentAudit",
+    "IntentFault", "NoAnswer", "PaymentLate", "PaymentMoved", "Provider", "Refund", "RefundMoved", "RefundRecord",
+    "Report", "Settle", "SettleRefund", "State", "Transport", "audit", "audit_charges", "audit_intents", "authorise",
+    "cancel", "capture", "create", "handlers", "intent_of", "list_intents", "list_refunds", "observe", "open_accounts",
+    "receive", "refund", "refund_of", "signature",
 ]  # fmt: skip

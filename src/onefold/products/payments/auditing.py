@@ -21,7 +21,7 @@ from onefold.products.payments.records import Intent, check_id, check_provider
 What = Literal["unasked", "captured", "refund", "dispute", "journal"]
 
 
-class Fault(msgspec.Struct, frozen=True):
+class IntentFault(msgspec.Struct, frozen=True):
     """Something that an audit found wrong.
 
     Attributes:
@@ -38,7 +38,7 @@ class Fault(msgspec.Struct, frozen=True):
     ours: int
 
 
-class Audit(msgspec.Struct, frozen=True):
+class IntentAudit(msgspec.Struct, frozen=True):
     """One page of an audit; add the pages up.
 
     Attributes:
@@ -56,31 +56,31 @@ class Audit(msgspec.Struct, frozen=True):
     open: int
     late: int
     late_minor: dict[str, int]
-    faults: list[Fault]
+    faults: list[IntentFault]
     after: str | None = None
 
 
 @operation
-def audit_charges(tx: Tx, provider: str, charges: Sequence[Charge]) -> Audit:
+def audit_charges(tx: Tx, provider: str, charges: Sequence[Charge]) -> IntentAudit:
     """Check charges of the provider's record, at most 1,000, against the intents and refunds here."""
     check_provider(provider)
     if len(charges) > LIMIT_MAX:
         raise Invalid("Too many charges for one page.", code="charges", count=len(charges), most=LIMIT_MAX)
     sums: dict[str, int] = {}
-    faults: list[Fault] = []
+    faults: list[IntentFault] = []
     for charge in charges:
         net = charge.captured_minor - charge.refunded_minor - charge.disputed_minor
         sums[charge.currency] = sums.get(charge.currency, 0) + net
         intent = rows.find(tx, charge.key)
         if intent is None or intent.provider != provider or intent.amount.currency != charge.currency:
-            faults.append(Fault(charge.key, "unasked", charge.captured_minor, 0))
+            faults.append(IntentFault(charge.key, "unasked", charge.captured_minor, 0))
         else:
             faults += _differences(tx, intent, charge)
-    return Audit(len(charges), sums, 0, 0, {}, faults)
+    return IntentAudit(len(charges), sums, 0, 0, {}, faults)
 
 
 @operation
-def audit_intents(tx: Tx, provider: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Audit:
+def audit_intents(tx: Tx, provider: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> IntentAudit:
     """Check intents against the ledger's journal, in the order of their ids.
 
     Args:
@@ -96,7 +96,7 @@ def audit_intents(tx: Tx, provider: str, *, after: str | None = None, limit: int
     mine = [intent for intent in found if intent.provider == provider]
     sums: dict[str, int] = {}
     late: dict[str, int] = {}
-    faults: list[Fault] = []
+    faults: list[IntentFault] = []
     for intent in mine:
         currency = intent.amount.currency
         returned = _returned_late(tx, intent)
@@ -107,25 +107,25 @@ def audit_intents(tx: Tx, provider: str, *, after: str | None = None, limit: int
         for suffix, ours in (("captured", intent.captured.minor), ("late", intent.late.minor)):
             journal = _moved(tx, f"{intent.id}/{suffix}")
             if journal != ours:
-                faults.append(Fault(intent.id, "journal", journal, ours))
+                faults.append(IntentFault(intent.id, "journal", journal, ours))
     waits = sum(bool(intent.asked or intent.refunding.minor) for intent in mine)
     counted = sum(bool(intent.late.minor) for intent in mine)
-    return Audit(len(mine), sums, waits, counted, late, faults, found[-1].id if more else None)
+    return IntentAudit(len(mine), sums, waits, counted, late, faults, found[-1].id if more else None)
 
 
-def _differences(tx: Tx, intent: Intent, charge: Charge) -> list[Fault]:
-    faults: list[Fault] = []
+def _differences(tx: Tx, intent: Intent, charge: Charge) -> list[IntentFault]:
+    faults: list[IntentFault] = []
     taken = intent.captured.minor + intent.late.minor
     if charge.captured_minor != taken:
-        faults.append(Fault(intent.id, "captured", charge.captured_minor, taken))
+        faults.append(IntentFault(intent.id, "captured", charge.captured_minor, taken))
     theirs = {refund.id: refund.amount_minor for refund in charge.refunds if refund.state == "succeeded"}
     ours = {refund.id: refund.amount.minor for refund in rows.refunds_of(tx, intent) if refund.state == "succeeded"}
     faults += [
-        Fault(intent.id, "refund", theirs.get(id, 0), ours.get(id, 0))
+        IntentFault(intent.id, "refund", theirs.get(id, 0), ours.get(id, 0))
         for id in sorted(theirs.keys() | ours.keys()) if theirs.get(id) != ours.get(id)
     ]  # fmt: skip
     if charge.disputed_minor != _lost(intent):
-        faults.append(Fault(intent.id, "dispute", charge.disputed_minor, _lost(intent)))
+        faults.append(IntentFault(intent.id, "dispute", charge.disputed_minor, _lost(intent)))
     return faults
 
 

@@ -11,7 +11,7 @@ from onefold.engine.database import Handle
 from onefold.engine.tx import Tx
 from onefold.products import ledger
 from onefold.products.payments import auditing
-from onefold.products.payments.auditing import Audit, Fault
+from onefold.products.payments.auditing import IntentAudit, IntentFault
 from onefold.products.payments.ops import intent_of
 from onefold.products.payments.provider import Charge, Provider
 from onefold.products.payments.records import Intent, accounts_of
@@ -50,7 +50,7 @@ class Report(msgspec.Struct):
     doubled: list[str] = []
     without_order: list[str] = []
     faulty: int = 0
-    faults: list[Fault] = []
+    faults: list[IntentFault] = []
 
     @property
     def passed(self) -> bool:
@@ -104,7 +104,7 @@ def audit(
     return report
 
 
-def _add(report: Report, sums: dict[str, int], page: Audit) -> None:
+def _add(report: Report, sums: dict[str, int], page: IntentAudit) -> None:
     for into, found in ((sums, page.sums), (report.late_minor, page.late_minor)):
         for currency, minor in found.items():
             into[currency] = into.get(currency, 0) + minor
