@@ -21,6 +21,9 @@ from onefold import Database, Invalid, OnefoldError, Tx
 from onefold.core.clock import FakeClock
 from onefold.core.route import Route
 from onefold.index import BLOCKS, folder_of
+from onefold.server import openapi
+from onefold.server.binding import Bound
+from onefold.server.routes import all_routes
 
 ENGINE_TABLES = {"spaces", "counter_deltas", "counter_totals", "tx"}
 _SQL = re.compile(r"^\s*(?:--[^\n]*\n\s*)*(SELECT|INSERT|UPDATE|DELETE|WITH)\s")
@@ -115,6 +118,15 @@ def test_rights_and_paths_are_unique_and_well_formed() -> None:
             assert parameters[0] == "tx"
             assert set(re.findall(r"{(\w+)}", route.path)) <= set(parameters)
             assert inspect.getdoc(route.fn), f"{route.fn.__name__} says nothing"
+
+
+def test_no_two_records_of_the_api_have_one_name() -> None:
+    """They would be called after their modules in its description, and otherwise once one of them is gone."""
+    bound = [Bound(route) for route in all_routes()]
+    openapi.check_names(bound)
+    names = openapi.document(bound)["components"]["schemas"]
+    assert len(names) > 50
+    assert not [name for name in names if not re.fullmatch(r"\w+", name)]
 
 
 @pytest.mark.parametrize(("block", "route"), ROUTES)

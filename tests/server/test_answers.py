@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,15 +54,26 @@ def maybe(tx: Tx, *, some: bool) -> int | None:
     return 7 if some else None
 
 
+def named(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The same under a name of its own: an operation is called after its function."""
+
+    @functools.wraps(fn)
+    def twin(*positional: Any, **by_name: Any) -> Any:
+        return fn(*positional, **by_name)
+
+    twin.__name__ = name
+    return twin
+
+
 ROUTES = (
     Route("POST", "/fail", fail, "test:write"),
     Route("GET", "/echo/{name}", echo, "test:read"),
-    Route("POST", "/echo/{name}", echo, "test:write"),
+    Route("POST", "/echo/{name}", named("echo_post", echo), "test:write"),
     Route("POST", "/nothing", nothing, "test:write"),
     Route("GET", "/maybe", maybe, "test:read"),
-    Route("GET", "/echo/fixed", maybe, "test:read"),
-    Route("DELETE", "/echo/{name}", echo, "test:write"),
-    Route("PUT", "/echo/{name}", echo, "test:write"),
+    Route("GET", "/echo/fixed", named("fixed", maybe), "test:read"),
+    Route("DELETE", "/echo/{name}", named("echo_delete", echo), "test:write"),
+    Route("PUT", "/echo/{name}", named("echo_put", echo), "test:write"),
 )
 
 

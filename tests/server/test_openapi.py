@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
+from typing import Any
 
+import msgspec
+import pytest
 from http_calls import Direct
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from onefold import Database, Invalid, Tx
+from onefold.core.page import Page
+from onefold.core.route import Route
+from onefold.server import asgi
 from onefold.server.routes import all_routes
 
 
@@ -55,3 +63,46 @@ def test_the_page_for_people_is_self_contained_and_complete(direct: Direct) -> N
         assert f"/v1{route.path}" in text
     for kind in ("invalid", "conflict", "unknown"):
         assert f'id="problem-{kind}"' in text
+
+
+def record(name: str, **fields: Any) -> Any:
+    return msgspec.defstruct(name, list(fields.items()), frozen=True)
+
+
+def answering(kind: Any, path: str) -> Route:
+    def fn(tx: Tx) -> None:
+        """Answer one."""
+
+    fn.__name__ = path.strip("/")
+    fn.__annotations__["return"] = kind
+    return Route("GET", path, fn, "test:read")
+
+
+ITEM, OTHER = record("Item", x=int), record("Item", y=str)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        OTHER, Page[OTHER], list[OTHER] | None, dict[str, tuple[OTHER, ...]], record("Deep", inner=record("Within", item=OTHER)),
+        Enum("Item", ["a"]), record("Problem"), record("Page"),
+    ],
+    ids=["record", "page", "list", "map", "deep", "enumeration", "problem", "generic"],
+)  # fmt: skip
+def test_two_records_of_one_name_are_refused_at_the_start(db: Database, other: Any) -> None:
+    first = answering(Page[ITEM], "/a")
+    asgi(db, routes=[first, answering(ITEM, "/b")])
+    with pytest.raises(Invalid) as refused:
+        asgi(db, routes=[first, answering(other, "/b")])
+    assert refused.value.code == "record_name"
+    assert len(refused.value.facts["records"]) == 2
+
+
+def test_two_functions_of_one_name_are_refused_at_the_start(db: Database) -> None:
+    """Their operations would have one id, and their bodies one name."""
+    same = [answering(int, "/a"), answering(int, "/b")]
+    same[1].fn.__name__ = same[0].fn.__name__
+    with pytest.raises(Invalid) as refused:
+        asgi(db, routes=same)
+    assert refused.value.code == "operation_name"
+    assert refused.value.facts["routes"] == ["GET /v1/a", "GET /v1/b"]

@@ -23,7 +23,7 @@ from onefold.engine.call import DEADLINE_MS_MAX
 from onefold.engine.database import Database, Handle
 from onefold.engine.tx import Tx
 from onefold.messaging import idempotency
-from onefold.server import dashboard, logs, metrics, pages, problems, stream
+from onefold.server import dashboard, logs, metrics, openapi, pages, problems, stream
 from onefold.server.auth import Caller, Gatekeeper
 from onefold.server.binding import PREFIX, Bound, text_of
 from onefold.server.problems import Headers, Refused
@@ -352,12 +352,15 @@ def asgi(
         subscribers_max: open event streams; more are refused with 503.
 
     Raises:
-        Invalid: a route and its function do not fit.
+        Invalid: a route and its function do not fit, or two functions or record types in the routes have one name.
     """
-    return App(
+    app = App(
         db, all_routes() if routes is None else routes, body_bytes_max=body_bytes_max, in_flight_max=in_flight_max,
         subscribers_max=subscribers_max,
     )
+    if routes is not None:  # Those of the blocks are looked at by a test, not at every start.
+        openapi.check_names(app.routes)
+    return app
 
 
 def _once(

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.inspect import Field, Type, multi_type_info
 
+from onefold.core.errors import Invalid
 from onefold.server.binding import PREFIX, Bound
 from onefold.server.problems import KINDS, Problem
 
@@ -21,9 +23,7 @@ _DESCRIPTION = (
 
 def document(routes: Sequence[Bound]) -> dict[str, Any]:
     """The whole document as plain data."""
-    kinds: list[Any] = [Problem]
-    for route in routes:
-        kinds += [route.text_type, route.body_type, route.returns]
+    kinds = _kinds(routes)
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
     for number, route in enumerate(routes):
@@ -64,6 +64,56 @@ def document(routes: Sequence[Bound]) -> dict[str, Any]:
             },
         },
     }  # fmt: skip
+
+
+def check_names(routes: Sequence[Bound]) -> None:
+    """Refuse two operations or two record types of one name.
+
+    An operation is called after its function. Records of one name would be called after their modules, and
+    otherwise again once one of them is gone.
+
+    Raises:
+        Invalid: naming both.
+    """
+    operations: dict[str, Bound] = {}
+    for route in routes:
+        first = operations.setdefault(route.name, route)
+        if first is not route:
+            raise Invalid(
+                "Two routes have functions of one name.", code="operation_name", name=route.name,
+                routes=[first.where, route.where],
+            )  # fmt: skip
+    named: dict[str, type] = {}
+    for record in _records(multi_type_info(_kinds(routes))):
+        other = named.setdefault(record.__name__, record)
+        if other is not record:
+            both = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in (record, other))
+            raise Invalid("Two record types of one name are in the API.", code="record_name", records=both)
+
+
+def _kinds(routes: Sequence[Bound]) -> list[Any]:
+    """A problem, then of each route its parameters, its body and its answer."""
+    return [Problem, *(kind for route in routes for kind in (route.text_type, route.body_type, route.returns))]
+
+
+def _records(kinds: Sequence[Type]) -> dict[type, None]:
+    """The record types and enumerations in them, at any depth; of a generic one the type that was filled in."""
+    found: dict[type, None] = {}
+    seen: set[Any] = set()
+    ahead: list[Any] = list(kinds)
+    while ahead:
+        kind = ahead.pop()
+        if isinstance(kind, tuple):
+            ahead += kind
+        elif isinstance(kind, (Type, Field)):
+            cls = getattr(kind, "cls", None)
+            if cls is not None:
+                if cls in seen:
+                    continue
+                seen.add(cls)
+                found[getattr(cls, "__origin__", cls)] = None
+            ahead += (getattr(kind, name) for name in kind.__struct_fields__)
+    return found
 
 
 def _operation(route: Bound, query: dict[str, Any], body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
