@@ -20,6 +20,8 @@ _DESCRIPTION = (
     "ask before repeating. In a path, write a slash inside a name as %2F. Lists come in pages: pass `after` on."
 )
 
+_REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
+
 
 def document(routes: Sequence[Bound]) -> dict[str, Any]:
     """The whole document as plain data."""
@@ -56,9 +58,21 @@ def document(routes: Sequence[Bound]) -> dict[str, Any]:
                     "schema": {"type": "integer", "minimum": 1, "maximum": 600_000, "default": 10_000},
                 },
             },
+            "headers": {
+                "RequestId": {
+                    "description": "Stands in the server's log; what a request has in this field comes back.",
+                    "required": True, "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"},
+                },
+                "Replayed": {
+                    "description": "The answer is the one that the same key got before.",
+                    "schema": {"enum": ["true"]},
+                },
+                "RetryAfter": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+            },
             "responses": {
                 "Problem": {
                     "description": "; ".join(f"{status} {kind}: {title}" for kind, (status, title) in KINDS.items()),
+                    "headers": {**_REQUEST_ID, "Retry-After": {"$ref": "#/components/headers/RetryAfter"}},
                     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
                 },
             },
@@ -133,18 +147,21 @@ def _operation(route: Bound, query: dict[str, Any], body: dict[str, Any], answer
             }
             for name, schema in query.get("properties", {}).items()
         ] + [{"$ref": "#/components/parameters/Deadline"}],
-        "responses": {"default": {"$ref": "#/components/responses/Problem"}},
+        "responses": {kind: {"$ref": "#/components/responses/Problem"} for kind in ("4XX", "5XX")},
     }  # fmt: skip
     if route.verb == "POST":
         operation["parameters"].append({"$ref": "#/components/parameters/IdempotencyKey"})
     if route.has_body and route.body_type.__struct_fields__:
         required = any(field.required for field in msgspec.structs.fields(route.body_type))
         operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": body}}}
+    headers = {} if route.streams else dict(_REQUEST_ID)
+    if route.verb == "POST":
+        headers["Idempotent-Replayed"] = {"$ref": "#/components/headers/Replayed"}
     if route.answers_nothing:
-        operation["responses"]["204"] = {"description": "Done."}
+        operation["responses"]["204"] = {"description": "Done.", "headers": headers}
     else:
         content: dict[str, Any] = {"application/json": {"schema": answer}}
         if route.streams:
             content["text/event-stream"] = {"schema": {"type": "string"}}
-        operation["responses"]["200"] = {"description": "Done.", "content": content}
+        operation["responses"]["200"] = {"description": "Done.", "headers": headers, "content": content}
     return operation
