@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import pytest
 from http_calls import Served, serving
+from raw_http import Raw
 
 import onefold
 from onefold import Tx
@@ -36,46 +35,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
     routes = (Route("POST", "/size", size, "test:write"), Route("GET", "/look", look, "test:read"))
     with onefold.connect(tmp_path / "t.db") as db, serving(db, *routes, body_bytes_max=1_000) as server:
         yield server
-
-
-class Raw:
-    """Bytes out, bytes in."""
-
-    def __init__(self, server: Served) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-        self.file = self.socket.makefile("rb")
-        self.auth = f"authorization: Bearer {server.token}\r\n".encode()
-
-    def send(self, data: bytes) -> None:
-        """Send; a server that has hung up meanwhile is no error here."""
-        try:
-            self.socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            return
-
-    def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next response, read by its content-length."""
-        line = self.file.readline()
-        assert line.startswith(b"HTTP/1.1 "), line
-        head: dict[str, str] = {}
-        while (field := self.file.readline().strip()) != b"":
-            name, _, value = field.decode().partition(":")
-            head[name.lower()] = value.strip()
-        return int(line.split()[1]), head, self.file.read(int(head.get("content-length", "0")))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.socket.close()
-
-    def ended(self) -> bool:
-        """Whether the server has hung up."""
-        try:
-            return self.file.read(1) == b""
-        except ConnectionResetError:
-            return True
 
 
 @pytest.fixture
@@ -131,14 +90,14 @@ def test_a_second_head_too_slow_is_refused(served: Served, monkeypatch: pytest.M
 def test_a_body_too_slow_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "BODY_S_MAX", 0.1)
     with Raw(served) as raw:
-        raw.send(b"POST /v1/size HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 10\r\n" + raw.auth + b"\r\n{")
+        raw.send(b"POST /v1/size HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n" + raw.auth + b"\r\n{")
         assert raw.answer()[0] == 408
         assert raw.ended()
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_too_large_is_refused_before_it_is_read(raw: Raw, *, chunked: bool) -> None:
-    raw.send(b"POST /v1/size HTTP/1.1\r\ncontent-type: application/json\r\n" + raw.auth)
+    raw.send(b"POST /v1/size HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" + raw.auth)
     if chunked:
         raw.send(b"transfer-encoding: chunked\r\n\r\n" + b"3e9\r\n" + b" " * 1_001 + b"\r\n")
     else:
@@ -150,7 +109,7 @@ def test_a_body_too_large_is_refused_before_it_is_read(raw: Raw, *, chunked: boo
 
 def test_a_chunked_body_is_read(raw: Raw) -> None:
     raw.send(
-        b"POST /v1/size HTTP/1.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n" + raw.auth
+        b"POST /v1/size HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n" + raw.auth
         + b'\r\n5\r\n{"tex\r\n8\r\nt":"abc"\r\n1\r\n}\r\n0\r\n\r\n'
     )  # fmt: skip
     assert raw.answer()[2] == b"3"
@@ -160,10 +119,10 @@ def test_a_chunked_body_is_read(raw: Raw) -> None:
     "nonsense",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0" * 100, b"GET / SPDY/9\r\n\r\n",
-        b"GET / HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
-        b"GET / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
-        b"POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"GET / HTTP/1.1\r\nna me: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nna me: x\r\n\r\n",
     ],
     ids=["tls", "nul", "version", "negative length", "two lengths", "length and chunked", "space in a name"],
 )  # fmt: skip
@@ -182,7 +141,7 @@ def test_head_has_no_body_and_the_connection_goes_on(raw: Raw) -> None:
 
 
 def test_an_upgrade_is_not_followed(raw: Raw) -> None:
-    raw.send(b"GET /v1/look HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n" + raw.auth + b"\r\n")
+    raw.send(b"GET /v1/look HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n" + raw.auth + b"\r\n")
     assert raw.answer()[0] == 200
 
 

@@ -1,15 +1,21 @@
-"""uvicorn's HTTP/1.1 with limits on the head: its size, its fields, and the time that it takes."""
+"""uvicorn's HTTP/1.1 with limits on the head: its size, its fields, and the time that it takes.
+
+What RFC 9112 leaves to the kindness of a server is refused: a proxy in front may read it in another way.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_BYTES_MAX = 32_768
 FIELDS_MAX = 100
 HEAD_S_MAX = 10.0  # From the connection, or the first byte of a later request, to the end of the head.
+MESSAGE_S_MAX = 40.0  # From the end of the head to the end of the body, also when the answer is out already.
+_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 
 _REFUSALS = {
     431: (b"431 Request Header Fields Too Large", b"The head of the request is too large.", b"head_too_large"),
@@ -28,12 +34,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0  # What came for a head that is not complete.
         self._field_bytes = 0
         self._too_large = False
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._body_came = False  # Since the last look.
+        self._framing_bytes = 0  # Since then: of chunks' sizes and extensions, and of trailers.
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A head must come soon."""
         super().connection_made(transport)
-        self._start_timer()
+        self._start_timer(HEAD_S_MAX)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
@@ -41,14 +49,21 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to an unfinished head: the parser keeps all of it in memory."""
+        """Count what belongs to an unfinished head or trailer: the parser keeps all of it in memory."""
+        self._body_came = False
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(431)
-            elif self._head_timer is None:
-                self._start_timer()
+            elif self._timer is None:
+                self._start_timer(HEAD_S_MAX)
+        else:
+            self._framing_bytes = 0 if self._body_came else self._framing_bytes + len(data)
+            if self._framing_bytes > HEAD_BYTES_MAX:
+                self._refuse(431)
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -62,22 +77,32 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One field."""
-        super().on_header(name, value)
+        """One field; of a trailer none is kept, for whoever looked at the head in front of us has not seen it."""
+        if self._in_head:
+            super().on_header(name, value)
         self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
-        """The head is complete; a body has limits of its own."""
-        self._in_head = False
-        self._head_bytes = 0
-        self._stop_timer()
+        """The head is complete; what of a body is read by the app has limits of its own."""
+        follows = self._judged()
         super().on_headers_complete()
+        self._in_head = False
+        self._head_bytes = self._framing_bytes = 0
+        self._stop_timer()
+        if follows:
+            self._start_timer(MESSAGE_S_MAX)
+
+    def on_body(self, body: bytes) -> None:
+        """Some of the body."""
+        self._body_came = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next byte begins a head."""
         super().on_message_complete()
         self._in_head = True
         self._head_bytes = 0
+        self._stop_timer()
 
     def send_400_response(self, msg: str) -> None:
         """The parser gave up."""
@@ -90,17 +115,52 @@ class BoundedProtocol(HttpToolsProtocol):
             self._too_large = True
             raise ValueError("the head is too large")  # Stops the parser, which then asks for the answer.
 
-    def _start_timer(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_S_MAX, self._refuse, 408)
+    def _judged(self) -> bool:
+        """Whether a body follows; ValueError when the head can be read in two ways."""
+        assert self.parser is not None, "it is in the middle of parsing"
+        version = self.parser.get_http_version()
+        hosts = 0
+        follows = chunked = False
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+                if _HOST.fullmatch(value) is None:
+                    raise ValueError("no host")
+            elif name == b"transfer-encoding":
+                follows = chunked = True
+                if value.strip().lower() != b"chunked":
+                    raise ValueError("a coding that is not read here")
+            elif name == b"content-length":
+                follows = True
+        if version not in {"1.0", "1.1"} or (version == "1.0" and chunked):
+            raise ValueError("a version that is not spoken here")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise ValueError("not one host")
+        return follows
+
+    def _start_timer(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._refuse, 408)
 
     def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _answerable(self) -> bool:
+        """Whether what is written now would be the answer to what is refused, and to nothing else."""
+        if self.pipeline:
+            return False
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if self._in_head:  # The last cycle is that of the request before this one.
+            return cycle is None or cycle.response_complete
+        return cycle is not None and not cycle.response_started
 
     def _refuse(self, status: int) -> None:
         self._stop_timer()
         if self.transport.is_closing():
+            return
+        if not self._answerable():
+            self.transport.close()
             return
         line, detail, code = _REFUSALS[status]
         body = b'{"type":"about:blank","title":"%b","status":%d,"code":"%b"}' % (detail, status, code)
