@@ -33,6 +33,9 @@ _SECRETS = re.compile(
         (?:"[^"]*"|'[^']*'|[^\s"'&,;)]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
+# What a name in a line of text must not do: begin another line, or steer the terminal that shows it.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in b"\t\n"}
+_BREAKS = {0x0A: "\\n", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _PROCESS = secrets.token_hex(6)
 _requests = 0
@@ -81,13 +84,16 @@ class TextFormatter(logging.Formatter):
     """A line for people, with what was added at its end."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        line = redacted(super().format(record))
+        """The record as text; only a traceback has lines of its own."""
+        return redacted(super().format(record)).translate(_CONTROLS)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  The name is logging's.
+        """The first line."""
         added = " ".join(
             f"{name}={_plain(name, getattr(record, name))}" for name in _EXTRA if getattr(record, name, "") != ""
         )
-        head, mark, trace = line.partition("\n")
-        return f"{head} {added}{mark}{trace}" if added else line
+        line = super().formatMessage(record)
+        return (f"{line} {added}" if added else line).translate(_BREAKS)
 
 
 def configure(form: Form | None = None, *, access: bool = False, level: int = logging.INFO) -> None:
