@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from onefold import Database, tokens
 from onefold.core.route import Route
 from onefold.server import App, asgi
-from onefold.server.run import Limits, Server, listen, run_server
+from onefold.server.run import CONNECTIONS_MAX, Limits, Server, listen, run_server
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ class Served:
 
 
 @contextmanager
-def serving(db: Database, *routes: Route, **limits: int) -> Iterator[Served]:
+def serving(db: Database, *routes: Route, connections_max: int = CONNECTIONS_MAX, **limits: int) -> Iterator[Served]:
     """Serve `db`, with the routes of all blocks unless some are given."""
     app = asgi(db, routes=routes or None, **limits)
     ready = threading.Event()
-    server = Server(app, Limits(lame_duck_ms=0, drain_ms=5_000), ready=ready.set)
+    server = Server(app, Limits(lame_duck_ms=0, drain_ms=5_000, connections_max=connections_max), ready=ready.set)
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=run_server, args=(server, listener))
