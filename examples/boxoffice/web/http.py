@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -70,7 +71,8 @@ class Caller:
         origin = request.headers.get("origin")
         site = request.headers.get("sec-fetch-site", "same-origin")
         own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
-        if not own or site not in {"same-origin", "none"} or form.get("form") != self.form_token:
+        known = hmac.compare_digest(form.get("form", "").encode(), self.form_token.encode())
+        if not own or site not in {"same-origin", "none"} or not known:
             raise Denied("The form is not from this shop, or too old; load the page again.", code="form")
 
 
