@@ -31,15 +31,20 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "onefold.cli.main", *arguments]
 
 
+def limited(files_max: int) -> list[str]:
+    """What runs the command behind it with so few files to open."""
+    return ["/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files_max)]
+
+
 class Process:
     """A running `onefold serve`; its first line said where."""
 
-    def __init__(self, *arguments: str, url: str, log: Path) -> None:
+    def __init__(self, *arguments: str, url: str, log: Path, files_max: int = 0) -> None:
         self.log = log
         started = time.perf_counter()
         with log.open("ab") as errors:
             self.popen = subprocess.Popen(
-                command("serve", "--json", "--port", "0", "--url", url, *arguments),
+                [*(limited(files_max) if files_max else ()), *command("serve", "--json", "--port", "0", "--url", url, *arguments)],
                 stdout=subprocess.PIPE, stderr=errors, env=environment(), start_new_session=True,
             )  # fmt: skip
         assert self.popen.stdout is not None
@@ -97,9 +102,9 @@ class Process:
 
 
 @contextmanager
-def running(*arguments: str, url: str, folder: Path) -> Iterator[Process]:
+def running(*arguments: str, url: str, folder: Path, files_max: int = 0) -> Iterator[Process]:
     """A process that is gone at the end."""
-    process = Process(*arguments, url=url, log=folder / "serve.log")
+    process = Process(*arguments, url=url, log=folder / "serve.log", files_max=files_max)
     try:
         yield process
     finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ import pytest
 from block_tables import dump
 from dashboard_ground import Visit, Visitor
 from http_calls import Direct, bearer_for, serving
-from processes import command, environment
+from processes import command, environment, running
 from raw_http import Raw
 
 import onefold
@@ -285,21 +287,50 @@ def test_only_json_is_read(direct: Direct, db: Database) -> None:
     assert dump(db) == before
 
 
+LOOK = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
 def test_more_connections_than_allowed_are_told_so_and_harm_none(tmp_path: Path) -> None:
-    with onefold.connect(tmp_path / "t.db") as db, serving(db, connections_max=8) as server:
-        first = Raw(server)
-        first.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert first.answer()[0] == 200
-        crowd = [Raw(server) for _ in range(40)]
-        told = 0
-        for one in crowd:
-            one.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-            told += one.file.readline().startswith(b"HTTP/1.1 503")
-        assert told >= 40 - 8
-        first.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert first.file.readline().startswith(b"HTTP/1.1 "), "whoever was there is answered"
-        for one in [*crowd, first]:
-            one.__exit__()
+    with onefold.connect(tmp_path / "t.db") as db, serving(db, connections_max=8) as server, contextlib.ExitStack() as crowd:
+        everybody = [crowd.enter_context(Raw(server)) for _ in range(7)]
+        for one in everybody:
+            one.send(LOOK)
+            assert one.answer()[0] == 200
+        for _ in range(30):
+            late = crowd.enter_context(Raw(server))
+            late.send(LOOK)
+            assert late.answer()[0] == 503
+            assert late.ended()
+        for one in everybody:
+            one.send(LOOK)
+            assert one.answer()[0] == 200, "whoever was there stays"
+
+
+def test_strangers_who_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
+    """Each waits for the end of its ten seconds; whoever asks meanwhile is answered."""
+    with onefold.connect(tmp_path / "t.db") as db, serving(db, connections_max=8) as server, contextlib.ExitStack() as crowd:
+        talker = crowd.enter_context(Raw(server))
+        talker.send(LOOK)
+        assert talker.answer()[0] == 200
+        silent = [crowd.enter_context(Raw(server)) for _ in range(40)]
+        silent[0].send(b"GET /livez HTT")
+        assert server.request("GET", "/v1/tokens").status == 200
+        assert all(one.ended() for one in silent[:30])
+        talker.send(LOOK)
+        assert talker.answer()[0] == 200, "whoever was there stays"
+
+
+def test_a_crowd_leaves_the_database_its_files(tmp_path: Path) -> None:
+    """A process that may open few files takes fewer connections than it could."""
+    url = str(tmp_path / "t.db")
+    with onefold.connect(url) as db:
+        bearer = bearer_for(db)
+    with running(url=url, folder=tmp_path, files_max=96) as process, contextlib.ExitStack() as crowd:
+        for _ in range(150):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", process.port), timeout=20))
+        assert process.request("POST", "/v1/jobs/pause", token=bearer, send={"queue": "q"})[0] == 204
+        assert process.request("GET", "/v1/jobs/paused", token=bearer)[0] == 200
+        assert "Traceback" not in process.errors()
 
 
 def test_a_url_given_by_the_environment_stands_in_no_list_of_processes(postgres_cluster: Cluster) -> None:

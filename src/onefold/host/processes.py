@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -45,3 +46,19 @@ def is_alive(who: str) -> bool:
     except PermissionError:
         return True
     return not Path("/proc/self").exists()  # With /proc, no entry means no process.
+
+
+def allow_descriptors(count: int) -> int:
+    """Raise this process's limit of open files to `count` where the system lets it; what the limit is then."""
+    try:
+        import resource
+    except ImportError:  # Windows: sockets are not counted among files there.
+        return count
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return count
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    with contextlib.suppress(OSError, ValueError):  # Some systems have one more limit, and tell it so.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        return allowed
+    return soft

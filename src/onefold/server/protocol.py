@@ -10,6 +10,7 @@ import re
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 HEAD_BYTES_MAX = 32_768
 FIELDS_MAX = 100
@@ -22,6 +23,18 @@ _REFUSALS = {
     408: (b"408 Request Timeout", b"The head of the request came too slowly.", b"slow"),
     400: (b"400 Bad Request", b"The request is not HTTP as this server reads it.", b"not_http"),
 }
+
+
+class State(ServerState):
+    """What the connections of a server have in common.
+
+    Attributes:
+        silent: those that have not asked for anything yet, the oldest first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent: dict[BoundedProtocol, None] = {}
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -37,15 +50,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_came = False  # Since the last look.
         self._framing_bytes = 0  # Since then: of chunks' sizes and extensions, and of trailers.
         self._timer: asyncio.TimerHandle | None = None
+        self._silent = cast("State", self.server_state).silent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A head must come soon."""
+        """A head must come soon; whoever has been silent for longest makes room where there is none."""
         super().connection_made(transport)
         self._start_timer(HEAD_S_MAX)
+        self._silent[self] = None
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            next(iter(self._silent)).give_way()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
         self._stop_timer()
+        self._silent.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -85,6 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete; what of a body is read by the app has limits of its own."""
         follows = self._judged()
+        self._silent.pop(self, None)
         super().on_headers_complete()
         self._in_head = False
         self._head_bytes = self._framing_bytes = 0
@@ -108,6 +127,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """The parser gave up."""
         del msg
         self._refuse(431 if self._too_large else 400)
+
+    def give_way(self) -> None:
+        """Make room for the connection that has just come, unless it is this one."""
+        if len(self._silent) > 1:
+            self._silent.pop(self)
+            self.connections.discard(self)  # It is counted no more, though its end takes another turn of the loop.
+            self.transport.close()
 
     def _count(self, size: int) -> None:
         self._field_bytes += size

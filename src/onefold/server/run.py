@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import uvicorn
 
 from onefold.core.errors import Invalid
+from onefold.host.processes import allow_descriptors
 from onefold.server.app import App
-from onefold.server.protocol import BoundedProtocol
+from onefold.server.protocol import BoundedProtocol, State
 
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75  # Longer than common proxies keep theirs, so that they close first.
@@ -33,7 +34,9 @@ class Limits:
         lame_duck_ms: from SIGTERM to the last connection taken; more lets slower load balancers
             notice /readyz, less ends sooner. Ctrl-C does not wait.
         drain_ms: for running requests after that; what is left then is cut off.
-        connections_max: open connections; more are answered 503.
+        connections_max: open connections, and at most three quarters of the files that the process may
+            open: the database needs some too. One more takes the place of the one that has waited longest
+            without a request; where all have had one it is answered 503.
     """
 
     lame_duck_ms: int = 500
@@ -79,15 +82,17 @@ class Server(uvicorn.Server):
     """uvicorn's server; signals and draining are ours."""
 
     def __init__(self, app: App, limits: Limits, *, ready: Callable[[], object] | None = None) -> None:
+        connections_max = min(limits.connections_max, allow_descriptors(-(-limits.connections_max * 4 // 3)) * 3 // 4)
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]  Ours says MutableMapping where uvicorn lists every message.
                 http=BoundedProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
-                proxy_headers=False, server_header=False, limit_concurrency=limits.connections_max,
+                proxy_headers=False, server_header=False, limit_concurrency=max(1, connections_max),
                 timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=max(1, limits.drain_ms // 1_000),
                 backlog=BACKLOG,
             )
         )
+        self.server_state = State()
         self._app = app
         self._limits = limits
         self._ready = ready
