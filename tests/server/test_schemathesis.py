@@ -152,7 +152,7 @@ def test_a_wrong_description_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(2_400)
 def test_the_whole_api_is_as_described(db_url: str, tmp_path: Path) -> None:
     """All phases, the stateful one too: what one operation answered goes into the next."""
     suspect = Suspect(db_url, tmp_path)
