@@ -325,9 +325,11 @@ def test_a_crowd_leaves_the_database_its_files(tmp_path: Path) -> None:
     url = str(tmp_path / "t.db")
     with onefold.connect(url) as db:
         bearer = bearer_for(db)
-    with running(url=url, folder=tmp_path, files_max=96) as process, contextlib.ExitStack() as crowd:
-        for _ in range(150):
-            crowd.enter_context(socket.create_connection(("127.0.0.1", process.port), timeout=20))
+    with running(url=url, folder=tmp_path, files_max=256) as process, contextlib.ExitStack() as crowd:
+        for _ in range(40):  # One loop takes all that stand in the queue, so they must not all stand there at once.
+            for _ in range(8):
+                crowd.enter_context(socket.create_connection(("127.0.0.1", process.port), timeout=20))
+            assert process.request("GET", "/livez")[0] == 200
         assert process.request("POST", "/v1/jobs/pause", token=bearer, send={"queue": "q"})[0] == 204
         assert process.request("GET", "/v1/jobs/paused", token=bearer)[0] == 200
         assert "Traceback" not in process.errors()
