@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 from racing import Step, until_somebody_waits
@@ -197,21 +198,22 @@ def test_the_key_file_is_its_owners_alone(tmp_path: Path) -> None:
         path.chmod(0o600)
         with pytest.raises(Invalid):
             webhooks.Keys.open(path)
-    assert not os.path.exists(f"{path}.new")
+    assert os.listdir(tmp_path) == ["webhooks.key"]
 
 
 def test_secrets_differ_by_endpoint_generation_and_key(db: Database, tmp_path: Path) -> None:
     path = tmp_path / "webhooks.key"
-    old = webhooks.Keys.create(path)
-    keys = webhooks.Keys.add(path)
+    keys = webhooks.Keys.create(path)
     first, second = (db.run(webhooks.get, make(db)) for _ in range(2))
+    (old,) = keys.secrets_of(first, now_ms=0)
+    webhooks.Keys.add(path)
     turned = db.run(webhooks.rotate, first.id, key_id=keys.newest, overlap_ms=60_000)
     now, before = keys.secrets_of(turned, now_ms=turned.old_until_ms - 1)
-    assert before == old.secrets_of(first, now_ms=0)[0]
+    assert before == old
     assert len({now, before, keys.secrets_of(second, now_ms=0)[0]}) == 3
     assert keys.secrets_of(turned, now_ms=turned.old_until_ms) == [now]
     with pytest.raises(NotFound):
-        old.secrets_of(turned, now_ms=0)
+        keys.secrets_of(msgspec.structs.replace(turned, key_id="k9"), now_ms=0)
     stored = repr(db.run(lambda tx: tx.all("SELECT * FROM onefold.webhook_endpoints WHERE space = :space")))
     assert not any(secret.removeprefix("whsec_") in stored for secret in (now, before))
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 URL_DEFAULT = "onefold.db"
 PORT_DEFAULT = 8700
-_DAY_MS = 86_400_000
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
 _FIRST_YEAR = 1970
 
 Add = Callable[..., argparse.ArgumentParser]
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _events(add, commands)
     _locks(add, commands)
     _webhooks(add, commands)
+    _keys(add, commands)
     bench = add("bench", "Measure: all benches in a checkout, else the disk and a commit here.")
     bench.add_argument("--seconds", type=_span, default=2.0, help="for each measurement (2)")
     bench.add_argument("names", nargs="*", metavar="NAME", help="in a checkout: which benches")
@@ -184,9 +186,32 @@ def _webhooks(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentPa
     replay.add_argument("--failed", action="store_true", help="instead of ids: all that was given up")
     replay.add_argument("--since", type=_moment, metavar="TIME", help="instead of ids: sent from then on ...")
     replay.add_argument("--until", type=_moment, metavar="TIME", help="... and before then; times as 2026-11-27T08:00Z")
+    rotate = hook("rotate", "Give an endpoint a new secret and show it, once; the one before signs beside it.")
+    rotate.add_argument("--keys", metavar="FILE", required=True, help="the key file; its newest key is taken")
+    rotate.add_argument(
+        "--overlap-hours", dest="overlap_ms", type=_hours, default=24 * _HOUR_MS,
+        help="how long both secrets sign (24); 0 when the old one was stolen",
+    )  # fmt: skip
     hook("enable", "Let messages go to an endpoint again.")
     disable = hook("disable", "Send nothing to an endpoint until it is enabled.")
     disable.add_argument("--reason", required=True, help="stands with the endpoint, for people")
+
+
+def _keys(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    to = _group(commands, "keys", "Make, rotate and tidy the file that secrets of webhooks are derived from.")
+
+    def key(name: str, text: str) -> argparse.ArgumentParser:
+        command = add(name, text, to, module="keys", function=name)
+        command.add_argument("file", metavar="FILE", help="the key file, its owner's alone (mode 600)")
+        return command
+
+    key("create", "Make a key file; one that is there stays as it is.")
+    key("rotate", "Add a key, which is the newest then; running processes take it by themselves.")
+    ls = key("ls", "List the keys by fingerprint.")
+    ls.add_argument("--uses", action="store_true", help="count the endpoints at --url that need each")
+    retire = key("retire", "Take a key out, when no endpoint at --url needs it.")
+    retire.add_argument("key_id", metavar="KEY")
+    retire.add_argument("--dry-run", action="store_true", help="only say whether it could be")
 
 
 def _spaced(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -243,6 +268,10 @@ def _moment(text: str) -> int:
 
 def _days(text: str) -> int:
     return _number(text, 1, 3_650) * _DAY_MS
+
+
+def _hours(text: str) -> int:
+    return _number(text, 0, 31 * 24) * _HOUR_MS
 
 
 def _span(text: str) -> float:

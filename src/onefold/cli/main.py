@@ -1,4 +1,4 @@
-"""`onefold`: serve, worker, migrate, backup, restore, export, doctor, token, jobs, events, locks, bench, version.
+"""`onefold`: serve, worker, migrate, backup, restore, export, doctor, token, jobs, events, locks, webhooks, keys, ...
 
 argparse does it: nothing to install, a few milliseconds to import, and the parser can be read
 as a table of what there is (`grammar`). Each command's code is imported when it is called.

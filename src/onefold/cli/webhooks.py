@@ -1,4 +1,4 @@
-"""`onefold webhooks ls | attempts | failed | pending | replay | enable | disable`: straight in the database."""
+"""`onefold webhooks ls | attempts | failed | pending | replay | rotate | enable | disable`: in the database itself."""
 
 from __future__ import annotations
 
@@ -121,6 +121,21 @@ def enable(options: argparse.Namespace) -> int:
     with opened(options.url) as db:
         made = db.at(options.space).run(webhooks.enable, options.endpoint_id)
     say(options, made, lambda: [f"{made.id} enabled."])
+    return 0
+
+
+def rotate(options: argparse.Namespace) -> int:
+    """Give an endpoint a new secret, from the newest key of a file, and show it, once."""
+    keys = webhooks.Keys.open(options.keys)
+    with opened(options.url) as db:
+        made = db.at(options.space).run(
+            webhooks.rotate, options.endpoint_id, key_id=keys.newest, overlap_ms=options.overlap_ms
+        )
+    secret = keys.secrets_of(made, now_ms=made.old_until_ms or 0)[0]
+    say(
+        options, {"id": made.id, "key_id": made.key_id, "secret": secret, "old_until_ms": made.old_until_ms},
+        lambda: [secret, f"Give it to the receiver. The one before signs beside it until {moment(made.old_until_ms)}."],
+    )  # fmt: skip
     return 0
 
 

@@ -1,7 +1,17 @@
 """Webhooks: tell other people's servers what your transaction did, signed, retried and logged. See README.md."""
 
 from onefold.messaging.webhooks.client import LOOPS, Dispatcher
-from onefold.messaging.webhooks.endpoints import create, delete, disable, enable, get, list_endpoints, rotate, update
+from onefold.messaging.webhooks.endpoints import (
+    create,
+    delete,
+    disable,
+    enable,
+    get,
+    list_endpoints,
+    list_key_uses,
+    rotate,
+    update,
+)
 from onefold.messaging.webhooks.keys import Keys
 from onefold.messaging.webhooks.ops import (
     BACKLOG_MAX,
@@ -17,7 +27,7 @@ from onefold.messaging.webhooks.ops import (
     send_message,
 )
 from onefold.messaging.webhooks.receiving import receive
-from onefold.messaging.webhooks.records import Attempt, Backlog, Endpoint, Failed, Pending
+from onefold.messaging.webhooks.records import Attempt, Backlog, Endpoint, Failed, KeyUse, Pending
 from onefold.messaging.webhooks.signing import sign, verify
 from onefold.messaging.webhooks.tidy import sweep
 
@@ -29,6 +39,7 @@ __all__ = [
     "Dispatcher",
     "Endpoint",
     "Failed",
+    "KeyUse",
     "Keys",
     "Pending",
     "backlog",
@@ -41,6 +52,7 @@ __all__ = [
     "list_attempts",
     "list_endpoints",
     "list_failed",
+    "list_key_uses",
     "list_pending",
     "receive",
     "replay",

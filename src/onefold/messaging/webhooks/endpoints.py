@@ -13,7 +13,7 @@ from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 from onefold.host.addresses import checked_url
-from onefold.messaging.webhooks.records import WHY_LENGTH_MAX, Endpoint, checked_id, checked_type
+from onefold.messaging.webhooks.records import WHY_LENGTH_MAX, Endpoint, KeyUse, checked_id, checked_type
 
 ENDPOINTS_MAX = 1_000  # Of one space: each `send` looks at all of them.
 TYPES_MAX = 64
@@ -29,6 +29,7 @@ OVERLAP_MS_MAX = 31 * 86_400_000
 _KEY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,998}[\x21-\x7e])?")
+_USE = re.compile(r"([0-9]{1,19})/([\x21-\x7e]{0,60})")
 _OURS = {  # What the request is made of, and what would change its framing or its meaning.
     "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "cookie", "expect", "host",
     "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
@@ -239,6 +240,30 @@ def list_endpoints(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAU
         after="" if after is None else checked_id(after), most=checked_limit(limit) + 1,
     )
     return page_of([endpoint_of(row) for row in rows], limit, lambda endpoint: endpoint.id)
+
+
+@operation
+def list_key_uses(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[KeyUse]:
+    """Which keys the secrets of all endpoints of all spaces are derived from, disabled ones too; for operators.
+
+    A key that is on no page, read to the end after the last process took a newer one, can be retired.
+
+    Raises:
+        Invalid: `after` is not of a page before, or `limit` is not 1 to 1,000.
+    """
+    found = _USE.fullmatch("0/" if after is None else after)
+    if found is None:
+        raise Invalid("A page goes on after what the page before said.", code="after")
+    rows = tx.all(
+        """SELECT e.space, (SELECT n.name FROM onefold.spaces AS n WHERE n.space = e.space), e.id, e.key_id,
+                  CASE WHEN e.old_until_ms > :now_ms THEN e.old_key_id END,
+                  CASE WHEN e.old_until_ms > :now_ms THEN e.old_until_ms END
+           FROM onefold.webhook_endpoints AS e WHERE (e.space, e.id) > (:after_space, :after_id)
+           ORDER BY e.space, e.id LIMIT :most -- all spaces""",
+        after_space=int(found[1]), after_id=found[2], most=checked_limit(limit) + 1,
+    )  # fmt: skip
+    page = page_of(rows, limit, lambda row: f"{row[0]}/{row[2]}")
+    return Page([KeyUse(row[1] or "", *row[2:]) for row in page.items], page.after)
 
 
 def all_of(tx: Tx) -> list[tuple[str, tuple[str, ...]]]:

@@ -64,6 +64,24 @@ class Backlog(msgspec.Struct, frozen=True):
     given_up: int
 
 
+class KeyUse(msgspec.Struct, frozen=True):
+    """Which keys an endpoint's secrets are derived from.
+
+    Attributes:
+        space: the name of the endpoint's space.
+        endpoint_id: "ep_...".
+        key_id: the present secret's key.
+        old_key_id: the key of the secret that still signs beside it; None when none does.
+        old_until_ms: until when it does.
+    """
+
+    space: str
+    endpoint_id: str
+    key_id: str
+    old_key_id: str | None
+    old_until_ms: int | None
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """One request that was made, and what came of it.
 
