@@ -9,16 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-TIMES = 2  # A line that runs again and again is died at twice.
+TIMES = 1  # Of a line that runs again and again.
+EVERY = ""  # Matches the name of any function.
 RUN_S = 120
 
 # Forks a process for each death, in a copy of the ground of its own. A line is not begun when its event comes.
 _DRIVER = """
-import json, os, shutil, signal, sys
+import json, os, re, shutil, signal, sys
 
-ground, base, files, times, act = sys.argv[1], sys.argv[2], set(json.loads(sys.argv[3])), int(sys.argv[4]), sys.argv[5]
+ground, base, files, times, act = sys.argv[1], sys.argv[2], set(json.loads(sys.argv[3])), int(sys.argv[4]), sys.argv[6]
+wanted = re.compile(sys.argv[5])
 space = {}
 exec(compile(act, "act", "exec"), space)
+
+
+def meant(code):
+    return code.co_filename in files and wanted.match(code.co_name)
 
 
 def lives(number, folder, told):
@@ -35,7 +41,7 @@ def lives(number, folder, told):
                     os.kill(os.getpid(), signal.SIGKILL)
         return at_line
 
-    sys.settrace(lambda frame, _event, _argument: at_line if frame.f_code.co_filename in files else None)
+    sys.settrace(lambda frame, _event, _argument: at_line if meant(frame.f_code) else None)
     space["act"](folder)
     sys.settrace(None)
 
@@ -44,7 +50,7 @@ number = 0
 while True:
     number += 1
     folder = os.path.join(base, str(number))
-    shutil.copytree(ground, folder)
+    shutil.copytree(ground, folder, ignore=shutil.ignore_patterns("*.sock"))
     told, tell = os.pipe()
     pid = os.fork()
     if not pid:
@@ -67,19 +73,22 @@ while True:
 """
 
 
-def left_behind(ground: Path, base: Path, act: str, *modules: ModuleType) -> Iterator[tuple[str | None, Path]]:
+def left_behind(
+    ground: Path, base: Path, act: str, *modules: ModuleType, functions: str = EVERY
+) -> Iterator[tuple[str | None, Path]]:
     """Let `act` die before each line that it runs of the modules, then once live; where it died, and in which folder.
 
     Args:
         ground: a folder; each process works in a copy of it.
         base: a folder for the copies.
         act: a program that defines `act(folder)`.
-        modules: whose lines count.
+        modules: whose lines count ...
+        functions: ... in functions whose names match.
     """
     base.mkdir()
     files = json.dumps([module.__file__ for module in modules])
     done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, str(ground), str(base), files, str(TIMES), act],
+        [sys.executable, "-c", _DRIVER, str(ground), str(base), files, str(TIMES), functions, act],
         capture_output=True, text=True, timeout=RUN_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

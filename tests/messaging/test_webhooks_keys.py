@@ -21,7 +21,7 @@ BODY = b'{"type":"order.placed"}'
 AT_S = 1_700_000_000
 CALLS = {"create": "Keys.create(path)", "add": "Keys.add(path)", "retire": "Keys.retire(path, 'k1')"}
 
-# Signs whenever it is asked, with whatever the file holds by then.
+# Signs whenever it is asked, as of a time that it is told: two processes know the server's clock by some ms each.
 SIGNER = """
 import sys
 import onefold
@@ -30,8 +30,8 @@ from onefold import webhooks
 keys = webhooks.Keys.open(sys.argv[2])
 with onefold.connect(sys.argv[1]) as db:
     for line in sys.stdin:
-        endpoint = db.run(webhooks.get, line.strip())
-        found = keys.secrets_of(endpoint, now_ms=db.run(lambda tx: tx.now_ms))
+        endpoint_id, now_ms = line.split()
+        found = keys.secrets_of(db.run(webhooks.get, endpoint_id), now_ms=int(now_ms))
         print(keys.newest, webhooks.sign("msg_1", int(sys.argv[3]), sys.argv[4].encode(), found)["webhook-signature"].replace(" ", "|"), flush=True)
 """
 
@@ -85,27 +85,27 @@ def test_a_running_process_takes_a_rotated_file_and_both_signatures_hold(db_url:
     ):
         endpoint = db.run(webhooks.create, URL, key_id=keys.newest)
 
-        def signed() -> tuple[str, dict[str, str]]:
+        def signed(now_ms: int) -> tuple[str, dict[str, str]]:
             assert signer.stdin is not None
             assert signer.stdout is not None
-            print(endpoint.id, file=signer.stdin, flush=True)
+            print(endpoint.id, now_ms, file=signer.stdin, flush=True)
             newest, signatures = signer.stdout.readline().split()
             head = {"webhook-id": "msg_1", "webhook-timestamp": str(AT_S)}
             return newest, {**head, "webhook-signature": signatures.replace("|", " ")}
 
         (first,) = keys.secrets_of(endpoint, now_ms=0)
-        newest, headers = signed()
+        newest, headers = signed(0)
         assert (newest, holds(headers, first)) == ("k1", True)
         webhooks.Keys.add(path)  # By this process; nobody tells the other one.
         turned = db.run(webhooks.rotate, endpoint.id, key_id=keys.newest, overlap_ms=600_000)
         second = keys.secrets_of(turned, now_ms=0)[0]
-        newest, headers = signed()
+        newest, headers = signed(turned.old_until_ms - 1)
         assert (newest, turned.key_id) == ("k2", "k2")
         assert (holds(headers, first), holds(headers, second)) == (True, True), "receivers change over in their own time"
         over = db.run(webhooks.rotate, endpoint.id, key_id="k2", overlap_ms=0)
         webhooks.Keys.retire(path, "k1")
         (third,) = keys.secrets_of(over, now_ms=over.old_until_ms)
-        newest, headers = signed()
+        newest, headers = signed(over.old_until_ms)
         assert [holds(headers, one) for one in (first, second, third)] == [False, False, True]
         signer.communicate()
         assert signer.returncode == 0

@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,10 +22,11 @@ import msgspec
 import xxhash
 
 from onefold.core.errors import Conflict, Invalid, NotFound, Retry
-from onefold.engine.sqlite.connection import real_path, wal_of
+from onefold.engine.sqlite.connection import real_path, translated, wal_of
 from onefold.engine.sqlite.snapshot import snapshot
 from onefold.host import disks
-from onefold.host.files import sync_file, sync_folder
+from onefold.host.files import partial as unfinished
+from onefold.host.files import place, sync_file, sync_folder, write_whole
 from onefold.host.gate import Gate
 
 GATE_WAIT_S = 30.0
@@ -87,7 +88,7 @@ def backup_sqlite(path: Path, into: Path, *, tell: Tell, replace: bool = False) 
     if not path.is_file():
         raise NotFound("There is no database at this path.", path=str(path))
     _check_target(into, path, replace=replace)
-    with _partial(into, path) as partial:
+    with unfinished(into, mode=_mode_of(path)) as partial:
         counted = _copy(path, partial, tell)
         manifest = _examined(partial, tell)
         if counted != {name: table.rows for name, table in manifest.tables.items()}:
@@ -96,9 +97,8 @@ def backup_sqlite(path: Path, into: Path, *, tell: Tell, replace: bool = False) 
         if replace:
             beside.unlink(missing_ok=True)  # First: an old manifest would accuse the new file.
         _place(partial, into, replace=replace)
-        beside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        sync_file(beside)
-        sync_folder(into.parent)
+        said = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+        write_whole(beside, said, mode=_mode_of(path), replace=True)
     return manifest
 
 
@@ -121,10 +121,10 @@ def restore_sqlite(file: Path, path: Path, *, tell: Tell, replace: bool = False)
     if _has_wal(file):
         raise Invalid("This is a database in use, not a backup; copy it with onefold backup.", code="live")
     _check_target(path, file, replace=replace)
-    if not replace and _has_wal(path):
-        raise Conflict("A WAL lies there that belongs to another file.", code="exists", path=str(wal_of(path)))
+    if not replace and (_has_wal(path) or _journal_of(path).exists()):
+        raise Conflict("A WAL or journal lies there that belongs to another file.", code="exists", path=str(path))
     said = _read_manifest(file)
-    with _partial(path, file) as partial:
+    with unfinished(path, mode=_mode_of(file)) as partial:
         size = file.stat().st_size
         _check_room(path.parent, size)
         digest = _copy_bytes(file, partial, size, tell)
@@ -233,33 +233,12 @@ def _check_room(folder: Path, size: int) -> None:
         raise Retry("There is no room for the copy.", code="disk_full", folder=str(folder), bytes=size, free=free)
 
 
-@contextlib.contextmanager
-def _partial(target: Path, source: Path) -> Generator[Path]:
-    """A new file beside `target`, as open to others as `source` is; gone at the end unless it got its name."""
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    partial.unlink(missing_ok=True)  # Of a process of this number that died.
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    try:
-        partial.chmod(source.stat().st_mode & 0o777)
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _place(partial: Path, target: Path, *, replace: bool) -> None:
     """Give the file its name; a name that came up meanwhile is kept, unless `replace`."""
-    if replace:
-        partial.replace(target)
-    else:
-        try:
-            target.hardlink_to(partial)
-        except FileExistsError:
-            raise _exists(target) from None
-        except OSError:  # A file system without links.
-            if target.exists():
-                raise _exists(target) from None
-            partial.replace(target)
-    sync_folder(target.parent)
+    try:
+        place(partial, target, replace=replace)
+    except FileExistsError:
+        raise _exists(target) from None
 
 
 def _replace_database(partial: Path, path: Path) -> None:
@@ -272,19 +251,41 @@ def _replace_database(partial: Path, path: Path) -> None:
         users = sorted(set(disks.holders_of(path, sides=disks.OPENED | {"-gate"})) - {os.getpid()})
         if users:
             raise Conflict("Programs have the database open; stop them first.", code="in_use", pids=users)
-        # The old WAL must be gone before the new file is there: it would be applied to it.
-        for side in ("-wal", "-shm"):
-            path.with_name(path.name + side).unlink(missing_ok=True)
+        # What is beside the old file must be gone before the new one is there: it would be applied to it. Before
+        # that the old one takes it in: whoever dies between the two leaves it as whole as it was.
+        _settle(path)
+        for side in (wal_of(path), path.with_name(path.name + "-shm"), _journal_of(path)):
+            side.unlink(missing_ok=True)
         sync_folder(path.parent)
         _place(partial, path, replace=True)
     finally:
         gate.close()
 
 
+def _settle(path: Path) -> None:
+    """Let a database that nobody uses take in what lies in its WAL or journal; one that is damaged cannot."""
+    if not path.exists():
+        return
+    try:
+        uri = f"file:{quote(str(path))}?mode=rw"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError as error:
+        raise translated(error) from error
+    except sqlite3.DatabaseError:
+        return
+    if busy:
+        raise Retry("The database that is to be replaced is in use.", code="in_use", path=str(path))
+
+
 def _has_wal(path: Path) -> bool:
     """Whether a part of a database is in its WAL still."""
     wal = wal_of(path)
     return wal.exists() and wal.stat().st_size > 0
+
+
+def _journal_of(path: Path) -> Path:
+    return path.with_name(path.name + "-journal")
 
 
 def _read_manifest(file: Path) -> Manifest | None:
@@ -312,6 +313,10 @@ def _chunks(file: Path) -> Iterator[tuple[int, bytes]]:
         while chunk := source.read(CHUNK_BYTES):
             done += len(chunk)
             yield done, chunk
+
+
+def _mode_of(file: Path) -> int:
+    return file.stat().st_mode & 0o777
 
 
 def _exists(target: Path) -> Conflict:
