@@ -114,10 +114,11 @@ def _advise(options: argparse.Namespace, commands: list[str]) -> int:
 
 
 def _dump_commands(url: str, file: str) -> list[str]:
-    where, into = shlex.quote(without_password(url)), shlex.quote(file)
+    where, into, begun = shlex.quote(without_password(url)), shlex.quote(file), shlex.quote(file + ".partial")
+    # In one: what was not read back to its end does not get the name.
+    dump = f"pg_dump --format=custom --file={begun} --dbname={where} && pg_restore --file=/dev/null {begun}"
     return [
-        f"pg_dump --format=custom --file={into} --dbname={where}",
-        f"pg_restore --list {into} > /dev/null && sync {into}",
+        f"{dump} && sync {begun} && mv {begun} {into}",
         f"pg_basebackup --pgdata={shlex.quote(file + '.base')} --wal-method=stream --checkpoint=fast --dbname={where}",
         f"pg_verifybackup {shlex.quote(file + '.base')}",
     ]

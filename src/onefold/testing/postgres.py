@@ -200,6 +200,11 @@ class Cluster:
         self.close()
 
     @property
+    def programs(self) -> Path:
+        """The folder of its programs: psql, pg_dump, pg_restore, pg_basebackup and the others of its version."""
+        return self._bin
+
+    @property
     def running(self) -> bool:
         """Whether the server's first process lives."""
         return self._postmaster is not None and self._postmaster.poll() is None
