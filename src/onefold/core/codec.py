@@ -22,13 +22,7 @@ _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 def encode(value: object, *, what: str = "payload") -> str:
     """JSON text of `value`; Invalid when it has no JSON form (NaN and infinities have none) or passes 64 KiB."""
-    try:
-        raw = _encoder.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Invalid("The value has no JSON form.", what=what, why=str(error)) from None
-    # They are encoded as null, which is no number when it is read back.
-    if b"null" in raw and not _is_finite(msgspec.to_builtins(value)):
-        raise Invalid("The value has no JSON form.", what=what, why="a number is NaN or infinite")
+    raw = _written(_encoder, value, what)
     if len(raw) > PAYLOAD_BYTES_MAX:
         raise Invalid(
             "The value is too large; store it elsewhere and pass a reference.",
@@ -49,9 +43,20 @@ def decode(text: str, kind: type[T]) -> T:
         raise Invalid("The stored value does not fit its type.", kind=name, why=str(error)) from None
 
 
-def fingerprint(value: object) -> str:
-    """32 hexadecimal digits of SHA-256 over canonical JSON: equal values, equal prints."""
-    return hashlib.sha256(_canonical.encode(value)).hexdigest()[:32]
+def fingerprint(value: object, *, what: str = "payload") -> str:
+    """32 hexadecimal digits of SHA-256 over canonical JSON: equal values, equal prints; Invalid as in `encode`."""
+    return hashlib.sha256(_written(_canonical, value, what)).hexdigest()[:32]
+
+
+def _written(encoder: msgspec.json.Encoder, value: object, what: str) -> bytes:
+    try:
+        raw = encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Invalid("The value has no JSON form.", what=what, why=str(error)) from None
+    # They are encoded as null, which is no number when it is read back, and is not theirs alone.
+    if b"null" in raw and not _is_finite(msgspec.to_builtins(value)):
+        raise Invalid("The value has no JSON form.", what=what, why="a number is NaN or infinite")
+    return raw
 
 
 def _is_finite(value: Any) -> bool:

@@ -113,7 +113,7 @@ def request_of(query: bytes, content_type: str, body: bytes) -> list[str]:
                 parse_constant=_refuse,
             )
             return [query.decode("latin-1"), media, "json", fingerprint(value)]
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, Invalid):
             pass
     return [query.decode("latin-1"), media, "bytes", _digest(body)]
 

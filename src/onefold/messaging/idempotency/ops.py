@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from onefold.core.codec import encode
+from onefold.core.codec import encode, fingerprint
 from onefold.core.errors import Conflict, Invalid
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.idempotency.records import (
@@ -25,7 +25,6 @@ from onefold.messaging.idempotency.records import (
     check_lease,
     check_names,
     check_ttl,
-    fingerprint_of,
     read,
 )
 
@@ -86,7 +85,7 @@ def once(
     """
     check_names(key, scope)
     check_ttl(ttl_ms)
-    asked = fingerprint_of(request)
+    asked = fingerprint(request, what="request")
     row = _take(tx, key, scope, asked, keep_ms=ttl_ms, token=None, lease_until_ms=None)
     if row is None:
         return _stored(tx, key, scope, asked, kind)
@@ -142,7 +141,7 @@ def begin(
     check_names(key, scope)
     check_ttl(ttl_ms)
     check_lease(lease_ms)
-    asked = fingerprint_of(request)
+    asked = fingerprint(request, what="request")
     token = tx.new_id("attempt")
     until_ms = tx.now_ms + lease_ms
     row = _take(tx, key, scope, asked, keep_ms=max(ttl_ms, lease_ms), token=token, lease_until_ms=until_ms)

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from onefold.core.codec import decode, fingerprint
+from onefold.core.codec import decode
 from onefold.core.errors import Invalid
 
 KEY_LENGTH_MAX = 255
@@ -64,14 +64,6 @@ class Attempt(msgspec.Struct, frozen=True):
 def read(answer: str, kind: object) -> Any:
     """The stored value as `kind`."""
     return decode(answer, kind)  # pyright: ignore[reportArgumentType]  Unions and Any are no `type`.
-
-
-def fingerprint_of(request: object) -> str:
-    """What two requests have in common when they are the same."""
-    try:
-        return fingerprint(request)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Invalid("The request has no JSON form.", what="request", why=str(error)) from None
 
 
 def check_names(key: str, scope: str) -> None:
