@@ -1,6 +1,6 @@
 """One payment route in four frameworks, behind the middleware; as servers in this process, or a process to kill.
 
-`python idempotent_apps.py FRAMEWORK URL EFFECTS` prints its port, serves, and prints "effect" when it has paid.
+`python idempotent_apps.py FRAMEWORK URL EFFECTS [LEASE_MS]` prints its port, serves, and prints "effect" when it has paid.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 import socket
 import socketserver
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -245,7 +246,27 @@ def post(port: int, body: Any = None, *, key: str | None = "k1", tenant: str | N
         connection.close()
 
 
-def main(framework: str, url: str, effects: str) -> None:
+class Victim:
+    """A server process to kill."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, *map(str, arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.port = int(self.process.stdout.readline())
+
+    def __enter__(self) -> Victim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(WAIT_S)
+        self.process.stdout.close()
+        self.process.stdin.close()
+
+
+def main(framework: str, url: str, effects: str, lease_ms: str = "60000") -> None:
     """Pay into a file, tell, and wait for the end."""
 
     def middle() -> None:
@@ -254,7 +275,7 @@ def main(framework: str, url: str, effects: str) -> None:
         print("effect", flush=True)
         sys.stdin.readline()
 
-    with onefold.connect(url) as db, serving(framework, House(middle=middle), db) as port:
+    with onefold.connect(url) as db, serving(framework, House(middle=middle), db, lease_ms=int(lease_ms)) as port:
         print(port, flush=True)
         sys.stdin.read()
 

@@ -6,18 +6,14 @@ import http.client
 import json
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import idempotent_apps
 import pytest
-from idempotent_apps import FRAMEWORKS, REQUEST_BYTES_MAX, House, Reply, post, serving
+from idempotent_apps import FRAMEWORKS, REQUEST_BYTES_MAX, House, Reply, Victim, post, serving
 from racing import Step
 from waiting import WAIT_S, until
 
@@ -194,26 +190,6 @@ def test_a_client_that_goes_away_in_the_middle_of_its_body_leaves_nothing(
         assert post(port).status == 201
     assert house.numbers == [1]
     assert rows(real) == 1
-
-
-class Victim:
-    """A server process to kill."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", idempotent_apps.__file__, *map(str, arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.port = int(self.process.stdout.readline())
-
-    def __enter__(self) -> Victim:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait(WAIT_S)
-        self.process.stdout.close()
-        self.process.stdin.close()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Unpack
 from urllib.parse import quote
 
 from onefold.core.errors import Invalid, OnefoldError
 from onefold.engine.database import Handle
 from onefold.integrations.idempotent_routes.exchange import (
-    REQUEST_BYTES_MAX,
-    Keys,
+    Options,
     Reply,
     Rules,
     note_unreleased,
-    optional_on_post_and_patch,
     problem,
     replay,
     sendable,
@@ -23,7 +21,7 @@ from onefold.integrations.idempotent_routes.exchange import (
     unstorable,
 )
 from onefold.messaging import idempotency
-from onefold.messaging.idempotency import LEASE_MS_DEFAULT, TTL_MS_DEFAULT, http
+from onefold.messaging.idempotency import http
 from onefold.server.problems import Refused
 
 Scope = MutableMapping[str, Any]
@@ -39,8 +37,7 @@ class ASGI:
     """Runs the app once for each key, and answers alike ever after.
 
     The app finds its `idempotency.Attempt` as `scope["onefold.attempt"]`: a `number` of 2 or more says
-    that an earlier attempt ended without an answer, and `renew` makes the lease longer. The whole
-    response is held back until it is stored.
+    that an earlier attempt ended without an answer. The whole response is held back until it is stored.
 
     Args:
         app: what is behind.
@@ -48,7 +45,10 @@ class ASGI:
         tenant: who calls, from the ASGI scope, 1 to 100 characters: keys of different tenants never meet.
             None for nobody known: the request goes to the app without a key, and the app refuses it.
         keys: from method and path, whether a route takes a key: "off", "optional", "required".
-        lease_ms: how long a request may run before a duplicate takes it over, 1 ms to one hour.
+        lease_ms: how long after its process died a request is taken over by a duplicate, 1 ms to one hour. It is
+            renewed after a third of it for as long as the app runs.
+        run_ms_max: how long a request is renewed at most, up to one day: one that hangs is taken over then. 0 for
+            no renewal: then the app must end within its lease.
         ttl_ms: how long an answer is kept, 1 ms to 31 days.
         request_bytes_max: of a body under a key. It is read whole, for 30 s at most, before the app
             runs.
@@ -59,15 +59,10 @@ class ASGI:
     """
 
     def __init__(
-        self, app: App, db: Handle, *, tenant: Callable[[Scope], str | None],
-        keys: Callable[[str, str], Keys] = optional_on_post_and_patch, lease_ms: int = LEASE_MS_DEFAULT,
-        ttl_ms: int = TTL_MS_DEFAULT, request_bytes_max: int = REQUEST_BYTES_MAX, keep_headers: Iterable[str] = (),
+        self, app: App, db: Handle, *, tenant: Callable[[Scope], str | None], **options: Unpack[Options]
     ) -> None:
         self._app = app
-        self._rules = Rules(
-            db, tenant=tenant, keys=keys, lease_ms=lease_ms, ttl_ms=ttl_ms, request_bytes_max=request_bytes_max,
-            keep_headers=keep_headers,
-        )  # fmt: skip
+        self._rules = Rules(db, tenant=tenant, **options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3."""
@@ -132,6 +127,7 @@ class ASGI:
 
         # Without extensions: a path to send, or trailers, would pass by what is stored.
         inner = {**scope, "onefold.attempt": attempt, "extensions": {}}
+        self._rules.renewals.add(attempt)
         try:
             await self._app(inner, receive_again, held.send)
         except _Withheld:
@@ -142,10 +138,13 @@ class ASGI:
             if not held.over:
                 await self._release(attempt)
             raise
+        finally:
+            self._rules.renewals.drop(attempt)  # A task that is cancelled comes by here too, and keeps its lease.
         if not held.over:
             await self._release(attempt)  # No response: the client is gone, or the app is at fault.
 
     async def _release(self, attempt: idempotency.Attempt) -> None:
+        self._rules.renewals.drop(attempt)
         try:
             await self._rules.db.arun(idempotency.release, attempt)
         except OnefoldError as error:
@@ -199,6 +198,7 @@ class _Held:
     async def _end(self, reply: Reply, *, final: bool) -> None:
         db = self._rules.db
         self.over = True
+        self._rules.renewals.drop(self._attempt)  # What the app does after its answer needs no key.
         try:
             if final:
                 await db.arun(idempotency.finish, self._attempt, self._rules.head(reply), body=reply.body)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from onefold.core.errors import Conflict, Invalid, OnefoldError
 from onefold.engine.database import Handle
+from onefold.integrations.idempotent_routes.renewing import RUN_MS_DEFAULT, Renewals, log
 from onefold.messaging.idempotency import LEASE_MS_DEFAULT, TTL_MS_DEFAULT, Answer, http
 from onefold.server.problems import Refused, answer_to
-
-log = logging.getLogger("onefold.idempotent_routes")
 
 REQUEST_BYTES_MAX = 1 << 20
 WHERE = "idempotent route"
@@ -33,12 +31,24 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class Options(TypedDict, total=False):
+    """What a middleware may be told, see `ASGI`; the defaults are those of `Rules`."""
+
+    keys: Callable[[str, str], Keys]
+    lease_ms: int
+    run_ms_max: int
+    ttl_ms: int
+    request_bytes_max: int
+    keep_headers: Iterable[str]
+
+
 class Rules:
     """What a middleware was told; see `ASGI`."""
 
     def __init__(
-        self, db: Handle, *, tenant: Callable[[Any], str | None], keys: Callable[[str, str], Keys],
-        lease_ms: int = LEASE_MS_DEFAULT, ttl_ms: int = TTL_MS_DEFAULT, request_bytes_max: int = REQUEST_BYTES_MAX,
+        self, db: Handle, *, tenant: Callable[[Any], str | None],
+        keys: Callable[[str, str], Keys] = optional_on_post_and_patch, lease_ms: int = LEASE_MS_DEFAULT,
+        run_ms_max: int = RUN_MS_DEFAULT, ttl_ms: int = TTL_MS_DEFAULT, request_bytes_max: int = REQUEST_BYTES_MAX,
         keep_headers: Iterable[str] = (),
     ) -> None:
         http.check_times(lease_ms=lease_ms, ttl_ms=ttl_ms)
@@ -51,6 +61,7 @@ class Rules:
         self.request_bytes_max = request_bytes_max
         self.times = {"lease_ms": lease_ms, "ttl_ms": ttl_ms}
         self.keep = http.KEPT_HEADERS | more
+        self.renewals = Renewals(db, lease_ms=lease_ms, run_ms_max=run_ms_max)
         self._tenant = tenant
         self._keys = keys
 

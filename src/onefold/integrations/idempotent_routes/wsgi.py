@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from io import BytesIO
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import quote
 
 from onefold.core.errors import Invalid, OnefoldError
 from onefold.engine.database import Handle
 from onefold.integrations.idempotent_routes.exchange import (
-    REQUEST_BYTES_MAX,
     Headers,
-    Keys,
+    Options,
     Reply,
     Rules,
     note_unreleased,
-    optional_on_post_and_patch,
     problem,
     replay,
     sendable,
@@ -25,7 +23,7 @@ from onefold.integrations.idempotent_routes.exchange import (
     unstorable,
 )
 from onefold.messaging import idempotency
-from onefold.messaging.idempotency import LEASE_MS_DEFAULT, TTL_MS_DEFAULT, http
+from onefold.messaging.idempotency import http
 from onefold.server.problems import Refused
 
 Environ = dict[str, Any]
@@ -44,15 +42,10 @@ class WSGI:
     """
 
     def __init__(
-        self, app: App, db: Handle, *, tenant: Callable[[Environ], str | None],
-        keys: Callable[[str, str], Keys] = optional_on_post_and_patch, lease_ms: int = LEASE_MS_DEFAULT,
-        ttl_ms: int = TTL_MS_DEFAULT, request_bytes_max: int = REQUEST_BYTES_MAX, keep_headers: Iterable[str] = (),
+        self, app: App, db: Handle, *, tenant: Callable[[Environ], str | None], **options: Unpack[Options]
     ) -> None:
         self._app = app
-        self._rules = Rules(
-            db, tenant=tenant, keys=keys, lease_ms=lease_ms, ttl_ms=ttl_ms, request_bytes_max=request_bytes_max,
-            keep_headers=keep_headers,
-        )  # fmt: skip
+        self._rules = Rules(db, tenant=tenant, **options)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """PEP 3333."""
@@ -104,6 +97,7 @@ class WSGI:
         for name in ("wsgi.file_wrapper", "HTTP_TRANSFER_ENCODING"):
             inner.pop(name, None)  # A file would pass by what is stored; the body is whole by now.
         held = _Held()
+        self._rules.renewals.add(attempt)
         try:
             reply = held.read(self._app(inner, held.start_response))
             final = http.is_final(reply.status)
@@ -115,6 +109,8 @@ class WSGI:
         except Exception:
             self._release(attempt)
             raise
+        finally:
+            self._rules.renewals.drop(attempt)
         if not final:
             self._release(attempt)
             return reply
@@ -125,6 +121,7 @@ class WSGI:
         return reply
 
     def _release(self, attempt: idempotency.Attempt) -> None:
+        self._rules.renewals.drop(attempt)
         try:
             self._rules.db.run(idempotency.release, attempt)
         except OnefoldError as error:
