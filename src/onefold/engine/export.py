@@ -11,8 +11,9 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from onefold.core.errors import Invalid, Retry
+from onefold.core.errors import Invalid
 from onefold.engine import schema
+from onefold.engine.postgres.asking import asking
 from onefold.engine.sql import Dialect
 from onefold.index import schema_directories
 
@@ -65,15 +66,10 @@ def snapshot_of(url: str | Path, dialect: Dialect) -> Generator[Snapshot]:
         return
     import psycopg
 
-    try:
-        with psycopg.connect(str(url), connect_timeout=5, application_name="onefold export") as connection:
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            connection.read_only = True
-            yield _Postgres(connection)
-    except psycopg.OperationalError as error:
-        raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=str(error).split("\n", 1)[0]) from error
-    except psycopg.Error as error:
-        raise Invalid("PostgreSQL refuses what is asked.", why=str(error).split("\n", 1)[0]) from error
+    with asking(str(url), name="onefold export", autocommit=False) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        yield _Postgres(connection)
 
 
 class _Sqlite:

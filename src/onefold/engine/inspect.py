@@ -15,6 +15,7 @@ import msgspec
 
 from onefold.core.errors import Invalid, OnefoldError, Retry
 from onefold.engine import schema
+from onefold.engine.postgres.asking import asking
 from onefold.index import schema_directories
 
 _CLIENT_PORT = "SELECT client_port FROM pg_stat_activity WHERE pid = pg_backend_pid()"
@@ -130,15 +131,8 @@ def inspect_postgres(url: str) -> PostgresFacts:
         Retry: it cannot be reached.
         Invalid: it refuses what is asked.
     """
-    import psycopg
-
-    try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="onefold doctor") as connection:
-            return _ask_postgres(connection)
-    except psycopg.OperationalError as error:
-        raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=str(error).split("\n", 1)[0]) from error
-    except psycopg.Error as error:
-        raise Invalid("PostgreSQL refuses what is asked.", why=str(error).split("\n", 1)[0]) from error
+    with asking(url, name="onefold doctor") as connection:
+        return _ask_postgres(connection)
 
 
 def _ask_postgres(connection: Any) -> PostgresFacts:

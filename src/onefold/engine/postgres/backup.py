@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from onefold.core.errors import Invalid, Retry
+from onefold.engine.postgres.asking import asking
 
 SLOTS_MAX = 100
 
@@ -58,15 +58,8 @@ def backup_facts(url: str) -> BackupFacts:
         Retry: it cannot be reached.
         Invalid: it refuses what is asked.
     """
-    import psycopg
-
-    try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="onefold backup") as connection:
-            return _ask(connection)
-    except psycopg.OperationalError as error:
-        raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=str(error).split("\n", 1)[0]) from error
-    except psycopg.Error as error:
-        raise Invalid("PostgreSQL refuses what is asked.", why=str(error).split("\n", 1)[0]) from error
+    with asking(url, name="onefold backup") as connection:
+        return _ask(connection)
 
 
 def _ask(connection: Any) -> BackupFacts:
