@@ -218,7 +218,11 @@ class PostgresEngine:
             self.metrics.retry(name_of(call.fn))
             call.draw_anew()
             if max(conflicts, losses) > 1:
-                time.sleep(_pause_s(max(conflicts, losses), call.deadline_ns))
+                self._rest(_pause_s(max(conflicts, losses), call.deadline_ns))
+
+    def _rest(self, seconds: float) -> None:
+        """Between two attempts; the simulator has its own time."""
+        time.sleep(seconds)
 
     def _resolve(self, call: Call, parts: _Parts, wire: Wire, lost: _LostAtCommit) -> bool:
         """True: it committed. False: it did not, and may run again."""

@@ -1,0 +1,93 @@
+"""A logical client as the scheduler sees it: a thread that runs when it is told to, and never otherwise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum, auto
+
+from onefold.testing.simulation.clock import ProcessClock
+
+
+class Crashed(BaseException):
+    """The process of this client died. Not to be caught: it is raised again at the next transaction."""
+
+
+class Stopped(BaseException):
+    """The run is over."""
+
+
+class State(Enum):
+    """What an actor can do next."""
+
+    READY = auto()  # From `due_ms` on.
+    BLOCKED = auto()  # It waits inside the server, for a lock of another one.
+    DONE = auto()
+
+
+class Actor:
+    """One thread, and the two locks by which the turn goes to it and comes back."""
+
+    def __init__(self, number: int, name: str, *, background: bool, clock: ProcessClock) -> None:
+        self.number = number
+        self.name = name
+        self.background = background
+        self.clock = clock
+        self.state = State.READY
+        #: The true time from which on it may go on; `FOREVER` while it waits for a wake-up.
+        self.due_ms = 0
+        #: A step of it was given up on because it waits for a lock; see `Scheduler`.
+        self.overtaken = False
+        #: Its PostgreSQL backend.
+        self.pid = 0
+        self.stopping = False
+        self._turn = threading.Lock()
+        self._turn.acquire()
+        self._back = threading.Lock()
+        self._back.acquire()
+        self._thread: threading.Thread | None = None
+
+    def start(self, body: Callable[[], None]) -> None:
+        """Have the thread ready; it begins with its first turn."""
+
+        def run() -> None:
+            self._turn.acquire()
+            try:
+                if not self.stopping:
+                    body()
+            finally:
+                self.state = State.DONE
+                self._back.release()
+
+        self._thread = threading.Thread(target=run, name=f"simulated-{self.name}", daemon=True)
+        self._thread.start()
+
+    # -- the scheduler's side ---------------------------------------------------------------
+
+    def give_turn(self) -> None:
+        """Let it go on to its next point; `came_back` tells when it is there."""
+        self._turn.release()
+
+    def came_back(self, timeout_s: float) -> bool:
+        """Whether it reached its next point, or its end, within so many (real) seconds."""
+        return self._back.acquire(timeout=timeout_s)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end of the thread; False when it did not come."""
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # -- its own side -----------------------------------------------------------------------
+
+    def point(self) -> None:
+        """A place where others may go on; returns when it is this one's turn.
+
+        Raises:
+            Stopped: the run is over.
+        """
+        self._back.release()
+        self._turn.acquire()
+        if self.stopping:
+            raise Stopped

@@ -1,0 +1,231 @@
+"""`simulate` and `explore`: a scenario under many seeds, and a failure told so that it can be repeated."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from onefold.core.errors import Invalid
+from onefold.testing.simulation import shrink
+from onefold.testing.simulation.choices import Script, from_text, to_text
+from onefold.testing.simulation.faults import Faults
+from onefold.testing.simulation.scheduler import Scheduling
+from onefold.testing.simulation.simulation import CALM_MS, STEPS_MAX, Broken, Limits, Simulation
+from onefold.testing.simulation.worlds import Where, world_of
+
+Scenario = Callable[..., object]  # (Simulation, and what else `simulate`'s caller gives it)
+
+SEEDS = 200
+SEEDS_MAX = 100_000_000
+
+
+class SimulationFailed(AssertionError):  # noqa: N818  It fails as an assertion does.
+    """A promise was broken; the text says which, how, after what, and what repeats it.
+
+    Attributes:
+        what: the name of the check or of the program.
+        seed: under which seed it was found.
+        replay: what `simulate(replay=...)` takes to repeat the smallest run that was found.
+        seeds_run: how many seeds had been run.
+        history: of the smallest run.
+    """
+
+    def __init__(self, text: str, *, what: str, seed: int, replay: str, seeds_run: int, history: list[Any]) -> None:
+        super().__init__(text)
+        self.what = what
+        self.seed = seed
+        self.replay = replay
+        self.seeds_run = seeds_run
+        self.history = history
+
+
+@dataclass(slots=True)
+class Report:
+    """What was explored.
+
+    Attributes:
+        seeds: how many runs.
+        transactions: how many transactions clients asked for.
+        steps: how many turns were given; on PostgreSQL a statement is one.
+        faults: how often each befell somebody.
+        seconds: real time.
+        cpu_seconds: of this process, all threads together.
+    """
+
+    seeds: int = 0
+    transactions: int = 0
+    steps: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    @property
+    def per_core_second(self) -> float:
+        """Transactions per second of processor time: what one core does that has nothing else to do."""
+        return self.transactions / self.cpu_seconds if self.cpu_seconds else 0.0
+
+
+def explore(
+    scenario: Scenario,
+    *arguments: Any,
+    seeds: int | range = SEEDS,
+    on: Where = "sqlite",
+    faults: Faults | None = None,
+    scheduling: Scheduling = "both",
+    steps_max: int = STEPS_MAX,
+    calm_ms: int = CALM_MS,
+    seconds_max: float | None = None,
+    replay: str | None = None,
+    **named: Any,
+) -> Report:
+    """Run `scenario(sim, *arguments, **named)` once per seed; answers what was done.
+
+    Args:
+        scenario: makes the world ready and names clients and checks; see `Simulation`. It is called anew for
+            every run, and keeps nothing between them.
+        arguments: handed on.
+        seeds: how many, from 0, or which.
+        on: "sqlite", or `Postgres(...)`.
+        faults: what befalls clients, and how often; None is `Faults()`.
+        scheduling: who goes next: "random", "pct", or "both" in turn.
+        steps_max: a run that takes more steps has no end, which is a failure.
+        calm_ms: how long background programs go on after the last client.
+        seconds_max: begin no further seed after so many (real) seconds; None is no limit.
+        replay: run only what a failure printed here.
+        named: handed on.
+
+    Raises:
+        SimulationFailed: a check failed, a program raised, or did not end.
+        Invalid: an argument is out of range.
+    """
+    numbers = seeds if isinstance(seeds, range) else range(seeds)
+    if not 1 <= len(numbers) <= SEEDS_MAX or numbers[0] < 0 or numbers[-1] < 0:
+        raise Invalid("A simulation has 1 to 100,000,000 seeds, from 0 on.", code="seeds", seeds=len(numbers))
+    limits = Limits(scheduling, steps_max, calm_ms)
+    with world_of(on) as world:
+        runs = _Runs(lambda seed, script: Simulation(
+            world, seed=seed, script=script, faults=faults if faults is not None else Faults(), limits=limits
+        ), scenario, arguments, named, shrink_runs_max=world.shrink_runs_max)  # fmt: skip
+        if replay is not None:
+            seed, script = from_text(replay)
+            for _ in range(world.replays_max):
+                runs.once(seed, script)
+            return runs.report
+        began, cpu_began = time.monotonic(), time.process_time()
+        for seed in numbers:
+            runs.once(seed, None)
+            if seconds_max is not None and time.monotonic() - began > seconds_max:
+                break
+        runs.report.seconds = time.monotonic() - began
+        runs.report.cpu_seconds = time.process_time() - cpu_began
+        return runs.report
+
+
+def simulate(
+    *,
+    seeds: int | range = SEEDS,
+    on: Where = "sqlite",
+    faults: Faults | None = None,
+    scheduling: Scheduling = "both",
+    steps_max: int = STEPS_MAX,
+    calm_ms: int = CALM_MS,
+    seconds_max: float | None = None,
+    replay: str | None = None,
+) -> Callable[[Scenario], Callable[..., None]]:
+    """Make a test of a scenario, for pytest or to be called: `explore` with these arguments.
+
+        @simulate(seeds=500)
+        def test_checkout(sim): ...
+
+    What the scenario takes after `sim` are fixtures under pytest.
+    """  # fmt: skip
+
+    def test_of(scenario: Scenario) -> Callable[..., None]:
+        @functools.wraps(scenario)
+        def test(*arguments: Any, **named: Any) -> None:
+            explore(
+                scenario, *arguments, seeds=seeds, on=on, faults=faults, scheduling=scheduling, steps_max=steps_max,
+                calm_ms=calm_ms, seconds_max=seconds_max, replay=replay, **named,
+            )  # fmt: skip
+
+        del test.__dict__["__wrapped__"]  # pytest would see `sim`, and look for a fixture of that name.
+        parameters = list(inspect.signature(scenario).parameters.values())
+        setattr(test, "__signature__", inspect.Signature(parameters[1:]))  # noqa: B010  No attribute that types know.
+        return test
+
+    return test_of
+
+
+class _Runs:
+    """Runs of one scenario."""
+
+    def __init__(
+        self, make: Callable[[int, Script | None], Simulation], scenario: Scenario, arguments: tuple[Any, ...],
+        named: dict[str, Any], *, shrink_runs_max: int,
+    ) -> None:  # fmt: skip
+        self.report = Report()
+        self._make = make
+        self._scenario = scenario
+        self._arguments = arguments
+        self._named = named
+        self._shrink_runs_max = shrink_runs_max
+
+    def once(self, seed: int, script: Script | None) -> None:
+        """One run; a failure is made smaller, unless it was given as a script."""
+        report = self.report
+        sim, broken = self._attempt(seed, script)
+        report.seeds += 1
+        report.transactions += sim.transactions
+        report.steps += sim.steps
+        report.faults.update(sim.faults_seen)
+        if broken is not None:
+            raise self._failure(seed, script, sim, broken) from broken.error
+
+    def _attempt(self, seed: int, script: Script | None) -> tuple[Simulation, Broken | None]:
+        sim = self._make(seed, script)
+        self._scenario(sim, *self._arguments, **self._named)
+        try:
+            sim.run_to_end()
+        except Broken as broken:
+            return sim, broken
+        return sim, None
+
+    def _failure(self, seed: int, script: Script | None, sim: Simulation, broken: Broken) -> SimulationFailed:
+        first, runs = sim, 0
+        if script is None:
+            made = sim.choices.script()
+            best = {id(made): (sim, broken)}
+
+            def fails(candidate: shrink.Decisions) -> shrink.Decisions | None:
+                smaller, error = self._attempt(seed, candidate)
+                if error is None or error.signature != broken.signature:
+                    return None
+                again = smaller.choices.script()
+                best[id(again)] = smaller, error
+                kept.append(again)
+                return again
+
+            kept = [made]  # So that no id is given twice.
+            script, runs = shrink.shrunk(made, fails, runs_max=self._shrink_runs_max)
+            sim, broken = best[id(script)]
+        replay = to_text(seed, script)
+        lines = [
+            f"seed {seed} breaks '{broken.what}': {broken.text}",
+            f"from {_measure(first)} to {_measure(sim)}, in {runs} runs" if runs else _measure(sim),
+            *sim.history.timeline(),
+            f'replay with {getattr(self._scenario, "__name__", "the scenario")} and simulate(replay="{replay}")',
+        ]
+        return SimulationFailed(
+            "\n".join(lines), what=broken.what, seed=seed, replay=replay, seeds_run=self.report.seeds,
+            history=list(sim.history),
+        )  # fmt: skip
+
+
+def _measure(sim: Simulation) -> str:
+    faults = sum(sim.faults_seen.values())
+    return f"{sim.clients_alive} clients, {sim.transactions} transactions and {faults} faults"

@@ -1,0 +1,182 @@
+"""Who goes next: one actor at a time, at random or by priorities, in simulated time.
+
+The scheduler gives the turn to one actor and waits until it is at its next point. Random scheduling picks
+any actor that can go on. PCT (Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of
+Finding Bugs", ASPLOS 2010) gives every actor a priority, always runs the highest, and at `depth` - 1 steps
+drawn beforehand puts whoever runs below all others: a bug that needs d orderings among n actors and k steps
+is found with a chance of at least 1 / (n * k^(d-1)) per run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from random import Random
+from typing import Literal
+
+from onefold.testing.simulation.actor import Actor, State
+from onefold.testing.simulation.choices import Choices
+from onefold.testing.simulation.clock import Time
+
+Scheduling = Literal["both", "random", "pct"]
+
+FOREVER = 1 << 62
+STUCK_S = 60.0  # Real seconds until an actor that does not come back is given up on.
+PCT_DEPTH_MAX = 4
+PCT_STEPS = (16, 64, 256, 1_024)  # How long a run is taken to be, drawn per seed.
+DELAYS_MS = (0, 0, 0, 1, 1, 2, 3, 5, 8, 20, 50, 300)  # How much time a step takes, drawn.
+
+
+class Scheduler:
+    """The turns of one run."""
+
+    def __init__(
+        self, choices: Choices, time: Time, *, scheduling: Scheduling, steps_max: int, blocked: Callable[[Actor], bool],
+        patience_s: float,
+    ) -> None:  # fmt: skip
+        """Prepare the turns.
+
+        Args:
+            choices: where decisions come from.
+            time: moved on here only.
+            scheduling: "both" takes PCT for every other seed.
+            steps_max: after so many the run is taken to have no end.
+            blocked: whether an actor that does not come back waits for a lock of another one.
+            patience_s: real seconds until that is asked.
+        """
+        self.actors: list[Actor] = []
+        self.steps = 0
+        self._time = time
+        self._order = choices.stream("order")
+        self._delays = choices.stream("delays")
+        self._steps_max = steps_max
+        self._blocked = blocked
+        self._patience_s = patience_s
+        self._last: Actor | None = None
+        dice = Random(f"{choices.seed}/pct")  # noqa: S311  Not for secrets; the seed must tell it.
+        self._pct = scheduling == "pct" or (scheduling == "both" and choices.seed % 2 == 1)
+        horizon = dice.choice(PCT_STEPS)
+        self._changes = {dice.randrange(1, horizon) for _ in range(dice.randrange(PCT_DEPTH_MAX))}
+        self._priorities = [dice.random() for _ in range(64)]
+
+    def run(self, going_on: Callable[[], bool]) -> str | None:
+        """Give turns as long as `going_on()`; answers what keeps them from coming to an end, or None."""
+        while going_on():
+            ready = self._ready()
+            if ready is None:
+                return "every client waits for something that will not come"
+            if not ready:
+                return None
+            self.steps += 1
+            if self.steps > self._steps_max:
+                return f"no end after {self._steps_max:,} steps"
+            actor = self._pick(ready)
+            self._last = actor
+            actor.give_turn()
+            if self._settle(actor):
+                self._time.now_ms += DELAYS_MS[self._delays.take(len(DELAYS_MS), _delay)]
+            self._look_at_blocked()
+        return None
+
+    def stop(self) -> list[Actor]:
+        """End all actors; answers those that did not end."""
+        for actor in self.actors:
+            actor.stopping = True
+        # Who is in the server comes back when those that it waits for are gone.
+        for actor in sorted(self.actors, key=lambda a: a.state is State.BLOCKED):
+            while actor.state is not State.DONE:
+                if actor.state is State.BLOCKED:
+                    if not actor.came_back(STUCK_S):
+                        break
+                    actor.state = State.READY if actor.state is State.BLOCKED else actor.state
+                    continue
+                actor.give_turn()
+                if not actor.came_back(STUCK_S):
+                    break
+        return [actor for actor in self.actors if not actor.join(1.0)]
+
+    def _ready(self) -> list[Actor] | None:
+        """Who can go on now, after a jump in time if need be; [] when all are done, None when nobody ever can."""
+        now = self._time.now_ms
+        ready: list[Actor] = []
+        soonest, waiting = FOREVER, False
+        for actor in self.actors:
+            if actor.state is State.READY:
+                if actor.due_ms <= now:
+                    ready.append(actor)
+                elif not waiting or actor.due_ms < soonest:
+                    waiting, soonest = True, actor.due_ms
+            elif actor.state is State.BLOCKED:
+                waiting = True
+        if ready or not waiting:
+            return ready
+        if soonest >= FOREVER:
+            return self._after_deadlock()
+        self._time.now_ms = soonest
+        return [a for a in self.actors if a.state is State.READY and a.due_ms <= soonest]
+
+    def _after_deadlock(self) -> list[Actor] | None:
+        """All wait, some in the server: there it is a deadlock, which the server ends itself."""
+        blocked = [actor for actor in self.actors if actor.state is State.BLOCKED]
+        for _ in range(int(STUCK_S / self._patience_s) if blocked else 0):
+            for actor in blocked:  # Whoever it is that the server chose.
+                if actor.came_back(self._patience_s):
+                    self._is_back(actor)
+                    self._look_at_blocked()
+                    return [a for a in self.actors if a.state is State.READY and a.due_ms <= self._time.now_ms]
+        return None
+
+    def _pick(self, ready: list[Actor]) -> Actor:
+        """0 in the stream is: whoever ran last, or the first that can."""
+        default = self._last if self._last in ready else ready[0]
+        assert default is not None
+        if len(ready) == 1:
+            return default
+        value = self._order.take(len(self.actors) + 1, functools.partial(self._draw, ready, default))
+        if value:
+            chosen = self.actors[value - 1]
+            if chosen in ready:
+                return chosen
+        return default
+
+    def _draw(self, ready: list[Actor], default: Actor, dice: Random) -> int:
+        if self._pct:
+            if self.steps in self._changes and self._last is not None:
+                self._priorities[self._last.number] = -self.steps
+            chosen = max(ready, key=lambda actor: self._priorities[actor.number])
+        else:
+            chosen = ready[int(dice.random() * len(ready))]
+        return 0 if chosen is default else chosen.number + 1
+
+    def _settle(self, actor: Actor) -> bool:
+        """Wait until the actor is at its next point, or is known to wait for another one."""
+        waited_s = 0.0
+        while not actor.came_back(self._patience_s):
+            waited_s += self._patience_s
+            if self._blocked(actor):
+                actor.state, actor.overtaken = State.BLOCKED, True
+                return False
+            if waited_s > STUCK_S:
+                raise TimeoutError(f"{actor.name} waits for something that is not simulated, such as sleep or I/O")
+        return True
+
+    def _look_at_blocked(self) -> None:
+        """Whoever the last step let go comes to its next point before anybody goes on."""
+        for actor in self.actors:
+            if actor.state is not State.BLOCKED:
+                continue
+            while not (back := actor.came_back(0)) and not self._blocked(actor):
+                if actor.came_back(self._patience_s):
+                    back = True
+                    break
+            if back:
+                self._is_back(actor)
+
+    @staticmethod
+    def _is_back(actor: Actor) -> None:
+        if actor.state is State.BLOCKED:
+            actor.state = State.READY
+
+
+def _delay(dice: Random) -> int:
+    return int(dice.random() * len(DELAYS_MS))

@@ -1,0 +1,441 @@
+"""The simulators themselves: what they find, that they find it again, and that they hurt whom they say."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from registers import count_up, get, increase, put
+
+from onefold import Conflict, Invalid, OnefoldError, Retry, Tx, Unknown
+from onefold.testing.simulation import (
+    Client,
+    Crashed,
+    Faults,
+    Postgres,
+    Simulation,
+    SimulationFailed,
+    explore,
+    simulate,
+)
+from onefold.testing.simulation.choices import from_text, to_text
+
+QUIET = Faults.none()
+
+
+@pytest.fixture(params=["sqlite", "serializable", "read_committed"])
+def on(request: pytest.FixtureRequest):
+    """Each simulator in turn."""
+    if request.param == "sqlite":
+        return "sqlite"
+    return Postgres(request.param, request.getfixturevalue("postgres_cluster"))
+
+
+def lost_update(sim: Simulation) -> None:
+    """The canary: it reads in one transaction and writes in another."""
+    told: list[int] = []
+
+    def adder(client: Client) -> None:
+        for _ in client.rounds(6):
+            seen = client.run(get, "n")
+            client.run(put, "n", seen + 1)
+            told.append(1)
+
+    def nothing_is_lost(tx: Tx) -> None:
+        assert get(tx, "n") >= len(told)
+
+    sim.clients(adder, 4)
+    sim.at_end(nothing_is_lost)
+
+
+def failure(scenario, **options) -> SimulationFailed:
+    with pytest.raises(SimulationFailed) as caught:
+        explore(scenario, **options)
+    return caught.value
+
+
+# -- finding, repeating, making smaller ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduling", ["random", "pct"])
+def test_the_canary_is_found_made_small_and_repeated(scheduling) -> None:
+    found = failure(lost_update, scheduling=scheduling)
+    assert found.what == "nothing is lost"
+    asked = [entry for entry in found.history if entry["type"] == "invoke"]
+    assert len({entry["client"] for entry in asked}) == 2
+    assert len(asked) == 4, "two clients, each reads and writes once"
+    again = failure(lost_update, replay=found.replay, scheduling=scheduling)
+    assert again.history == found.history
+    assert found.replay in str(found)
+    assert str(found).splitlines()[-1].startswith("replay with lost_update")
+
+
+def test_a_seed_alone_repeats_a_run_too(on) -> None:
+    def run(seed: int) -> list[object]:
+        kept: list[object] = []
+
+        def scenario(sim: Simulation) -> None:
+            kept[:] = [sim.history]
+
+            def counter(client: Client) -> None:
+                for _ in client.rounds(8):
+                    try:
+                        client.run(count_up, client.random.choice("ab"))
+                    except OnefoldError:
+                        client.sleep_ms(client.random.randrange(100))
+
+            sim.clients(counter, 3 if on == "sqlite" else 2)  # Who of two waiters goes on first is the server's choice.
+
+        explore(scenario, seeds=range(seed, seed + 1), on=on)
+        return list(kept[0])  # pyright: ignore[reportArgumentType]
+
+    seeds = range(40 if on == "sqlite" else 6)
+    first = [run(seed) for seed in seeds]
+    assert first == [run(seed) for seed in seeds]
+    assert len({json.dumps(history) for history in first}) > len(seeds) / 2, "seeds differ"
+
+
+def test_a_replay_text_is_checked() -> None:
+    script = {"order": [0, 2, 1], "faults of a-1": [0, 0, 7, 1_500]}
+    assert from_text(to_text(7, script)) == (7, script)
+    assert from_text("12") == (12, None)
+    for wrong in ("", "x", "1:", "1:####", "1:" + to_text(1, script)[2:-6]):
+        with pytest.raises(Invalid):
+            from_text(wrong)
+
+
+def test_read_committed_loses_updates_and_serializable_does_not(on) -> None:
+    def scenario(sim: Simulation) -> None:
+        told: list[int] = []
+
+        def adder(client: Client) -> None:
+            for _ in client.rounds(3):
+                client.run(increase, "n")
+                told.append(1)
+
+        def nothing_is_lost(tx: Tx) -> None:
+            assert get(tx, "n") >= len(told)
+
+        sim.clients(adder, 3)
+        sim.at_end(nothing_is_lost)
+
+    if on == "sqlite" or on.isolation == "serializable":
+        assert explore(scenario, seeds=30, on=on).transactions > 60
+        return
+    found = failure(scenario, seeds=30, on=on)
+    assert failure(scenario, replay=found.replay, on=on).history == found.history
+    assert sum(entry["type"] == "invoke" for entry in found.history) == 2
+
+
+def test_whoever_waits_for_a_lock_lets_others_go_on_and_deadlocks_end(on) -> None:
+    waited: list[int] = []
+
+    def scenario(sim: Simulation) -> None:
+        def both(tx: Tx, first: str, second: str) -> None:
+            count_up(tx, first)
+            count_up(tx, second)
+
+        def crosser(client: Client) -> None:
+            for _ in range(2):
+                client.run(both, *("ab" if client.number % 2 else "ba"))
+
+        def all_counted(tx: Tx) -> None:
+            assert get(tx, "a") == get(tx, "b") == 6
+            waited.append(1)
+
+        sim.clients(crosser, 3, least=3)
+        sim.at_end(all_counted)
+
+    explore(scenario, seeds=10, on=on, faults=QUIET)
+    assert len(waited) == 10
+
+
+# -- what befalls clients ------------------------------------------------------------------------
+
+
+def test_crashes_and_unknown_outcomes_leave_what_they_say(on) -> None:
+    seen: Counter[str] = Counter()
+
+    def scenario(sim: Simulation) -> None:
+        told: Counter[str] = Counter()
+
+        def counter(client: Client) -> None:
+            for number in range(4):
+                key = f"{client.name}/{client.incarnation}/{number}"
+                try:
+                    client.run(count_up, key)
+                except Unknown:
+                    told[key] = -1
+                except Crashed:
+                    told[key] = -1
+                    raise
+                except Retry:
+                    told[key] = 0
+                else:
+                    told[key] = 1
+
+        def as_told(tx: Tx) -> None:
+            for key, what in told.items():
+                there = get(tx, key)
+                assert there == what or (what < 0 and there in {0, 1}), key
+                seen[f"{what} {there}"] += 1
+
+        sim.clients(counter, 3)
+        sim.at_end(as_told)
+
+    heavy = Faults(crash_before=0.05, crash_after=0.05, unknown=0.2, refused=0.1, again=0.1)
+    explore(scenario, seeds=60 if on == "sqlite" else 10, on=on, faults=heavy)
+    assert seen.keys() == {"1 1", "0 0", "-1 0", "-1 1"}
+
+
+def test_faults_come_as_often_as_they_say() -> None:
+    def scenario(sim: Simulation) -> None:
+        def counter(client: Client) -> None:
+            for _ in range(200):
+                try:
+                    client.run(count_up, "n")
+                except (Unknown, Retry):
+                    client.sleep_ms(1)
+
+        sim.clients(counter, 2)
+
+    faults = Faults(pause_ms=10, crashes_max=1_000, crash_before=0, crash_after=0)
+    report = explore(scenario, seeds=20, faults=faults)
+    assert report.transactions == 8_000
+    for name, chance in [("pause", 0.03), ("clock step", 0.01), ("refused", 0.01), ("unknown, committed", 0.01)]:
+        assert chance / 2 < report.faults[name] / 8_000 < chance * 2, name
+    assert not explore(scenario, seeds=1, faults=QUIET).faults
+
+
+def test_an_impure_function_is_told_on() -> None:
+    def scenario(sim: Simulation) -> None:
+        calls: list[int] = []
+
+        def impure(tx: Tx) -> int:
+            calls.append(1)
+            return len(calls)
+
+        def caller(client: Client) -> None:
+            for _ in range(20):
+                client.run(impure)
+
+        sim.clients(caller)
+
+    assert "not_repeatable" in repr(failure(scenario, faults=QUIET.but(again=0.2)).__cause__.code)
+
+
+def test_clocks_differ_and_step_but_go_back_in_no_life() -> None:
+    differences: set[int] = set()
+
+    def scenario(sim: Simulation) -> None:
+        def watcher(client: Client) -> None:
+            last = 0
+            for _ in range(30):
+                now_ms = client.run(lambda tx: tx.now_ms)
+                assert now_ms >= last
+                last = now_ms
+                differences.add(now_ms - sim.time.now_ms)
+
+        sim.clients(watcher, 3)
+
+    explore(scenario, seeds=10, faults=QUIET.but(clock_step=0.1, drift_ppm=10_000, pause=0.1))
+    assert min(differences) < -1_000
+    assert max(differences) > 1_000
+
+
+def test_a_pause_lasts_until_a_lease_is_over() -> None:
+    pauses: list[int] = []
+
+    def scenario(sim: Simulation) -> None:
+        def sleeper(client: Client) -> None:
+            for _ in range(20):
+                client.run(count_up, "n")
+            pauses.extend(int(e["value"].split()[0]) for e in sim.history if e["f"] == "pause")
+
+        sim.clients(sleeper)
+
+    explore(scenario, seeds=20, faults=QUIET.but(pause=0.3, pause_ms=1_000, lease_ms=(30_000,)))
+    assert {29_999, 30_000, 30_001} == {ms for ms in pauses if ms > 1_000}
+
+
+def test_wakes_are_prompt_late_or_lost(on) -> None:
+    heard: list[tuple[bool, int]] = []
+
+    def scenario(sim: Simulation) -> None:
+        def waker(client: Client) -> None:
+            client.sleep_ms(1_000)
+            client.run(lambda tx: tx.wake("door"))
+
+        def waiter(client: Client) -> None:
+            woken = client.waiter("door").wait(60)
+            heard.append((woken, sim.history._time.now_ms))
+
+        sim.clients(waiter, 3)
+        sim.clients(waker)
+
+    explore(scenario, seeds=20, on=on, faults=QUIET.but(lost_wake=0.3, late_wake=0.3, late_wake_ms=5_000))
+    woken = [at for yes, at in heard if yes]
+    began = 1_700_000_001_000
+    assert 0 < len(woken) < len(heard), "some were lost"
+    assert any(at - began > 1_000 for at in woken), "some were late"
+    assert any(at - began < 1_000 for at in woken), "some were prompt"
+
+
+# -- what a scenario may do wrong -------------------------------------------------------------------
+
+
+def test_a_run_without_end_and_one_that_waits_for_ever_fail() -> None:
+    def endless(sim: Simulation) -> None:
+        def runner(client: Client) -> None:
+            while True:
+                client.run(count_up, "n")
+
+        sim.clients(runner)
+
+    def waits(sim: Simulation) -> None:
+        def waiter(client: Client) -> None:
+            client.waiter("never").wait(10**17)
+
+        sim.clients(waiter)
+
+    assert "no end" in str(failure(endless, steps_max=300, faults=QUIET))
+    assert "will not come" in str(failure(waits))
+
+
+def test_background_goes_on_in_calm_and_then_ends() -> None:
+    def scenario(sim: Simulation) -> None:
+        def asker(client: Client) -> None:
+            client.run(put, "asked", 1)
+
+        def worker(client: Client) -> None:
+            while True:
+                client.sleep_ms(50_000)
+                client.run(put, "done", client.run(get, "asked"))
+
+        def done(tx: Tx) -> bool:
+            return get(tx, "done") == 1
+
+        sim.clients(asker)
+        sim.background(worker)
+        sim.at_end(done)
+
+    assert explore(scenario, seeds=30).transactions > 60
+    assert "it answered False" in str(failure(scenario, calm_ms=10_000))
+
+
+def test_what_always_holds_is_checked_at_every_commit(on) -> None:
+    def scenario(sim: Simulation) -> None:
+        def mover(client: Client) -> None:
+            client.run(put, "n", 1)
+            client.run(put, "n", 0)
+
+        def is_zero(tx: Tx) -> bool:
+            return get(tx, "n") == 0
+
+        sim.clients(mover)
+        sim.always(is_zero)
+
+    assert failure(scenario, on=on, faults=QUIET).what == "is zero"
+
+
+def test_what_a_program_expects_fails_the_run_and_its_refusals_do_not() -> None:
+    def scenario(sim: Simulation) -> None:
+        def refuses(tx: Tx) -> None:
+            raise Conflict("No.", code="no")
+
+        def asker(client: Client) -> None:
+            with pytest.raises(Conflict):
+                client.run(refuses)
+            assert client.number < 2, "there is a second"
+
+        sim.clients(asker, 2)
+
+    found = failure(scenario, faults=QUIET)
+    assert found.what == "what asker expects"
+    assert [entry["type"] for entry in found.history if entry["client"] == "asker-2"] == ["invoke", "fail"]
+
+
+def test_the_history_is_one_that_checkers_read() -> None:
+    kept: list[dict] = []
+
+    def scenario(sim: Simulation) -> None:
+        def counter(client: Client) -> None:
+            with client.operation("add", 2) as op:
+                client.run(count_up, "n")
+                op["value"] = client.run(count_up, "n")
+
+        def keep(_tx: Tx) -> None:
+            kept.extend(dict(entry) for entry in sim.history)
+
+        sim.clients(counter, 2)
+        sim.at_end(keep)
+
+    explore(scenario, seeds=1, faults=QUIET.but(unknown=0.5))
+    assert {"index", "time", "process", "type", "f", "value"} <= kept[0].keys()
+    assert [entry["index"] for entry in kept] == list(range(len(kept)))
+    open_now: dict[int, str] = {}
+    for entry in kept:
+        if entry["process"] == "nemesis":
+            continue
+        if entry["type"] == "invoke":
+            assert entry["process"] not in open_now, "one thing at a time, and nothing after info"
+            open_now[entry["process"]] = entry["f"]
+        else:
+            assert open_now[entry["process"]] == entry["f"]
+            if entry["type"] != "info":
+                del open_now[entry["process"]]
+    assert {entry["f"] for entry in kept if entry["process"] != "nemesis"} == {"add"}
+
+
+@pytest.mark.parametrize("wrong", [
+    {"seeds": 0}, {"seeds": range(-1, 3)}, {"on": "oracle"}, {"replay": "nonsense"},
+])  # fmt: skip
+def test_wrong_arguments_are_refused(wrong) -> None:
+    with pytest.raises(Invalid):
+        explore(lost_update, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"unknown": 1.5}, {"pause": -0.1}, {"crash_before": 0.6, "crash_after": 0.6}, {"pause_ms": -1}, {"lease_ms": (0,)},
+])  # fmt: skip
+def test_wrong_faults_are_refused(wrong) -> None:
+    with pytest.raises(Invalid):
+        Faults(**wrong)
+
+
+# -- as a test ------------------------------------------------------------------------------------
+
+
+@simulate(seeds=20)
+def test_a_scenario_is_a_test(sim: Simulation) -> None:
+    def adder(client: Client) -> None:
+        client.run(count_up, "n")
+
+    def is_counted(tx: Tx) -> None:
+        assert get(tx, "n") >= 3
+
+    sim.clients(adder, 3, least=3)
+    sim.at_end(is_counted)
+
+
+@simulate(seeds=3, faults=QUIET)
+def test_a_scenario_takes_fixtures(sim: Simulation, tmp_path) -> None:
+    assert tmp_path.is_dir()
+    sim.clients(lambda client: client.run(put, "n", 1))
+
+
+def test_tables_of_the_user_are_gone_with_the_run(on) -> None:
+    def scenario(sim: Simulation) -> None:
+        sim.setup(lambda tx: tx.run("CREATE TABLE carts (id BIGINT PRIMARY KEY, items BIGINT NOT NULL) -- :space"))
+
+        def shopper(client: Client) -> None:
+            client.run(lambda tx: tx.run("INSERT INTO carts VALUES (:id, 1) -- :space", id=client.number))
+
+        def is_filled(tx: Tx) -> None:
+            assert tx.one("SELECT count(*) FROM carts -- :space") == (2,)
+
+        sim.clients(shopper, 2, least=2)
+        sim.at_end(is_filled)
+
+    assert explore(scenario, seeds=3, on=on, faults=QUIET).seeds == 3
