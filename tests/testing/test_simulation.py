@@ -49,9 +49,9 @@ def lost_update(sim: Simulation) -> None:
     sim.at_end(nothing_is_lost)
 
 
-def failure(scenario, **options) -> SimulationFailed:
+def failure(scenario, *, shrink_runs_max: int | None = 0, **options) -> SimulationFailed:
     with pytest.raises(SimulationFailed) as caught:
-        explore(scenario, **options)
+        explore(scenario, shrink_runs_max=shrink_runs_max, **options)
     return caught.value
 
 
@@ -60,7 +60,7 @@ def failure(scenario, **options) -> SimulationFailed:
 
 @pytest.mark.parametrize("scheduling", ["random", "pct"])
 def test_the_canary_is_found_made_small_and_repeated(scheduling) -> None:
-    found = failure(lost_update, scheduling=scheduling)
+    found = failure(lost_update, scheduling=scheduling, shrink_runs_max=None)
     assert found.what == "nothing is lost"
     asked = [entry for entry in found.history if entry["type"] == "invoke"]
     assert len({entry["client"] for entry in asked}) == 2
@@ -123,7 +123,7 @@ def test_read_committed_loses_updates_and_serializable_does_not(on) -> None:
     if on == "sqlite" or on.isolation == "serializable":
         assert explore(scenario, seeds=30, on=on).transactions > 60
         return
-    found = failure(scenario, seeds=30, on=on)
+    found = failure(scenario, seeds=30, on=on, shrink_runs_max=60)
     assert failure(scenario, replay=found.replay, on=on).history == found.history
     assert sum(entry["type"] == "invoke" for entry in found.history) == 2
 

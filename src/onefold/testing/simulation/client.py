@@ -16,7 +16,7 @@ from onefold.engine.metrics import Metrics
 from onefold.engine.wake import Hub
 from onefold.testing.simulation import faults as fault
 from onefold.testing.simulation.actor import Actor, Crashed, Stopped
-from onefold.testing.simulation.history import NEMESIS, Entry
+from onefold.testing.simulation.history import Entry
 from onefold.testing.simulation.wakes import SimulatedHub
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ class SimulatedEngine:
         return dice.random() < self._run.faults.late_reply
 
     def _note(self, what: str, value: Any = None) -> None:
-        self._run.faults_seen[what] = self._run.faults_seen.get(what, 0) + 1
-        self._run.history.add(NEMESIS, "info", what, value, client=self._actor.name)
+        self._run.note_fault(self._actor, what, value)
 
 
 class Client(Database):

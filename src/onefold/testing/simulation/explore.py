@@ -81,6 +81,7 @@ def explore(
     calm_ms: int = CALM_MS,
     seconds_max: float | None = None,
     replay: str | None = None,
+    shrink_runs_max: int | None = None,
     **named: Any,
 ) -> Report:
     """Run `scenario(sim, *arguments, **named)` once per seed; answers what was done.
@@ -97,6 +98,7 @@ def explore(
         calm_ms: how long background programs go on after the last client.
         seconds_max: begin no further seed after so many (real) seconds; None is no limit.
         replay: run only what a failure printed here.
+        shrink_runs_max: how many runs may be spent on making a failure smaller; None is the simulator's own.
         named: handed on.
 
     Raises:
@@ -110,7 +112,8 @@ def explore(
     with world_of(on) as world:
         runs = _Runs(lambda seed, script: Simulation(
             world, seed=seed, script=script, faults=faults if faults is not None else Faults(), limits=limits
-        ), scenario, arguments, named, shrink_runs_max=world.shrink_runs_max)  # fmt: skip
+        ), scenario, arguments, named,
+            shrink_runs_max=world.shrink_runs_max if shrink_runs_max is None else shrink_runs_max)  # fmt: skip
         if replay is not None:
             seed, script = from_text(replay)
             for _ in range(world.replays_max):

@@ -36,19 +36,23 @@ class History(list[Entry]):
     def timeline(self, *, lines_max: int = 80) -> list[str]:
         """The run for people: one line for what each client was told, and for each fault."""
         lines: list[str] = []
-        asked: dict[Any, Any] = {}
+        asked: dict[Any, Entry] = {}  # Not answered yet.
         for entry in self:
-            if entry["type"] == "invoke":
-                asked[entry["process"]] = entry["value"]
-                continue
             at = f"{entry['time'] // 1_000_000:>9} ms  {entry['client']:<12}"
-            if entry["process"] == NEMESIS:
+            if entry["type"] == "invoke":
+                asked[entry["process"]] = entry
+            elif entry["process"] == NEMESIS:
                 lines.append(f"{at} !! {entry['f']}{_shown(entry['value'], ' ')}")
             else:
                 told = entry.get("error") or _shown(entry["value"], "") or "None"
-                lines.append(f"{at} {entry['f']}({_shown(asked.get(entry['process']), '')}) {entry['type']}: {told}")
+                lines.append(f"{at} {_call(asked.pop(entry['process']))} {entry['type']}: {told}")
+        lines += [f"{'':>12}  {entry['client']:<12} {_call(entry)} ..." for entry in asked.values()]
         cut = len(lines) - lines_max
         return lines if cut <= 0 else [f"  ... {cut} lines before", *lines[cut:]]
+
+
+def _call(entry: Entry) -> str:
+    return f"{entry['f']}({_shown(entry['value'], '')})"
 
 
 def _shown(value: Any, before: str) -> str:

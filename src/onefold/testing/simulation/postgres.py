@@ -98,8 +98,10 @@ class PostgresWorld:
             actor.pid = pid
 
     def before(self) -> None:
-        """See `Stepper.before`."""
+        """See `Stepper.before`. Here a process may stand still in the middle of its transaction."""
         if (actor := self.actor) is not None:
+            assert self._run is not None
+            self._run.may_pause(actor)
             actor.point()
 
     def after(self) -> None:

@@ -19,7 +19,9 @@ Decisions = dict[str, list[int]]
 
 _WHOLE = ("count of ", "rounds of ")
 _MAGNITUDES = {"count of ", "rounds of ", "faults of "}  # Where less is simpler; elsewhere only 0 is.
-_ORDER = ("count of ", "rounds of ", "faults of ", "restarts of ", "wakes of ", "drift of ", "delays", "order")
+_ORDER = (
+    "count of ", "rounds of ", "faults of ", "pauses of ", "restarts of ", "wakes of ", "drift of ", "delays", "order",
+)  # fmt: skip
 
 
 def shrunk(made: Decisions, fails: Callable[[Decisions], Decisions | None], *, runs_max: int) -> tuple[Decisions, int]:

@@ -14,7 +14,7 @@ from onefold.testing.simulation.actor import Actor, Crashed, State, Stopped
 from onefold.testing.simulation.choices import Choices, Script
 from onefold.testing.simulation.client import Client
 from onefold.testing.simulation.clock import ProcessClock, Time
-from onefold.testing.simulation.faults import Faults
+from onefold.testing.simulation.faults import PAUSE_MS_MAX, Faults, drawn_pause_ms
 from onefold.testing.simulation.history import NEMESIS, History
 from onefold.testing.simulation.scheduler import Scheduler, Scheduling
 from onefold.testing.simulation.wakes import Wakes
@@ -164,6 +164,20 @@ class Simulation:
             self._check(check, read=True)
         if self._broken is not None:
             raise Stopped
+
+    def may_pause(self, actor: Actor) -> None:
+        """Let the process stand still between two statements of a transaction, as often as before one."""
+        stream = self.choices.stream(f"pauses of {actor.name}")
+        if self.calm or not stream.take(2, lambda dice: dice.random() < self.faults.pause):
+            return
+        pause_ms = stream.take(PAUSE_MS_MAX, lambda dice: drawn_pause_ms(self.faults, dice))
+        self.note_fault(actor, "pause", f"{pause_ms} ms, between statements")
+        actor.due_ms = self.time.now_ms + pause_ms
+
+    def note_fault(self, actor: Actor, what: str, value: object = None) -> None:
+        """Write down what befell a client."""
+        self.faults_seen[what] = self.faults_seen.get(what, 0) + 1
+        self.history.add(NEMESIS, "info", what, value, client=actor.name)
 
     def process_of(self, actor: Actor) -> int:
         """Under which number the actor stands in the history now."""

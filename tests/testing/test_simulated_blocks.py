@@ -1,0 +1,57 @@
+"""The scenarios of `scenarios.py`, small in the suite and long in `make sim`, on both simulators."""
+
+from __future__ import annotations
+
+import pytest
+from scenarios import CALM_MS, SCENARIOS, on_call
+
+from onefold.testing.simulation import Faults, Postgres, explore
+
+LONG = 100  # `make sim` takes so many times as many seeds.
+each = pytest.mark.parametrize("scenario", list(SCENARIOS), ids=lambda scenario: scenario.__name__)
+levels = pytest.mark.parametrize("isolation", ["serializable", "read_committed"])
+
+
+@each
+def test_on_sqlite(scenario) -> None:
+    faults, seeds, _ = SCENARIOS[scenario]
+    assert explore(scenario, seeds=seeds, faults=faults, calm_ms=CALM_MS).transactions > seeds
+
+
+@each
+@levels
+def test_on_postgres(scenario, isolation, postgres_cluster) -> None:
+    faults, _, seeds = SCENARIOS[scenario]
+    on = Postgres(isolation, postgres_cluster)
+    assert explore(scenario, seeds=seeds, faults=faults, on=on, calm_ms=CALM_MS).steps > seeds
+
+
+@each
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+def test_long_on_sqlite(scenario) -> None:
+    faults, seeds, _ = SCENARIOS[scenario]
+    first = 1_000_000
+    report = explore(scenario, seeds=range(first, first + seeds * LONG), faults=faults, calm_ms=CALM_MS)
+    assert report.seeds == seeds * LONG
+    print(f"{scenario.__name__}: {report.seeds} seeds, {report.transactions} transactions, "
+          f"{report.per_core_second:,.0f} per second and core")  # fmt: skip
+
+
+@each
+@levels
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+def test_long_on_postgres(scenario, isolation, postgres_cluster) -> None:
+    faults, _, seeds = SCENARIOS[scenario]
+    first = 1_000_000
+    on = Postgres(isolation, postgres_cluster)
+    report = explore(scenario, seeds=range(first, first + seeds * LONG), faults=faults, on=on, calm_ms=CALM_MS)
+    assert report.seeds == seeds * LONG
+    print(f"{scenario.__name__} at {isolation}: {report.seeds} seeds, {report.steps} statements, "
+          f"{report.steps / report.seconds:,.0f} per second")  # fmt: skip
+
+
+def test_a_composed_function_is_serializable(postgres_cluster) -> None:
+    for on in ("sqlite", Postgres("serializable", postgres_cluster)):
+        assert explore(on_call, seeds=10, faults=Faults.none(), on=on).transactions == 20
