@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any, Literal
 
+import msgspec
+import paying
 import pytest
 import scenarios
 from registers import count_up
@@ -23,6 +26,7 @@ from onefold.messaging.idempotency import ops as idempotency_ops
 from onefold.messaging.jobs import attempts
 from onefold.products.booking import ops as booking_ops
 from onefold.products.ledger import ops as ledger_ops
+from onefold.products.payments import client as payments_client
 from onefold.testing.simulation import Faults
 
 Where = Literal["sqlite", "serializable", "read_committed"]
@@ -97,7 +101,7 @@ def finished_first(client: Any, attempt: Any) -> None:
     """A worker that tells of its success before it has it."""
     try:
         client.run(attempts.finish, attempt)
-        client.run(count_up, f"done {scenarios.msgspec.json.decode(attempt.args)['key']}")
+        client.run(count_up, f"done {msgspec.json.decode(attempt.args)['key']}")
     except (Conflict, Unknown, Retry):
         return
 
@@ -117,6 +121,19 @@ def effects_later() -> Planting:
         whole(consuming, "_handle", handle)(patch)
 
     return plant
+
+
+def asked_anew(patch: pytest.MonkeyPatch) -> None:
+    """A provider that kept silent is asked again under another key, and never what became of the first."""
+    tries: Counter[str] = Counter()
+
+    def ask(settler: Any, provider: Any, intent: Any, *, asked_before: bool) -> Any:
+        key = f"{intent.id}~{tries[intent.id]}" if asked_before else intent.id
+        tries[intent.id] += 1
+        charge = provider.authorise(key, intent.amount, capture=True, reference=intent.reference)
+        return msgspec.structs.replace(charge, key=intent.id)
+
+    patch.setattr(payments_client._Settler, "_ask", ask)
 
 
 def forgetful(row: Any, now_ms: int) -> Any:
@@ -159,6 +176,7 @@ MUTANTS = [
            "AND (sold & :mask) = 0"), scenarios.box_office, "the hall is right"),
     Mutant("a lapsed hold is forgotten by half", whole(booking_ops, "swept", forgetful), scenarios.box_office,
            "the hall is right"),
+    Mutant("a silent provider is asked under a new key", asked_anew, paying.paid_once, "the books are the providers"),
     Mutant("a composed function runs at READ COMMITTED", lambda _patch: None, scenarios.on_call,
            "somebody is on call", on="read_committed", faults=Faults.none(), seeds=60),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 from booking_hall import audit, open_hall, orders_of
@@ -139,20 +140,7 @@ def work_once(sim: Simulation) -> None:
             acknowledged.append(key)
 
     def worker(client: Client) -> None:
-        name = f"{client.name}/{client.incarnation}"
-        wanted = Wanted(as_list(["simulated.work"]), None, [("default", (0, 0, 0, 0, 0))])
-        client.run(enlist, name, queues=["default"], kinds=["simulated.work"], lease_ms=LEASE_MS)
-        loops = client.options(isolation="read_committed")
-        while True:
-            try:
-                loops.run(jobs.rescue)
-                loops.run(jobs.promote)
-                mine = loops.run(jobs.claim, name, wanted, room=2)
-            except Conflict:  # It was given up; it starts anew.
-                raise Retry("The worker was given up.") from None
-            for attempt in mine:
-                do_work(client, attempt)
-            client.sleep_ms(client.random.randrange(1_000, 4_000))
+        work(client, "simulated.work", lambda attempt: do_work(client, attempt))
 
     def nothing_is_done_twice(tx: Tx) -> None:
         rows = tx.all("SELECT key, total FROM onefold.counter_totals WHERE space = :space AND total > 1 ORDER BY key")
@@ -165,6 +153,24 @@ def work_once(sim: Simulation) -> None:
     sim.background(worker, 2)
     sim.always(nothing_is_done_twice)
     sim.at_end(all_is_done)
+
+
+def work(client: Client, kind: str, do: Callable[[jobs.Attempt], None]) -> None:
+    """What a worker does all day: claim, do, rescue what others left behind."""
+    name = f"{client.name}/{client.incarnation}"
+    wanted = Wanted(as_list([kind]), None, [("default", (0, 0, 0, 0, 0))])
+    client.run(enlist, name, queues=["default"], kinds=[kind], lease_ms=LEASE_MS)
+    loops = client.options(isolation="read_committed")
+    while True:
+        try:
+            loops.run(jobs.rescue)
+            loops.run(jobs.promote)
+            mine = loops.run(jobs.claim, name, wanted, room=2)
+        except Conflict:  # It was given up; it starts anew.
+            raise Retry("The worker was given up.") from None
+        for attempt in mine:
+            do(attempt)
+        client.sleep_ms(client.random.randrange(1_000, 4_000))
 
 
 def do_work(client: Client, attempt: jobs.Attempt) -> None:

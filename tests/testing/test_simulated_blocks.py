@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from scenarios import CALM_MS, SCENARIOS, on_call
+from paying import paid_once
+from scenarios import CALM_MS, PAUSES, on_call
+from scenarios import SCENARIOS as BLOCKS
 
 from onefold.testing.simulation import Faults, Postgres, explore
 
+SCENARIOS = {**BLOCKS, paid_once: (PAUSES, 4, 1)}
 LONG = 100  # `make sim` takes so many times as many seeds.
 each = pytest.mark.parametrize("scenario", list(SCENARIOS), ids=lambda scenario: scenario.__name__)
 levels = pytest.mark.parametrize("isolation", ["serializable", "read_committed"])

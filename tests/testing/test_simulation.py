@@ -439,3 +439,22 @@ def test_tables_of_the_user_are_gone_with_the_run(on) -> None:
         sim.at_end(is_filled)
 
     assert explore(scenario, seeds=3, on=on, faults=QUIET).seeds == 3
+
+
+def test_a_program_that_tries_on_while_it_is_stopped_is_stopped(on) -> None:
+    def scenario(sim: Simulation) -> None:
+        def stubborn(client: Client) -> None:
+            try:
+                while True:
+                    client.run(count_up, "n")
+            finally:
+                client.run(count_up, "cleaned up")
+
+        def is_small(tx: Tx) -> bool:
+            return get(tx, "n") < 5
+
+        sim.clients(stubborn, 3)
+        sim.always(is_small)
+
+    assert failure(scenario, on=on, faults=QUIET).what == "is small"
+    assert failure(scenario, on=on, faults=QUIET.but(crash_after=0.3), seeds=3).what == "is small"

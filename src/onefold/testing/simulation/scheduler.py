@@ -21,6 +21,7 @@ from onefold.testing.simulation.clock import Time
 Scheduling = Literal["both", "random", "pct"]
 
 FOREVER = 1 << 62
+UNWINDING_MAX = 1_000  # Transactions that a program may try on its way out.
 STUCK_S = 60.0  # Real seconds until an actor that does not come back is given up on.
 PCT_DEPTH_MAX = 4
 PCT_STEPS = (16, 64, 256, 1_024)  # How long a run is taken to be, drawn per seed.
@@ -84,7 +85,9 @@ class Scheduler:
             actor.stopping = True
         # Who is in the server comes back when those that it waits for are gone.
         for actor in sorted(self.actors, key=lambda a: a.state is State.BLOCKED):
-            while actor.state is not State.DONE:
+            for _ in range(UNWINDING_MAX):
+                if actor.state is State.DONE:
+                    break
                 if actor.state is State.BLOCKED:
                     if not actor.came_back(STUCK_S):
                         break

@@ -135,6 +135,7 @@ class Simulation:
 
         Raises:
             Broken: it does not.
+            TimeoutError: a client waits for something that is not simulated.
         """
         for actor, program, number in self._lives:
             self._processes[actor.number] = actor.number
@@ -145,10 +146,10 @@ class Simulation:
             stuck = str(error)
         finally:
             left = self._scheduler.stop()
+        if left:
+            raise TimeoutError(stuck or f"{left[0].name} does not stop; the simulation cannot go on")
         if self._broken is not None:
             raise self._broken
-        if left:
-            raise Broken("every client comes to its end", None, f"{left[0].name} does not stop")
         if stuck and not self.calm:
             raise Broken("every client comes to its end", None, stuck)
         for check in self._at_end:
@@ -252,7 +253,9 @@ class Simulation:
         try:
             if self.world.direct(fn, args, kwargs, read=read) is False:
                 self._break(Broken(what, None, "it answered False"))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # Also those by which test frameworks fail.
             self._break(Broken(what, error))
 
     def _break(self, broken: Broken) -> None:

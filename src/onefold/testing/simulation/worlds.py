@@ -35,7 +35,7 @@ class Postgres:
 
 Where = Literal["sqlite"] | Postgres
 
-_idle: dict[object, list[World]] = {}
+_idle: dict[Where, list[World]] = {}
 _lock = threading.Lock()
 
 
@@ -44,9 +44,8 @@ def world_of(where: Where) -> Generator[World]:
     """A world for one exploration."""
     if where != "sqlite" and not isinstance(where, Postgres):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise Invalid('A scenario runs on "sqlite" or on Postgres(...).', code="on")
-    key: object = where if where == "sqlite" else (where.isolation, id(where.cluster))
     with _lock:
-        kept = _idle.setdefault(key, [])
+        kept = _idle.setdefault(where, [])
         world = kept.pop() if kept else None
     world = world or _make(where)
     try:
