@@ -42,7 +42,7 @@ soak: $(VENV)/.test ## The long crash tests: twenty rounds each.
 	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600
 
 sim: $(VENV)/.test ## Every block under simulated crashes, clocks and schedules, a hundred times as many seeds as in `make test`.
-	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600 -rP tests/products/test_booking_model.py tests/testing/test_simulated_blocks.py
+	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600 -rP tests/testing/test_simulated_blocks.py
 
 bench: $(VENV)/.test ## Every bench beside its peer; writes the tables into the blocks' pages.
 	$(BIN)/python -m benches

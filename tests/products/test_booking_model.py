@@ -1,11 +1,9 @@
-"""Booking against a model that is a dictionary, and a hundred thousand schedules of its transactions."""
+"""Booking against a model that is a dictionary."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
 from booking_hall import audit, open_hall
@@ -22,10 +20,9 @@ from hypothesis.stateful import (
 )
 
 import onefold
-from onefold import Conflict, Database, Denied, NotFound, OnefoldError, Tx, booking
+from onefold import Conflict, Database, Denied, NotFound, booking
 from onefold.core.clock import FakeClock
 from onefold.engine import call
-from onefold.engine.sqlite.tx import SqliteTx
 from onefold.products.booking.records import HOLDS_PER_BUYER_MAX
 from onefold.products.booking.tidy import tidy_lapsed
 
@@ -176,131 +173,3 @@ def test_any_sequence_goes_as_the_model_says(sqlite_db: Database, clock: FakeClo
     run_state_machine_as_test(
         lambda: Model(sqlite_db, clock), settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
     )
-
-
-# -- schedules of transactions ----------------------------------------------------------------------
-
-
-class Buyer:
-    """A buyer as a program of transactions; whoever drives it decides when the next one runs."""
-
-    def __init__(self, name: str, show: str, dice: Random) -> None:
-        self.name, self.show, self.dice = name, show, dice
-        self.held: booking.Hold | None = None
-        self.stale: list[booking.Hold] = []
-        self.orders: list[booking.Order] = []
-
-    def step(self, tx: Tx) -> None:
-        """One transaction: usually what comes next, sometimes what nobody should do."""
-        dice = self.dice
-        what = dice.random()
-        if self.stale and what < 0.15:  # A late retry with what was read long ago.
-            self.bought(booking.confirm(tx, dice.choice(self.stale)))
-        elif self.orders and what < 0.25:
-            booking.cancel(tx, self.orders.pop().id, by=self.name)
-        elif self.held is None:
-            self.held = self.want(tx)
-            self.stale.append(self.held)
-        elif what < 0.45:
-            self.held = booking.extend(tx, self.held.id, by=self.name, ttl_ms=dice.randrange(1_000, 9_000))
-        elif what < 0.55:
-            held, self.held = self.held, None
-            booking.release(tx, held.id, by=self.name)
-        else:
-            held, self.held = self.held, None
-            self.bought(booking.confirm(tx, booking.hold_of(tx, held.id, by=self.name)))
-
-    def want(self, tx: Tx) -> booking.Hold:
-        dice = self.dice
-        ttl_ms = dice.randrange(1_000, 5_000)
-        if dice.random() < 0.5:
-            return booking.hold_best(
-                tx, self.show, by=self.name, count=dice.randrange(1, 4), ttl_ms=ttl_ms, split=dice.random() < 0.3
-            )
-        first = dice.randrange(1, 6)
-        return booking.hold(tx, self.show, by=self.name, row=dice.randrange(1, 3), seats=[first, first + 1], ttl_ms=ttl_ms)
-
-    def bought(self, order: booking.Order) -> None:
-        self.orders.append(order)
-
-
-class Schedules:
-    """Runs buyers' transactions in random order, on one connection, with clocks that disagree.
-
-    A transaction is a savepoint here, so a schedule of twelve costs a millisecond: what is
-    shuffled is the order of the commits, which is all that SQLite, having one writer, can shuffle.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.connection = sqlite3.connect(path, isolation_level=None)
-        self.cursor = self.connection.cursor()
-        self.now_ms, self.number, self.sold, self.refused = 1_700_000_000_000, 0, 0, 0
-
-    def tx(self) -> SqliteTx:
-        self.number += 1
-        return SqliteTx(self.cursor, space=7, space_name="", now_ms=self.now_ms, seed=self.number)
-
-    def run(self, seed: int) -> None:
-        dice = Random(seed)
-        self.cursor.execute("BEGIN")
-        show = open_hall(self.tx(), rows=1, seats=6)
-        crowd = [Buyer(name, show, dice) for name in "abc"]
-        for _ in range(12):
-            # One process's clock may be two seconds behind another's.
-            self.now_ms += dice.choice((-2_000, 0, 1, 500, 1_500, 3_000))
-            self.cursor.execute("SAVEPOINT s")
-            try:
-                if dice.random() < 0.08:
-                    tidy_lapsed(self.tx())
-                else:
-                    dice.choice(crowd).step(self.tx())
-            except OnefoldError:
-                self.refused += 1
-                self.cursor.execute("ROLLBACK TO s")
-            self.cursor.execute("RELEASE s")
-            audit(self.tx(), show)
-        # No order without its buyer's knowledge, none lost.
-        known = {order.id for buyer in crowd for order in buyer.orders}
-        live = {o.id for o in booking.list_orders(self.tx(), show_id=show).items if o.cancelled_at_ms is None}
-        assert live == known
-        self.sold += len(known)
-        self.cursor.execute("ROLLBACK")
-
-
-def run_schedules(path: Path, seeds: range) -> Schedules:
-    onefold.migrate(path)
-    schedules = Schedules(path)
-    for seed in seeds:
-        try:
-            schedules.run(seed)
-        except AssertionError as error:
-            raise AssertionError(f"replay with Schedules.run({seed})") from error
-    schedules.connection.close()
-    return schedules
-
-
-@pytest.mark.slow
-def test_no_schedule_sells_a_seat_twice(tmp_path: Path) -> None:
-    done = run_schedules(tmp_path / "schedules.db", range(5_000))
-    # The schedules are worth something: many sales, many refusals.
-    assert done.sold > 4_000
-    assert done.refused > 4_000
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3_600)
-def test_no_schedule_of_a_hundred_thousand_sells_a_seat_twice(tmp_path: Path) -> None:
-    assert run_schedules(tmp_path / "schedules.db", range(100_000)).sold > 50_000
-
-
-def test_the_schedules_find_a_planted_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were seats of lapsed holds given away without ending those holds, the schedules would tell."""
-    from onefold.products.booking import ops  # noqa: PLC0415  The planted bug is in this module's name.
-
-    def forgetful(row, now_ms):  # noqa: ANN001, ANN202
-        lapsed = sum(e.mask for e in ops.entries_of(row.holds) if e.expires_at_ms <= now_ms)
-        return row._replace(held=row.held & ~lapsed)
-
-    monkeypatch.setattr(ops, "swept", forgetful)
-    with pytest.raises(AssertionError, match="replay with"):
-        run_schedules(tmp_path / "planted.db", range(2_000))

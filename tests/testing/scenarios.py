@@ -27,6 +27,7 @@ from onefold import (
 )
 from onefold.messaging.jobs.attempts import Wanted
 from onefold.messaging.jobs.leases import as_list, enlist
+from onefold.products.booking.tidy import tidy_lapsed
 from onefold.testing.simulation import Client, Faults, Simulation
 
 LEASE_MS = 10_000
@@ -284,31 +285,63 @@ def asked_again(sim: Simulation) -> None:
 # -- booking --------------------------------------------------------------------------------------
 
 
+class Buyer:
+    """A buyer who does what comes next, and sometimes what nobody should do."""
+
+    def __init__(self, client: Client, show: str) -> None:
+        self.client, self.show, self.dice = client, show, client.random
+        self.held: booking.Hold | None = None
+        self.seen: list[booking.Hold] = []  # Every version of every hold.
+        self.orders: list[booking.Order] = []
+
+    def step(self) -> None:
+        """One transaction."""
+        run, by, what = self.client.run, self.client.name, self.dice.random()
+        if self.seen and what < 0.2:  # A late retry, with what was read long ago.
+            self.orders.append(run(booking.confirm, self.dice.choice(self.seen)))
+        elif self.orders and what < 0.25:
+            run(booking.cancel, self.orders.pop().id, by=by)
+        elif self.held is None:
+            self.held = self.want()
+            self.seen.append(self.held)
+        elif what < 0.45:
+            self.held = run(booking.extend, self.held.id, by=by, ttl_ms=self.dice.randrange(1_000, 2 * LEASE_MS))
+            self.seen.append(self.held)
+        elif what < 0.55:
+            held, self.held = self.held, None
+            run(booking.release, held.id, by=by)
+        else:
+            held, self.held = self.held, None
+            self.orders.append(run(booking.confirm_hold, held.id, by=by))
+
+    def want(self) -> booking.Hold:
+        run, dice, by = self.client.run, self.dice, self.client.name
+        if dice.random() < 0.5:
+            count, split = dice.randrange(1, 4), dice.random() < 0.3
+            return run(booking.hold_best, self.show, by=by, count=count, ttl_ms=LEASE_MS, split=split)
+        first, row = dice.randrange(1, 6), dice.randrange(1, 3)
+        return run(booking.hold, self.show, by=by, row=row, seats=[first, first + 1], ttl_ms=LEASE_MS)
+
+
 def box_office(sim: Simulation) -> None:
-    """No seat is sold twice; what a buyer was told is sold is there."""
-    show = sim.setup(open_hall, rows=1, seats=4)
+    """No seat is sold twice, whatever holds lapse, are extended, given back, or confirmed too late."""
+    show = sim.setup(open_hall, rows=1, seats=6)
     told: dict[str, str] = {}
 
     def buyer(client: Client) -> None:
-        held: list[booking.Hold] = []
-        for _ in client.rounds(10):
+        me = Buyer(client, show)
+        for _ in client.rounds(12):
             try:
-                if not held:
-                    first = client.random.randrange(1, 4)
-                    held.append(client.run(
-                        booking.hold, show, by=client.name, row=1, seats=[first, first + 1], ttl_ms=LEASE_MS
-                    ))  # fmt: skip
-                elif client.random.random() < 0.3:
-                    held[-1] = client.run(booking.extend, held[-1].id, by=client.name, ttl_ms=LEASE_MS)
+                if client.random.random() < 0.08:
+                    client.run(tidy_lapsed)
                 else:
-                    # What was read long ago is confirmed as well: `confirm` checks it.
-                    order = client.run(booking.confirm, client.random.choice(held))
-                    told[order.id] = client.name
+                    me.step()
             except (Conflict, NotFound):
-                held.clear()
+                me.held = None
                 client.sleep_ms(client.random.randrange(LEASE_MS))
             except (Unknown, Retry):
                 client.sleep_ms(10)
+            told.update({order.id: client.name for order in me.orders})
 
     def the_hall_is_right(tx: Tx) -> None:
         audit(tx, show)
@@ -356,6 +389,6 @@ SCENARIOS = {
     view_of_events: (FAULTS, 8, 1),
     money_moves_once: (FAULTS, 12, 1),
     asked_again: (FAULTS, 60, 2),
-    box_office: (PAUSES, 60, 2),
+    box_office: (PAUSES, 100, 2),
 }
 CALM_MS = 60_000

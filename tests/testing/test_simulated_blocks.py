@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from paying import paid_once
-from scenarios import CALM_MS, PAUSES, on_call
+from scenarios import CALM_MS, PAUSES, box_office, on_call
 from scenarios import SCENARIOS as BLOCKS
 
-from onefold.testing.simulation import Faults, Postgres, explore
+from onefold.testing.simulation import Faults, History, Postgres, Simulation, explore
 
 SCENARIOS = {**BLOCKS, paid_once: (PAUSES, 4, 1)}
 LONG = 100  # `make sim` takes so many times as many seeds.
@@ -53,6 +55,23 @@ def test_long_on_postgres(scenario, isolation, postgres_cluster) -> None:
     assert report.seeds == seeds * LONG
     print(f"{scenario.__name__} at {isolation}: {report.seeds} seeds, {report.steps} statements, "
           f"{report.steps / report.seconds:,.0f} per second")  # fmt: skip
+
+
+def test_the_box_office_sells_and_refuses() -> None:
+    """A scenario in which little happens would show little."""
+    told: Counter[tuple[str, str]] = Counter()
+
+    def watched(sim: Simulation) -> None:
+        box_office(sim)
+        histories.append(sim.history)
+
+    histories: list[History] = []
+    explore(watched, seeds=60, faults=PAUSES)
+    for entry in (entry for history in histories for entry in history):
+        told[entry["f"], entry["type"]] += 1
+    assert told["confirm_hold", "ok"] + told["confirm", "ok"] > 100
+    assert told["confirm", "fail"] > 60
+    assert told["hold", "fail"] + told["hold_best", "fail"] > 60
 
 
 def test_a_composed_function_is_serializable(postgres_cluster) -> None:
