@@ -32,7 +32,7 @@ def run(size: Size) -> list[Table]:
             ))  # fmt: skip
     for isolation in ("serializable", "read_committed"):
         reports: list[Report] = [
-            explore(counter, seeds=size.of(20), faults=Faults.none(), on=Postgres(isolation)) for _ in range(size.rounds)
+            explore(counter, seeds=size.of(4), faults=Faults.none(), on=Postgres(isolation)) for _ in range(size.rounds)
         ]
         rate = statistics.median(report.steps / report.seconds for report in reports)
         table.rows.append(("counter", f"PostgreSQL, {isolation}", "none", f"{rate:,.0f} statements a second", ""))

