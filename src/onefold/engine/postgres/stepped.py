@@ -59,10 +59,6 @@ class SteppedEngine(PostgresEngine):
         )  # fmt: skip
         self.overseer = Overseer(self)
 
-    def twice(self, *, yes: bool) -> None:
-        """Whether this thread's next function is run and undone first. One thread goes on at a time."""
-        self._rehearse = yes
-
     def close(self) -> None:
         """See `PostgresEngine.close`."""
         self.overseer.close()

@@ -21,7 +21,8 @@ class Faults:
         crash_after: it dies when the COMMIT is done and nobody was told.
         unknown: the caller gets Unknown; half of these transactions are committed, half are not.
         refused: the caller gets Retry; nothing was written.
-        again: the function is run, undone and run again, as after a conflict.
+        again: the function is run, undone and run again, as after a conflict. On PostgreSQL the server's own
+            conflicts do so instead.
         pause: the process stands still before the transaction, for 1 to `pause_ms` milliseconds; on PostgreSQL
             with the same chance before each statement as well.
         clock_step: the clock of the process jumps by up to `clock_step_ms`, either way. Within one life of the

@@ -54,20 +54,18 @@ class PostgresWorld:
         self._run = run
         self._engine.overseer.empty()
 
-    def run(self, actor: Actor, call: Call, *, twice: bool) -> Any:
-        """See `World.run`."""
+    def run(self, actor: Actor, call: Call, *, twice: bool) -> Any:  # noqa: ARG002
+        """See `World.run`. Not twice: others go on between statements, and the second time may rightly differ."""
         self._here.actor = actor
         call.deadline_ns = time.monotonic_ns() + _REAL_DEADLINE_NS
         if not call.options.read_only and call.options.isolation == "serializable":
             call.options = dataclasses.replace(call.options, isolation=self._isolation)
-        self._engine.twice(yes=twice)
         return self._engine.run(call)
 
     def direct(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool) -> Any:
         """See `World.direct`."""
         assert self._run is not None
         actor, self._here.actor = getattr(self._here, "actor", None), None
-        self._engine.twice(yes=False)
         call = Call(fn, args, kwargs, Options(read_only=True) if read else Options(), _SPACE)
         call.deadline_ns = time.monotonic_ns() + _REAL_DEADLINE_NS
         call.seed = self._run.next_seed()

@@ -28,7 +28,7 @@ class World(Protocol):
         ...
 
     def run(self, actor: Actor, call: Call, *, twice: bool) -> Any:
-        """Run a client's function to its committed end; `twice`: after it was run and undone once."""
+        """Run a client's function to its committed end; `twice`: run and undo it first, if nobody can come between."""
         ...
 
     def direct(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool) -> Any:
