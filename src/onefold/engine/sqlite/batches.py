@@ -89,6 +89,12 @@ class Batches:
         self.connection: EngineConnection | None = None
         self._synchronous: Durability = durability
 
+    def use(self, connection: EngineConnection) -> None:
+        """Write over this connection."""
+        self.connection = connection
+        self._cursor = connection.cursor()
+        self._take_back = connection.take_back
+
     def alone(self, call: Call) -> None:
         """Bring one call to its end, in a transaction of its own: nothing is between its function and the disk."""
         bare = not self._rehearse
@@ -220,12 +226,11 @@ class Batches:
         try:
             connection = self.connection
             if connection is None:
-                connection = self.connection = open_connection(self._path, durability=self._durability)
+                connection = open_connection(self._path, durability=self._durability)
                 connection.execute("PRAGMA busy_timeout = 0")  # See `_begin_patiently`.
                 connection.set_progress_handler(self._overdue, PROGRESS_STEPS)
                 self._synchronous = self._durability
-                self._cursor = connection.cursor()
-                self._take_back = connection.take_back
+                self.use(connection)
             self._deadline_ns = 1 << 62
             # A lone call may ask for less than the database's durability; in a batch one fsync serves all.
             wanted = (alone and first.options.durability) or self._durability

@@ -13,7 +13,15 @@ from onefold.engine import schema
 from onefold.engine.call import Call, refuse_awaitable, running
 from onefold.engine.metrics import Metrics
 from onefold.engine.sqlite.batches import Batches
-from onefold.engine.sqlite.connection import CACHED_STATEMENTS, EngineConnection, steady_heap, translated
+from onefold.engine.sqlite.connection import (
+    BEGIN_READ,
+    BEGIN_WRITE,
+    CACHED_STATEMENTS,
+    COMMIT,
+    EngineConnection,
+    steady_heap,
+    translated,
+)  # fmt: skip
 from onefold.engine.sqlite.spaces import Spaces
 from onefold.engine.sqlite.tx import SqliteTx
 from onefold.engine.sqlite.wakes import Wakes
@@ -68,10 +76,10 @@ class MemoryWriter:
         if self._connection.execute("PRAGMA schema_version").fetchone()[0] != self._version:
             self._start_over()
         self._connection.execute("PRAGMA foreign_keys = OFF")
-        self._connection.execute("BEGIN")
+        self._connection.execute(BEGIN_WRITE)
         for statement in self._emptying:
             self._connection.execute(statement)
-        self._connection.execute("COMMIT")
+        self._connection.execute(COMMIT)
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._batches._spaces = Spaces()
 
@@ -85,8 +93,7 @@ class MemoryWriter:
             NO_FILE, deque(), clock=self._clock, durability="everysec", rehearse=False, metrics=Metrics(),
             wakes=cast("Wakes", self), unsynced=lambda: None, wanted=lambda: False,
         )  # fmt: skip
-        batches.connection = self._connection
-        batches._cursor = self._connection.cursor()
+        batches.use(self._connection)
         return batches
 
     def _start_over(self) -> None:
@@ -101,7 +108,7 @@ class MemoryWriter:
             cursor, space=call.space, space_name=call.options.space_name, now_ms=self._clock.now_ms(), seed=call.seed
         )
         cursor.execute("PRAGMA query_only = ON")
-        cursor.execute("BEGIN")
+        cursor.execute(BEGIN_READ)
         running.fn = call.fn
         try:
             result = call.fn(tx, *call.args, **call.kwargs)
@@ -114,12 +121,13 @@ class MemoryWriter:
         finally:
             running.fn = None
             tx._doom = OVER
+            self._connection.take_back()
             if cursor.connection.in_transaction:
-                cursor.execute("COMMIT")
+                cursor.execute(COMMIT)
             cursor.execute("PRAGMA query_only = OFF")
 
 
-def _connection() -> sqlite3.Connection:
+def _connection() -> EngineConnection:
     connection = sqlite3.connect(
         ":memory:", isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS,
         factory=EngineConnection,
