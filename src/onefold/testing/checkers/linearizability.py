@@ -1,0 +1,139 @@
+"""Is there an order of the operations that respects time, and in which each answer is right?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import msgspec
+
+from onefold.core.errors import Invalid
+from onefold.testing.checkers.history import NEVER, History, Operation, show
+from onefold.testing.checkers.models import MODELS, Model
+from onefold.testing.checkers.verdict import Anomaly, Verdict
+from onefold.testing.checkers.wgl import Found, search
+
+DEADLINE_S = 60.0
+SHRINK_S = 2.0  # To make the counter-example smaller, at most.
+WINDOW_MAX = 40  # Operations around the end of a counter-example.
+
+
+def check_linearizable(
+    history: History, model: Model | str, *, deadline_s: float = DEADLINE_S, independent: bool = False
+) -> Verdict:
+    """Check a history against a sequential model, until a deadline.
+
+    Operations that failed did not happen; those with unknown outcome may have taken effect at any time
+    after their invocation, or never. Models of several objects are checked object by object.
+
+    Args:
+        model: a model, or the name of one in `models.MODELS`.
+        deadline_s: after that many seconds the verdict is unknown, unless a part was found invalid.
+        independent: values are [key value] (jepsen.independent); every key is an object of its own.
+
+    Raises:
+        Invalid: the model is not known, or does not know an operation of the history.
+    """
+    if isinstance(model, str):
+        if model not in MODELS:
+            raise Invalid("There is no such model.", code="no_such_model", model=model, models=sorted(MODELS))
+        model = MODELS[model]()
+    until = time.monotonic() + deadline_s
+    parts = _parts(history, _part_of(history, model, independent), independent=independent)
+    found = {key: search(ops, model, until) for key, ops in sorted(parts.items(), key=lambda part: len(part[1]))}
+    stats = {
+        "operations": sum(len(ops) for ops in parts.values()),
+        "unknown_outcomes": sum(op.type == "info" for ops in parts.values() for op in ops),
+        "parts": len(parts),
+        "configurations": sum(one.configurations for one in found.values()),
+    }
+    broken = [(one.blocked.completed, key, one) for key, one in found.items() if one.blocked is not None]
+    if broken:
+        _, key, first = min(broken, key=lambda part: part[0])
+        anomaly, context = _counterexample(parts[key], model, first, key, until)
+        return Verdict(model.name, False, [anomaly], {anomaly.name: len(broken)}, stats=stats, context=context)
+    if any(one.valid is None for one in found.values()):
+        reason = "The search came to its deadline, or to the most configurations that it keeps in memory."
+        return Verdict(model.name, None, reason=reason, stats=stats)
+    return Verdict(model.name, True, stats=stats)
+
+
+def _part_of(history: History, model: Model, independent: bool) -> Callable[[Operation], Hashable]:  # noqa: FBT001
+    if independent:
+        return _first
+    if model.part is not None:
+        return model.part
+    if model.name == "set" and not any(op.f == "read" for op in history.operations):
+        return lambda op: op.input  # Without reads of the whole, elements are independent of each other.
+    return lambda _: None
+
+
+def _parts(
+    history: History, part: Callable[[Operation], Hashable], *, independent: bool
+) -> dict[Hashable, list[Operation]]:
+    parts: dict[Hashable, list[Operation]] = {}
+    for op in history.where("ok", "info"):
+        parts.setdefault(part(op), []).append(_second(op) if independent else op)
+    return parts
+
+
+def _first(op: Operation) -> Hashable:
+    if not isinstance(op.input, tuple) or len(op.input) != 2:
+        raise Invalid("The value of an operation is no [key value].", code="not_of_the_model", operation=str(op))
+    return op.input[0]
+
+
+def _second(op: Operation) -> Operation:
+    output = op.output[1] if isinstance(op.output, tuple) and len(op.output) == 2 else op.output
+    return msgspec.structs.replace(op, key=op.input[0], input=op.input[1], output=output)
+
+
+def _counterexample(
+    ops: list[Operation], model: Model, found: Found, key: Hashable, until: float
+) -> tuple[Anomaly, list[Operation]]:
+    """The end of the shortest prefix that has no linearization, with few operations."""
+    blocked = found.blocked
+    assert blocked is not None
+    prefix = [_cut(op, blocked.completed) for op in ops if op.invoked < blocked.completed or op is blocked]
+    kept = _without_reads(prefix, blocked, model, min(until, time.monotonic() + SHRINK_S))
+    whole = {op.invoked: op for op in ops}  # Shown with what was answered in the end.
+    window = [whole[op.invoked] for op in _window(kept, blocked)]
+    states = ", ".join(show(state) for state in found.states)
+    text = (
+        f"The history has no linearization from {blocked} on{'' if key is None else f' (key {show(key)})'}.\n"
+        f"The shortest prefix without one has {len(prefix):,} operations; these are the last that matter.\n"
+        f"Before it the state can have been: {states}."
+    )
+    return Anomaly("nonlinearizable", text, window, last=whole[blocked.invoked]), _window(
+        [whole[op.invoked] for op in prefix], blocked
+    )
+
+
+def _cut(op: Operation, place: int) -> Operation:
+    """An operation as it was known at an event: what was answered later was not known yet."""
+    return op if op.completed <= place else msgspec.structs.replace(op, type="info", output=None, completed=NEVER)
+
+
+def _without_reads(prefix: list[Operation], blocked: Operation, model: Model, until: float) -> list[Operation]:
+    """Fewer operations, still without linearization. Only reads may go: without them a right history stays right."""
+    kept = prefix
+    size = len(prefix)
+    while size:
+        for start in range(0, len(kept), size):
+            chunk = set(map(id, kept[start : start + size]))
+            fewer = [op for op in kept if id(op) not in chunk or op is blocked or not model.bind(op).pure]
+            if len(fewer) < len(kept) and search(fewer, model, until).valid is False:
+                kept = fewer
+                break
+            if time.monotonic() > until:
+                return kept
+        else:
+            size //= 2
+    return kept
+
+
+def _window(ops: list[Operation], blocked: Operation) -> list[Operation]:
+    """Those that ran beside the last operation, and the latest before it."""
+    near: list[Any] = sorted(ops, key=lambda op: (op.completed < blocked.invoked, -op.completed))
+    return sorted(near[:WINDOW_MAX], key=lambda op: op.invoked)

@@ -1,0 +1,239 @@
+"""Sequential models: what a register, a mutex or a queue answers when nothing is concurrent.
+
+`Model.bind` makes of an operation a function from the state before it to the state after it, or to
+`ILLEGAL` when it cannot answer what it answered. Of an operation with unknown outcome only the input
+is known: its function says what it does if it takes effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import msgspec
+
+from onefold.core.errors import Invalid
+from onefold.testing.checkers.history import Operation
+
+State = Hashable
+Step = Callable[[Any], State]
+ILLEGAL: Any = object()
+_SOME = "some"  # A token that nobody saw.
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """An operation as the search uses it."""
+
+    step: Step
+    pure: bool = False
+    """It changes no state, whichever it is: a read."""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A sequential specification; the functions of this module make them."""
+
+    name: str
+    initial: State
+    bind: Callable[[Operation], Bound]
+    part: Callable[[Operation], Hashable] | None = None
+    """Of which independent object an operation is (P-compositionality); None when there is only one."""
+
+
+def register(initial: State = None) -> Model:
+    """Operations `read` and `write`. A read that answers nil saw a register that holds nil."""
+    return Model("register", initial, lambda op: _register(op, "register"))
+
+
+def cas_register(initial: State = None) -> Model:
+    """A register with `cas`, whose input is [expected new]. A `cas` that failed did not happen."""
+
+    def bind(op: Operation) -> Bound:
+        return _cas(*_pair(op, "cas-register")) if op.f == "cas" else _register(op, "cas-register")
+
+    return Model("cas-register", initial, bind)
+
+
+def mutex() -> Model:
+    """Operations `acquire` and `release`; who releases is not looked at."""
+
+    def bind(op: Operation) -> Bound:
+        if op.f in {"acquire", "lock"}:
+            return Bound(lambda held: ILLEGAL if held else True)
+        if op.f in {"release", "unlock"}:
+            return Bound(lambda held: False if held else ILLEGAL)
+        raise _unknown(op, "mutex")
+
+    return Model("mutex", False, bind)
+
+
+def fenced_mutex() -> Model:
+    """A mutex whose `acquire` answers a token, higher than each before (also as a map with `fence` or `token`).
+
+    A `release` with a token as input releases that one only.
+    """
+
+    def bind(op: Operation) -> Bound:
+        if op.f in {"acquire", "lock"}:
+            if op.type != "ok":  # Its token was above the last: one above is the least that it can have been.
+                return Bound(lambda s: ILLEGAL if s[0] is not None else (_SOME, s[1] + 1))
+            token = _token(op.output)
+            if token is None:
+                raise Invalid("An acquire of a fenced mutex answers no token.", code="not_a_history", operation=str(op))
+            return Bound(lambda s: (token, token) if s[0] is None and token > s[1] else ILLEGAL)
+        if op.f in {"release", "unlock"}:
+            given = _token(op.input)
+            return Bound(lambda s: (None, s[1]) if s[0] is not None and _fits(given, s[0]) else ILLEGAL)
+        raise _unknown(op, "fenced-mutex")
+
+    return Model("fenced-mutex", (None, -1), bind)
+
+
+def semaphore(permits: int = 1) -> Model:
+    """Operations `acquire` and `release` of as many permits as their input says (1)."""
+
+    def bind(op: Operation) -> Bound:
+        count = op.input if type(op.input) is int else 1
+        if op.f == "acquire":
+            return Bound(lambda free: free - count if free >= count else ILLEGAL)
+        if op.f == "release":
+            return Bound(lambda free: free + count if free + count <= permits else ILLEGAL)
+        raise _unknown(op, "semaphore")
+
+    return Model("semaphore", permits, bind)
+
+
+def queue() -> Model:
+    """First in, first out: `enqueue` and `dequeue`. A `dequeue` that answers nil found the queue empty."""
+
+    def bind(op: Operation) -> Bound:
+        value = op.input if op.f == "enqueue" else op.output
+        if op.f == "enqueue":
+            return Bound(lambda items: (*items, value))
+        if op.f != "dequeue":
+            raise _unknown(op, "queue")
+        if op.type != "ok":
+            return Bound(lambda items: items[1:] if items else ILLEGAL)
+        if value is None:
+            return Bound(lambda items: ILLEGAL if items else items, pure=True)
+        return Bound(lambda items: items[1:] if items and items[0] == value else ILLEGAL)
+
+    return Model("queue", (), bind)
+
+
+def set_model() -> Model:
+    """Operations `add`, `remove`, `contains` (answers true or false) and `read` (answers all elements)."""
+
+    def bind(op: Operation) -> Bound:
+        value = op.input
+        if op.f == "add":
+            return Bound(lambda held: held | {value})
+        if op.f == "remove":
+            return Bound(lambda held: held - {value})
+        if op.f == "contains":
+            return Bound(lambda held: held if (value in held) is op.output else ILLEGAL, pure=True)
+        if op.f == "read":
+            seen = tuple(op.output or ())
+            elements = frozenset(seen) if len(frozenset(seen)) == len(seen) else None  # Twice is in no set.
+            return Bound(lambda held: held if held == elements else ILLEGAL, pure=True)
+        raise _unknown(op, "set")
+
+    return Model("set", frozenset(), bind)
+
+
+def counter(initial: int = 0) -> Model:
+    """Operations `add` (`inc`, `increment`), `subtract` (`dec`, `decrement`) of their input (1), and `read`."""
+
+    def bind(op: Operation) -> Bound:
+        if op.f == "read":
+            seen = op.output
+            return Bound(lambda total: total if total == seen else ILLEGAL, pure=True)
+        by = op.input if type(op.input) is int else 1
+        if op.f in {"add", "inc", "increment"}:
+            return Bound(lambda total: total + by)
+        if op.f in {"subtract", "dec", "decrement"}:
+            return Bound(lambda total: total - by)
+        raise _unknown(op, "counter")
+
+    return Model("counter", initial, bind)
+
+
+def key_value() -> Model:
+    """A register for each key: `get` (`read`), `put` (`write`), `cas`, `delete`, and `append` to a string or list.
+
+    The key is a field of the event, or stands first in its value: [key value]. A key that is not there
+    reads as nil or "".
+    """
+
+    def bind(op: Operation) -> Bound:
+        _, value = _keyed(op)
+        if op.f in {"get", "read"}:
+            seen = op.output if op.key is not None else _keyed_output(op)
+            return Bound(lambda s: s if s == seen or (s is None and seen in {"", ()}) else ILLEGAL, pure=True)
+        if op.f in {"put", "write"}:
+            return Bound(lambda _: value)
+        if op.f == "cas" and isinstance(value, tuple) and len(value) == 2:
+            return _cas(*value)
+        if op.f == "delete":
+            return Bound(lambda _: None)
+        if op.f == "append":
+            piece = value if isinstance(value, str) else (value,)
+            return Bound(lambda s: piece if s is None else _appended(s, piece))
+        raise _unknown(op, "key-value")
+
+    return Model("key-value", None, bind, part=lambda op: _keyed(op)[0])
+
+
+MODELS: dict[str, Callable[..., Model]] = {
+    "register": register, "cas-register": cas_register, "mutex": mutex, "fenced-mutex": fenced_mutex,
+    "semaphore": semaphore, "queue": queue, "set": set_model, "counter": counter, "key-value": key_value,
+}  # fmt: skip
+
+
+def _register(op: Operation, model: str) -> Bound:
+    value = op.input if op.f == "write" else op.output
+    if op.f == "write":
+        return Bound(lambda _: value)
+    if op.f == "read":
+        return Bound(lambda state: state if state == value else ILLEGAL, pure=True)
+    raise _unknown(op, model)
+
+
+def _cas(expected: State, new: State) -> Bound:
+    return Bound(lambda state: new if state == expected else ILLEGAL, pure=expected == new)
+
+
+def _pair(op: Operation, model: str) -> tuple[Any, Any]:
+    if not isinstance(op.input, tuple) or len(op.input) != 2:
+        raise _unknown(op, model)
+    return op.input
+
+
+def _keyed(op: Operation) -> tuple[Any, Any]:
+    if op.key is not None:
+        return op.key, op.input
+    if not isinstance(op.input, tuple) or not op.input:
+        raise _unknown(op, "key-value")
+    return op.input[0], op.input[1] if len(op.input) > 1 else None
+
+
+def _keyed_output(op: Operation) -> Any:
+    return op.output[1] if isinstance(op.output, tuple) and len(op.output) == 2 else op.output
+
+
+def _token(value: Any) -> int | None:
+    if isinstance(value, frozenset):
+        fields = dict(value)
+        value = fields.get("fence", fields.get("token"))
+    return value if type(value) is int else None
+
+
+def _appended(held: Any, piece: Any) -> Any:
+    return held + piece if type(held) is type(piece) else ILLEGAL
+
+
+def _fits(given: int | None, held: Any) -> bool:
+    return given is None or held in {given, _SOME}
+
+
+def _unknown(op: Operation, model: str) -> Invalid:
+    return Invalid("The model does not know this operation.", code="not_of_the_model", model=model, operation=str(op))
