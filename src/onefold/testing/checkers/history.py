@@ -22,7 +22,7 @@ NEVER = 1 << 62  # When an operation completes that never did.
 NEMESIS = "nemesis"  # Jepsen's process that breaks things; it is no client.
 
 
-class Operation(msgspec.Struct, frozen=True, eq=False):
+class Operation(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One invocation and its completion. Two operations are never equal; each is itself."""
 
     process: Any

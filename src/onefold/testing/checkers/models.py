@@ -176,7 +176,7 @@ def key_value() -> Model:
         if op.f == "delete":
             return Bound(lambda _: None)
         if op.f == "append":
-            piece = value if isinstance(value, str) else (value,)
+            piece: Any = value if isinstance(value, str) else (value,)
             return Bound(lambda s: piece if s is None else _appended(s, piece))
         raise _unknown(op, "key-value")
 
