@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=_span, default=2.0, help="for each measurement (2)")
     bench.add_argument("names", nargs="*", metavar="NAME", help="in a checkout: which benches")
     _copies(add)
+    _check(add("check", "Check a recorded history of operations: 0 valid, 1 invalid, 2 unknown."))
     add("version", "Say which versions run here.")
     return top
 
@@ -71,6 +72,24 @@ def _copies(add: Add) -> None:
     restore = add("restore", "Make the database at --url out of a backup.", module="backup", function="restore")
     restore.add_argument("file", metavar="FILE", help="a backup")
     restore.add_argument("--force", action="store_true", help="replace the database, which nobody may have open")
+
+
+def _check(check: argparse.ArgumentParser) -> None:
+    check.add_argument("file", metavar="FILE", help="EDN or JSON of Jepsen's form, whole or line by line")
+    check.add_argument("--model", required=True, help="register, list-append, bank, ...; a wrong one lists all")
+    check.add_argument("--deadline-s", type=float, default=60.0, help="then the verdict is unknown (60)")
+    check.add_argument("--svg", metavar="OUT", help="draw the first anomaly into this file")
+    check.add_argument("--consistency-model", help="of transactions, the one to hold (strict-serializable)")
+    check.add_argument("--whole", action="store_true", help="of transactions: the file has every write that there was")
+    check.add_argument(
+        "--assume", action="append", default=[], metavar="WHAT",
+        help="rw-register: wfr-keys, sequential-keys or linearizable-keys; may stand several times",
+    )  # fmt: skip
+    check.add_argument("--independent", action="store_true", help="linearizability: values are [key value]")
+    check.add_argument("--permits", type=int, help="semaphore: how many there are (1)")
+    check.add_argument("--total", type=int, help="bank: of all balances (that of the first read)")
+    check.add_argument("--allow-negative", action="store_true", help="bank: balances may be below zero")
+    check.add_argument("--linearizable", action="store_true", help="set-full: stale elements are anomalies too")
 
 
 def _serve(serve: argparse.ArgumentParser) -> None:
