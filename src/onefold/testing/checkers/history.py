@@ -45,7 +45,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def __str__(self) -> str:
         """`#7 p3 write 4`, `#9 p1 read -> 3`, `#11 p2 cas [1, 4] (unknown)`."""
-        parts = [f"#{self.index}", f"p{self.process}", self.f or "txn"]
+        parts = [f"#{self.index}", "" if self.process is None else f"p{show(self.process)}", self.f or "txn"]
         parts += [] if self.key is None else [f"key {self.key}"]
         if self.type == "ok" and self.output != self.input:
             parts += ([] if self.input is None else [show(self.input)]) + ["->", show(self.output)]
@@ -66,11 +66,12 @@ class History:
         """A history of events: mappings with `type`, `process`, `f`, `value`, and perhaps `key`, `time`, `index`.
 
         A completion without invocation (short histories in papers and tests have only these) counts
-        as invoked in the same moment. Events of the nemesis are passed over.
+        as invoked in the same moment. Events that name no process are of one process. Events of the
+        nemesis are passed over.
 
         Raises:
-            Invalid: an event has no known type or no process, or a process invokes while its former
-                invocation is open; `event` (from 0) says where.
+            Invalid: an event has no known type, or a process invokes while its former invocation is open;
+                `event` (from 0) says where.
         """
         return cls(_paired(events))
 
@@ -98,10 +99,8 @@ def _paired(events: Iterable[Mapping[str, Any]]) -> Iterable[Operation]:
     for place, event in enumerate(events):
         if place >= EVENTS_MAX:
             raise Invalid("The history is too long.", code="too_long", events_max=EVENTS_MAX)
-        kind, process = _kind(event, place), frozen(event.get("process", NEMESIS))
+        kind, process = _kind(event, place), frozen(event.get("process"))
         if process == NEMESIS:
-            if "process" not in event:
-                raise Invalid("An event names no process.", code="not_a_history", event=place)
             continue
         if kind == "invoke":
             if process in waiting:

@@ -93,9 +93,9 @@ def _counterexample(
     ops: list[Operation], model: Model, found: Found, key: Hashable, until: float
 ) -> tuple[Anomaly, list[Operation]]:
     """The end of the shortest prefix that has no linearization, with few operations."""
+    prefix, found = _shortest(ops, model, found, until)
     blocked = found.blocked
     assert blocked is not None
-    prefix = [_cut(op, blocked.completed) for op in ops if op.invoked < blocked.completed or op is blocked]
     kept = _without_reads(prefix, blocked, model, min(until, time.monotonic() + SHRINK_S))
     whole = {op.invoked: op for op in ops}  # Shown with what was answered in the end.
     window = [whole[op.invoked] for op in _window(kept, blocked)]
@@ -108,6 +108,23 @@ def _counterexample(
     return Anomaly("nonlinearizable", text, window, last=whole[blocked.invoked]), _window(
         [whole[op.invoked] for op in prefix], blocked
     )
+
+
+def _shortest(ops: list[Operation], model: Model, found: Found, until: float) -> tuple[list[Operation], Found]:
+    """The shortest prefix without linearization, and what the search said of it.
+
+    It does not end before the return where the search over everything was stuck. It can end later: what
+    was answered afterwards was known to that search, and ruled out more.
+    """
+    assert found.blocked is not None
+    for end in sorted(op.completed for op in ops if op.type == "ok" and op.completed >= found.blocked.completed):
+        prefix = [_cut(op, end) for op in ops if op.invoked <= end]
+        again = search(prefix, model, until)
+        if again.valid is False:
+            return prefix, again
+        if again.valid is None:
+            break
+    return ops, found
 
 
 def _cut(op: Operation, place: int) -> Operation:

@@ -1,0 +1,164 @@
+"""Verdicts on linearizability: known histories, and small ones against trying every order."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+from checker_histories import histories, is_linearizable, single
+from hypothesis import given, settings, strategies as st
+
+from onefold.core.errors import Invalid
+from onefold.testing import check_linearizable
+from onefold.testing.checkers import History, svg
+from onefold.testing.checkers.models import MODELS, cas_register, semaphore
+
+V = st.integers(0, 2)
+PAIR = st.tuples(V, V).map(list)
+
+
+def call(f, asked=st.none(), answered=None):
+    """A call that answers what it was asked with, or something of its own."""
+    if answered is None:
+        return asked.map(lambda value: (f, value, value))
+    return st.tuples(st.just(f), asked, answered)
+
+
+def keyed(f, values):
+    return st.tuples(st.sampled_from("ab"), values).map(lambda pair: (f, list(pair), list(pair)))
+
+
+def get(pair):
+    return ("get", [pair[0], None], list(pair))
+
+
+CALLS = {
+    "register": call("read", answered=st.none() | V) | call("write", V),
+    "cas-register": call("read", answered=st.none() | V) | call("write", V) | call("cas", PAIR),
+    "mutex": call("acquire") | call("release"),
+    "fenced-mutex": call("acquire", answered=st.integers(0, 4)) | call("release") | call("release", st.integers(0, 4)),
+    "semaphore": call("acquire", st.integers(1, 2)) | call("release", st.integers(1, 2)),
+    "queue": call("enqueue", V) | call("dequeue", answered=st.none() | V),
+    "set": call("add", V) | call("remove", V) | call("contains", V, st.booleans())
+    | call("read", answered=st.lists(V, max_size=3)),
+    "counter": call("add", V) | call("subtract", V) | call("read", answered=st.integers(-2, 4)),
+    "key-value": keyed("put", V) | keyed("delete", st.none()) | keyed("append", V) | keyed("cas", PAIR)
+    | st.tuples(st.sampled_from("ab"), st.none() | V).map(get),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("examples", [40, pytest.param(1_500, marks=pytest.mark.soak)])
+def test_the_verdict_is_that_of_trying_every_order(name: str, examples: int) -> None:
+    model = semaphore(2) if name == "semaphore" else MODELS[name]()
+
+    @settings(max_examples=examples, deadline=None)
+    @given(histories(CALLS[name]))
+    def agrees(history: History) -> None:
+        verdict = check_linearizable(history, model)
+        assert verdict.valid is is_linearizable(history, model)
+        if verdict.valid is False and model.part is None:
+            last = verdict.anomalies[0].last
+            assert last is not None
+            end = last.completed
+            assert not is_linearizable(before(history, end + 1), model)
+            assert is_linearizable(before(history, end), model), "a shorter prefix had none either"
+
+    agrees()
+
+
+def before(history: History, place: int) -> History:
+    """What was known of a history just before an event."""
+    return History(
+        op if op.completed < place else type(op)(op.process, "info", op.f, op.input, None, op.invoked, 1 << 62, op.key)
+        for op in history.where("ok", "info") if op.invoked < place
+    )  # fmt: skip
+
+
+def test_an_unknown_write_may_take_effect_late_or_never() -> None:
+    start = ["0 invoke write 1", "0 ok write 1", "1 invoke write 2", "1 info write 2"]
+    late = [*start, "2 invoke read", "2 ok read 1", "2 invoke read", "2 ok read 2"]
+    assert check_linearizable(single(*late), "register").valid
+    assert check_linearizable(single(*late, "2 invoke read", "2 ok read 2"), "register").valid
+    assert check_linearizable(single(*late, "2 invoke read", "2 ok read 1"), "register").valid is False
+
+
+def test_an_invocation_without_completion_is_unknown() -> None:
+    events = ["0 invoke write 1", "1 invoke read", "1 ok read 1"]
+    assert check_linearizable(single(*events), "register").valid
+    assert check_linearizable(single(*reversed(events[1:]), events[0]), "register").valid is False
+
+
+def test_a_failed_operation_did_not_happen() -> None:
+    read = ["1 invoke read", "1 ok read 1"]
+    assert check_linearizable(single("0 invoke write 1", "0 ok write 1", *read), "register").valid
+    assert check_linearizable(single("0 invoke write 1", "0 fail write 1", *read), "register").valid is False
+
+
+def test_a_read_of_nil_saw_the_initial_value() -> None:
+    nil = ["0 invoke read", "0 ok read None"]
+    write = ["0 invoke write 1", "0 ok write 1"]
+    assert check_linearizable(single(*nil, *write), "cas-register").valid
+    assert check_linearizable(single(*write, *nil), "cas-register").valid is False
+    assert check_linearizable(single(*nil), cas_register(0)).valid is False
+
+
+def test_two_holders_of_a_lock_are_seen() -> None:
+    held = ["0 invoke acquire", "0 ok acquire 1", "1 invoke acquire", "1 ok acquire 2"]
+    assert check_linearizable(single(*held), "mutex").valid is False
+    assert check_linearizable(single(*held, "0 invoke release", "0 ok release"), "fenced-mutex").valid is False
+    freed = [*held[:2], "0 invoke release", "0 ok release", *held[2:]]
+    assert check_linearizable(single(*freed), "fenced-mutex").valid
+    same = [one.replace("acquire 2", "acquire 1") for one in freed]
+    assert check_linearizable(single(*same), "fenced-mutex").valid is False, "a token was given twice"
+
+
+def test_objects_are_checked_each_for_itself() -> None:
+    events = ["0 invoke write ['x', 1]", "0 ok write ['x', 1]", "1 invoke read ['y', None]", "1 ok read ['y', None]"]
+    verdict = check_linearizable(single(*events), "register", independent=True)
+    assert verdict.valid
+    assert verdict.stats["parts"] == 2
+    stale = [*events, "1 invoke read ['x', None]", "1 ok read ['x', 2]"]
+    assert "key x" in check_linearizable(single(*stale), "register", independent=True).anomalies[0].text
+
+
+def test_the_counter_example_leaves_out_what_does_not_matter() -> None:
+    idle = [event for _ in range(30) for event in ("3 invoke read", "3 ok read 1")]
+    bad = ["1 invoke read", "1 ok read 2"]
+    verdict = check_linearizable(single("0 invoke write 1", "0 ok write 1", *idle, *bad, *idle), "register")
+    assert [str(op) for op in verdict.anomalies[0].operations] == ["#1 p0 write 1", "#63 p1 read -> 2"]
+
+
+def test_the_drawing_is_a_document_that_shows_the_counter_example() -> None:
+    verdict = check_linearizable(single("0 invoke write '<1>'", "0 ok write '<1>'", "1 invoke read", "1 ok read 2"), "register")
+    text = "".join(ET.fromstring(svg(verdict)).itertext())
+    assert "register: invalid" in text
+    assert "p0 write <1>" in text
+    assert "read -> 2" in text
+
+
+def test_past_the_deadline_the_verdict_is_unknown() -> None:
+    writes = [f"{n} invoke write {n}" for n in range(14)] + [f"{n} ok write {n}" for n in range(14)]
+    history = single(*writes, "20 invoke read", "20 ok read 99")
+    verdict = check_linearizable(history, "register", deadline_s=0)
+    assert verdict.valid is None
+    assert "deadline" in verdict.reason
+
+
+def test_a_long_history_with_crashes_takes_few_configurations() -> None:
+    events = []
+    for n in range(2_000):
+        events += [f"{n % 5} invoke write {n % 7}", f"{n % 5} ok write {n % 7}"]
+        if n % 20 == 0:
+            events.append(f"{100 + n} invoke cas [1, 2]")
+        events += ["7 invoke read", f"7 ok read {n % 7}"]
+    verdict = check_linearizable(single(*events), "cas-register")
+    assert verdict.valid
+    assert verdict.stats["configurations"] < 20_000
+
+
+def test_operations_of_another_model_are_refused() -> None:
+    with pytest.raises(Invalid, match="does not know"):
+        check_linearizable(single("0 invoke enqueue 1", "0 ok enqueue 1"), "register")
+    with pytest.raises(Invalid, match="no such model"):
+        check_linearizable(single(), "regsiter")
