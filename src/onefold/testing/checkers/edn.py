@@ -32,7 +32,7 @@ _TOKEN = re.compile(
 )
 _INT = re.compile(r"[+-]?\d{1,1000}N?\Z")
 _FLOAT = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?M?\Z")
-_RATIO = re.compile(r"([+-]?\d+)/(\d+)\Z")
+_RATIO = re.compile(r"([+-]?\d{1,1000})/(\d{1,1000})\Z")
 _WORDS: dict[str, Any] = {"nil": None, "true": True, "false": False}
 _SYMBOLIC = {"##NaN": float("nan"), "##Inf": float("inf"), "##-Inf": float("-inf")}
 _CHARS = {"newline": "\n", "return": "\r", "space": " ", "tab": "\t", "formfeed": "\f", "backspace": "\b"}

@@ -1,0 +1,106 @@
+"""Histories are read as they are written: EDN, JSON, a log; and what is none is refused, with its place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+from onefold.core.errors import Invalid, NotFound
+from onefold.testing.checkers import parse_history, read_history
+from onefold.testing.checkers.edn import DEPTH_MAX, read_all
+
+EVENTS = [
+    {"process": 0, "type": "invoke", "f": "txn", "value": [["append", "x", 1], ["r", "y", None]], "index": 4},
+    {"process": 0, "type": "ok", "f": "txn", "value": [["append", "x", 1], ["r", "y", [1, 2]]], "index": 5},
+    {"process": "nemesis", "type": "info", "f": "kill", "value": None},
+    {"process": 1, "type": "invoke", "f": "txn", "value": [["append", "x", 2]], "index": 6},
+]
+EDN = """
+{:process 0, :type :invoke, :f :txn, :value [[:append :x 1] [:r :y nil]], :index 4}
+#jepsen.history.Op{:process 0, :type :ok, :f :txn, :value [[:append :x 1] [:r :y [1 2]]], :index 5} ; a remark
+{:process :nemesis, :type :info, :f :kill, :value #{:n1 "n2"}} #_ {:not "read"}
+{:process 1 :type :invoke :f :txn :value [[:append :x 2]] :index 6}
+"""
+FORMS = {
+    "JSON": json.dumps(EVENTS), "JSON lines": "\n".join(map(json.dumps, EVENTS)),
+    "EDN, line by line": EDN, "EDN, a vector": f"[{EDN}]", "EDN, a list": f"({EDN})",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_history_means_the_same_in_each_form(form: str) -> None:
+    first, second = parse_history(FORMS[form]).operations
+    assert (first.process, first.type, first.f, first.index) == (0, "ok", "txn", 5)
+    assert first.input == (("append", "x", 1), ("r", "y", None))
+    assert first.output == (("append", "x", 1), ("r", "y", (1, 2)))
+    assert (second.type, second.output) == ("info", None)
+
+
+def test_a_log_of_jepsen() -> None:
+    lines = ["INFO  jepsen.util - 3\t:invoke\t:cas\t[1 2]", "WARN something else", "INFO  jepsen.util - 3\t:info\t:cas\t:timed-out"]
+    [op] = parse_history("\n".join(lines)).operations
+    assert (op.process, op.type, op.f, op.input) == (3, "info", "cas", (1, 2))
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("nil true false", [None, True, False]), ("-12 +3 4N 2.5 1e3 1.5M 1/4", [-12, 3, 4, 2.5, 1000.0, 1.5, 0.25]),
+    (r'"a\n\"\u0041" \a \newline \u0041', ['a\n"A', "a", "\n", "A"]), (":a :b/c sym", ["a", "b/c", "sym"]),
+    ("#{1 [2]} (1, 2) {[1] {:a 1}}", [frozenset({1, (2,)}), [1, 2], {(1,): {"a": 1}}]),
+    ('#inst "2020" #a/b [1] #_ x #_ #_ 1 2 3', ["2020", [1], 3]), ("##Inf ; end", [float("inf")]), ("", []),
+])  # fmt: skip
+def test_values_of_edn(text: str, value: list[object]) -> None:
+    assert list(read_all(text)) == value
+
+
+@pytest.mark.parametrize("text", [
+    "[1", "(1]", "}", '"abc', "{1}", "#_", "[1 #_]", r"\foo", "[" * (DEPTH_MAX + 1), "#", ":", "##Foo", "1/0", "\\",
+])  # fmt: skip
+def test_what_is_no_edn_is_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="not EDN") as refused:
+        list(read_all(f"\n{text}"))
+    assert refused.value.facts["line"] == 2
+
+
+@given(st.text(alphabet='[](){}#_:;"\\ \n1a/', max_size=40))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        assert list(read_all(text)) is not None
+    except Invalid as refused:
+        assert refused.code == "not_edn"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(alphabet="ab\"\\\n ", max_size=4),
+    lambda inner: st.lists(inner, max_size=4), max_leaves=12,
+)  # fmt: skip
+
+
+@given(VALUES)
+def test_json_values_are_edn_when_spelled_so(value: object) -> None:
+    assert list(read_all(json.dumps(value).replace("null", "nil"))) == [value]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("hello", "no events"), ('[{"type": "done", "process": 1}]', "no known type"), ("[1 2]", "not JSON"),
+    ("[1, 2]", "no map"), ('{"type": "ok"}\n{"type"', "not JSON"),
+    ('{:type :invoke :process 1 :f :read} {:type :invoke :process 1 :f :read}', "former invocation"),
+])  # fmt: skip
+def test_what_is_no_history_is_refused(text: str, message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        parse_history(text)
+
+
+def test_files_that_cannot_be_read(tmp_path) -> None:
+    with pytest.raises(NotFound):
+        read_history(tmp_path / "none.edn")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Invalid, match="UTF-8"):
+        read_history(tmp_path / "bytes")
+
+
+def test_completions_without_invocation_and_without_process_are_operations_in_turn() -> None:
+    first, second = parse_history("{:type :ok :value [[:r :x 1]]} {:type :ok :value [[:w :x 2]]}").operations
+    assert first.completed < second.invoked
+    assert str(second) == "#1 txn [[w x 2]]"
