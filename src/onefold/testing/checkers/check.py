@@ -28,6 +28,7 @@ _SCANS: dict[str, tuple[Callable[..., Verdict], frozenset[str]]] = {
     "long-fork": (check_long_fork, frozenset()),
 }
 _OF_MODEL = {"semaphore": {"permits"}, "register": {"initial"}, "cas-register": {"initial"}, "counter": {"initial"}}
+DEADLINE_S_MAX = 86_400.0
 NAMES = (*MODELS, *_TRANSACTIONAL, *_SCANS)
 
 
@@ -37,14 +38,17 @@ def check(history: History, model: str, *, deadline_s: float = DEADLINE_S, **opt
     Args:
         model: one of `NAMES`: a sequential model for linearizability, `list-append`, `rw-register`,
             `sessions`, `bank`, `set-full` or `long-fork`.
-        deadline_s: for those that search; the others take time in proportion to the history.
+        deadline_s: for those that search, 0 to `DEADLINE_S_MAX`; the others take time in proportion to the history.
         options: those of the checker's own function. Of transactional checkers the consistency model is
             called `consistency_model`; `permits` is of the semaphore, `initial` of registers and counter,
             `independent` of all sequential models.
 
     Raises:
-        Invalid: there is no such checker, it has no such option, or the history is not of the model.
+        Invalid: there is no such checker, it has no such option, the deadline is out of range, or the
+            history is not of the model.
     """
+    if not 0 <= deadline_s <= DEADLINE_S_MAX:
+        raise Invalid("The deadline is out of range.", code="invalid", deadline_s=deadline_s, max=DEADLINE_S_MAX)
     if model in MODELS:
         of_model = _OF_MODEL.get(model, set())
         _known(model, options, of_model | {"independent"})

@@ -121,6 +121,7 @@ def _shortest(ops: list[Operation], model: Model, found: Found, until: float) ->
         prefix = [_cut(op, end) for op in ops if op.invoked <= end]
         again = search(prefix, model, until)
         if again.valid is False:
+            again.blocked = next(op for op in prefix if op.completed == end)
             return prefix, again
         if again.valid is None:
             break

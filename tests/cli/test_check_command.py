@@ -1,0 +1,70 @@
+"""`onefold check`: verdicts, exit codes, JSON and the drawing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onefold.cli.main import run
+
+GOOD = '{:process 0 :type :invoke :f :write :value 1} {:process 0 :type :ok :f :write :value 1}'
+BAD = f"{GOOD} {{:process 1 :type :invoke :f :read}} {{:process 1 :type :ok :f :read :value 2}}"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "history.edn"
+
+
+def test_a_valid_history_ends_with_0(file: Path, capsys) -> None:
+    file.write_text(GOOD)
+    assert run(["check", str(file), "--model", "register"]) == 0
+    assert capsys.readouterr().out.startswith("valid: register")
+
+
+def test_an_invalid_history_ends_with_1_and_is_drawn(file: Path, capsys) -> None:
+    file.write_text(BAD)
+    drawing = file.with_suffix(".svg")
+    assert run(["check", str(file), "--model", "register", "--svg", str(drawing), "--json"]) == 1
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["valid"] is False
+    assert verdict["anomalies"]["nonlinearizable"][0]["operations"][-1]["output"] == "2"
+    assert drawing.read_text().startswith("<svg")
+
+
+def test_an_unknown_verdict_ends_with_2(file: Path, capsys) -> None:
+    file.write_text("[]")
+    assert run(["check", str(file), "--model", "bank", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["valid"] == "unknown"
+
+
+@pytest.mark.parametrize(("text", "options", "message"), [
+    ("{:process 0", ["--model", "register"], "line=1"),
+    (GOOD, ["--model", "regsiter"], "list-append"),
+    (GOOD, ["--model", "register", "--permits", "2"], "no such option"),
+    (GOOD, ["--model", "list-append"], "no list of"),
+    (GOOD, ["--model", "register", "--deadline-s", "-1"], "deadline"),
+])  # fmt: skip
+def test_invalid_input_ends_with_2_and_says_why(file: Path, capsys, text: str, options: list[str], message: str) -> None:
+    file.write_text(text)
+    assert run(["check", str(file), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_file_ends_with_3(file: Path, capsys) -> None:
+    assert run(["check", str(file), "--model", "register"]) == 3
+    assert "no history" in capsys.readouterr().err
+
+
+def test_the_options_reach_their_checker(file: Path, capsys) -> None:
+    skew = [[["append", "x", 1], ["r", "y", None]], [["append", "y", 1], ["r", "x", None]]]
+    events = [{"process": p, "type": kind, "f": "txn", "value": skew[p]} for kind in ("invoke", "ok") for p in (0, 1)]
+    file.write_text(json.dumps(events))
+    assert run(["check", str(file), "--model", "list-append"]) == 1
+    assert "It is not: repeatable-read." in capsys.readouterr().out
+    assert run(["check", str(file), "--model", "list-append", "--consistency-model", "snapshot-isolation"]) == 0
+    file.write_text(GOOD.replace(":write :value 1", ":acquire :value 2"))
+    assert run(["check", str(file), "--model", "semaphore"]) == 1
+    assert run(["check", str(file), "--model", "semaphore", "--permits", "2"]) == 0
