@@ -9,7 +9,7 @@ import pytest
 
 from onefold.cli.main import run
 
-GOOD = '{:process 0 :type :invoke :f :write :value 1} {:process 0 :type :ok :f :write :value 1}'
+GOOD = "{:process 0 :type :invoke :f :write :value 1} {:process 0 :type :ok :f :write :value 1}"
 BAD = f"{GOOD} {{:process 1 :type :invoke :f :read}} {{:process 1 :type :ok :f :read :value 2}}"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onefold.core.errors import Invalid, NotFound
 from onefold.testing.checkers import parse_history, read_history
@@ -72,7 +73,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(alphabet="ab\"\\\n ", max_size=4),
+    st.none() | st.booleans() | st.integers() | st.text(alphabet='ab"\\\n ', max_size=4),
     lambda inner: st.lists(inner, max_size=4), max_leaves=12,
 )  # fmt: skip
 
@@ -85,7 +86,7 @@ def test_json_values_are_edn_when_spelled_so(value: object) -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("hello", "no events"), ('[{"type": "done", "process": 1}]', "no known type"), ("[1 2]", "not JSON"),
     ("[1, 2]", "no map"), ('{"type": "ok"}\n{"type"', "not JSON"),
-    ('{:type :invoke :process 1 :f :read} {:type :invoke :process 1 :f :read}', "former invocation"),
+    ("{:type :invoke :process 1 :f :read} {:type :invoke :process 1 :f :read}", "former invocation"),
 ])  # fmt: skip
 def test_what_is_no_history_is_refused(text: str, message: str) -> None:
     with pytest.raises(Invalid, match=message):

@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from checker_histories import histories, is_linearizable, single
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onefold.core.errors import Invalid
 from onefold.testing import check_linearizable

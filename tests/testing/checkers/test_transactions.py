@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from checker_histories import in_turn, is_serializable, together, transactional
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onefold.core.errors import Invalid
 from onefold.testing import History, check_list_append, check_rw_register
