@@ -1,35 +1,29 @@
-"""Help for tests, ours and yours: real servers that start in a moment and leave nothing behind."""
+"""Help for tests, ours and yours: real servers that start in a moment, and checkers of recorded histories."""
 
 from onefold.testing.checkers import (
-    History as History,
+    History,
+    Verdict,
+    check,
+    check_bank,
+    check_linearizable,
+    check_list_append,
+    check_long_fork,
+    check_rw_register,
+    check_sessions,
+    check_set_full,
+    read_history,
 )
-from onefold.testing.checkers import (
-    Verdict as Verdict,
-)
-from onefold.testing.checkers import (
-    check as check,
-)
-from onefold.testing.checkers import (
-    check_bank as check_bank,
-)
-from onefold.testing.checkers import (
-    check_linearizable as check_linearizable,
-)
-from onefold.testing.checkers import (
-    check_list_append as check_list_append,
-)
-from onefold.testing.checkers import (
-    check_long_fork as check_long_fork,
-)
-from onefold.testing.checkers import (
-    check_rw_register as check_rw_register,
-)
-from onefold.testing.checkers import (
-    check_sessions as check_sessions,
-)
-from onefold.testing.checkers import (
-    check_set_full as check_set_full,
-)
-from onefold.testing.checkers import (
-    read_history as read_history,
-)
+
+__all__ = [
+    "History",
+    "Verdict",
+    "check",
+    "check_bank",
+    "check_linearizable",
+    "check_list_append",
+    "check_long_fork",
+    "check_rw_register",
+    "check_sessions",
+    "check_set_full",
+    "read_history",
+]
