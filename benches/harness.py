@@ -43,7 +43,7 @@ class Size:
         return max(1, int(count * self.scale))
 
 
-TINY = Size("tiny", 1, 0.01)
+TINY = Size("tiny", 1, 0.005)
 REAL = Size("real", 5, 1.0)
 
 

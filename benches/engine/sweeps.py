@@ -65,6 +65,8 @@ SWEPT = (
           f"0, 'purchase', {_ANY}, '{'f' * 32}', {_TEXT}, 1500000000000 + i, {_AT}"),
     Swept("jobs_done", jobs.sweep, 500, f"{_JOB}, done_at_ms, expires_at_ms", f"{_JOB_VALUES}, 1500000000000, {_AT}"),
     Swept("jobs_dead", jobs.sweep, 500, f"{_JOB}, space_name, error, died_at_ms", f"{_JOB_VALUES}, '', {_TEXT}, {_AT}"),
+    Swept("jobs_failures", jobs.sweep, 500, "space, id, attempt, worker, started_at_ms, ended_at_ms, error",
+          f"0, 'job_' || {_ID}, 1, 'worker-1', 1500000000000, {_AT}, {_TEXT}"),
     Swept("jobs_cancels", jobs.sweep, 500, "space, id, worker, attempt, at_ms", f"0, 'job_' || {_ID}, 'gone', 1, {_AT}"),
     Swept("webhook_attempts", webhooks.sweep, 1_000,
           "space, endpoint_id, message_id, attempt, outcome, status, took_ms, detail, at_ms",

@@ -18,7 +18,7 @@ from onefold.server.problems import Refused
 
 _log = logging.getLogger("onefold.http")
 
-TRUST_MS = 2_000  # A revocation holds everywhere after this; in the process that did it, at once.
+TRUST_MS = 2_000  # A revocation holds everywhere after this; in the process that did it, within moments.
 TRUSTED_MAX = 10_000
 LOOKUPS_MAX = 256  # At once. Strangers with made-up tokens get no further than this.
 TOUCH_MS = 3_600_000
