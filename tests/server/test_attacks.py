@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import psycopg.conninfo
 import pytest
 from block_tables import dump
 from dashboard_ground import Visit, Visitor
@@ -335,9 +336,9 @@ def test_a_crowd_leaves_the_database_its_files(tmp_path: Path) -> None:
         assert "Traceback" not in process.errors()
 
 
-def test_a_url_given_by_the_environment_stands_in_no_list_of_processes(postgres_cluster: Cluster) -> None:
+def test_a_url_given_by_the_environment_stands_in_no_list_of_processes(postgres_cluster: Cluster, postgres_url: str) -> None:
     """Anybody on the machine may read the arguments of processes; their environment only their owner."""
-    url = postgres_cluster.dsn("onefold_template", tcp=True)
+    url = postgres_cluster.dsn(psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"], tcp=True)
     process = subprocess.Popen(
         command("serve", "--json", "--port", "0", "--workers", "2", "--lame-duck-ms", "0"), stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, env={**environment(), "ONEFOLD_URL": url}, start_new_session=True,

@@ -101,15 +101,18 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server: Streams | None = None
-        if len(self._connections) < CONNECTIONS_MAX:
-            with contextlib.suppress(OSError, TimeoutError):
-                server = await asyncio.wait_for(_connect(self.upstream), CONNECT_S)
-        if server is None or not self.enabled:
-            writer.transport.abort()
-            if server is not None:
-                server[1].transport.abort()
-            return
-        connection = Connection((reader, writer), server, lambda: tuple(self.toxics.values()), self._dice)
+        try:
+            if len(self._connections) < CONNECTIONS_MAX:
+                with contextlib.suppress(OSError, TimeoutError):
+                    server = await asyncio.wait_for(_connect(self.upstream), CONNECT_S)
+            if server is not None and self.enabled:
+                await self._carry((reader, writer), server)
+        finally:
+            for end in (writer, server[1] if server else writer):
+                end.transport.abort()
+
+    async def _carry(self, client: Streams, server: Streams) -> None:
+        connection = Connection(client, server, lambda: tuple(self.toxics.values()), self._dice)
         self._connections.add(connection)
         try:
             await connection.run()
