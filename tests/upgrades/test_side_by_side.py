@@ -143,8 +143,9 @@ def test_old_and_new_work_side_by_side_through_a_migration(
     ]
 
     for process in (*new, old):
+        so_far = len(process.said)
         process.sell(1)
-        process.has_sold(len(process.said) + 1)
+        process.has_sold(so_far + 1)
         assert process.end() == 0, process.said
     told = {key for process in (old, doomed, *new) for key in process.told}
     assert {line.partition(" ")[0] for process in (old, *new) for line in process.said} <= {"told", "left"}
