@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,13 +57,19 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file to copy."""
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    onefold.migrate(path)
+    return path
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, on each engine in turn; for tests that connect themselves."""
     if request.param == "sqlite":
-        url = str(tmp_path / "test.db")
-        onefold.migrate(url)
-        return url
+        return str(shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "test.db"))
     return str(request.getfixturevalue("postgres_url"))
 
 
