@@ -21,7 +21,7 @@ from onefold.messaging.webhooks.schedule import DISABLE_AFTER_MS, GONE, pause_ms
 LEASE_MS_MIN = 1_000
 LEASE_MS_MAX = 600_000
 SURVEY_MAX = 200  # Endpoints of one look.
-NOTED_MAX = 500  # Attempts of one transaction.
+NOTED_MAX = 100  # Attempts of one transaction: on SQLite everybody's writes wait for it, and a busy loop makes it slow.
 
 
 class Seen(msgspec.Struct, frozen=True):
