@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import onefold
 from onefold import Database, webhooks
 from onefold.cli.main import run
-
-
-@pytest.fixture
-def db(db_url: str) -> Any:
-    with onefold.connect(db_url) as database:
-        yield database
-
-
-@pytest.fixture
-def ask(db_url: str, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command with --json; answers the exit code and the document."""
-
-    def call(*arguments: str) -> tuple[int, Any]:
-        code = run([*arguments, "--url", db_url, "--json"])
-        captured = capsys.readouterr()
-        return code, json.loads((captured.out or captured.err).splitlines()[-1])
-
-    return call
 
 
 def test_a_key_lives_from_create_to_retire(

@@ -23,25 +23,6 @@ from onefold.cli.main import run
 SOURCES = str(Path(onefold.__file__).parent.parent)
 
 
-@pytest.fixture
-def db(db_url: str) -> Any:
-    """By the machine's clock, as the commands have it."""
-    with onefold.connect(db_url) as database:
-        yield database
-
-
-@pytest.fixture
-def ask(db_url: str, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command with --json; answers the exit code and the document."""
-
-    def call(*arguments: str) -> tuple[int, Any]:
-        code = run([*arguments, "--url", db_url, "--json"])
-        captured = capsys.readouterr()
-        return code, json.loads(captured.out or captured.err)
-
-    return call
-
-
 def kill(db: Database, count: int, kind: type = Mail) -> list[str]:
     """Jobs that fail until they are dead; the kind has three attempts."""
     ids = db.run(lambda tx: jobs.put_many(tx, [kind(f"m{n}") for n in range(count)]))

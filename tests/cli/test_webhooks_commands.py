@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import onefold
 from onefold import Database, Tx, webhooks
 from onefold.cli import webhooks as command
 from onefold.cli.main import run
-
-
-@pytest.fixture
-def db(db_url: str) -> Any:
-    with onefold.connect(db_url) as database:
-        yield database
-
-
-@pytest.fixture
-def ask(db_url: str, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command with --json; answers the exit code and the document."""
-
-    def call(*arguments: str) -> tuple[int, Any]:
-        code = run(["webhooks", *arguments, "--url", db_url, "--json"])
-        captured = capsys.readouterr()
-        return code, json.loads(captured.out or captured.err)
-
-    return call
 
 
 @pytest.fixture
@@ -56,16 +36,16 @@ def given_up(db: Database, endpoint_id: str, count: int) -> list[str]:
 
 
 def test_endpoints_are_listed_disabled_and_enabled(db: Database, endpoint: str, ask: Any, db_url: str, capsys: Any) -> None:
-    assert [one["id"] for one in ask("ls")[1]["items"]] == [endpoint]
-    assert ask("disable", endpoint, "--reason", "it moves")[1]["disabled_why"] == "it moves"
+    assert [one["id"] for one in ask("webhooks", "ls")[1]["items"]] == [endpoint]
+    assert ask("webhooks", "disable", endpoint, "--reason", "it moves")[1]["disabled_why"] == "it moves"
     assert run(["webhooks", "ls", "--url", db_url]) == 0
     head, row = capsys.readouterr().out.splitlines()
     assert head.split() == ["ID", "URL", "TYPES", "STATE", "SINCE", "WHY"]
     assert ("disabled" in row, row.endswith("it moves")) == (True, True)
-    assert ask("replay", endpoint, "--failed")[0] == 4
-    assert ask("enable", endpoint)[1]["disabled_at_ms"] is None
-    assert ask("enable", "ep_none")[0] == 3
-    assert ask("ls", "--space", "another")[1]["items"] == []
+    assert ask("webhooks", "replay", endpoint, "--failed")[0] == 4
+    assert ask("webhooks", "enable", endpoint)[1]["disabled_at_ms"] is None
+    assert ask("webhooks", "enable", "ep_none")[0] == 3
+    assert ask("webhooks", "ls", "--space", "another")[1]["items"] == []
 
 
 def test_what_was_given_up_is_replayed_in_steps(
@@ -73,17 +53,17 @@ def test_what_was_given_up_is_replayed_in_steps(
 ) -> None:
     monkeypatch.setattr(command, "STEP_MESSAGES", 2)
     ids = given_up(db, endpoint, 5)
-    assert [one["message_id"] for one in ask("failed", endpoint)[1]["items"]] == ids
-    assert ask("pending", endpoint)[1]["items"] == []
-    assert ask("replay", endpoint, "--failed", "--dry-run")[1] == {
+    assert [one["message_id"] for one in ask("webhooks", "failed", endpoint)[1]["items"]] == ids
+    assert ask("webhooks", "pending", endpoint)[1]["items"] == []
+    assert ask("webhooks", "replay", endpoint, "--failed", "--dry-run")[1] == {
         "dry_run": True, "count": 5, "at_least": False, "sample": ids,
     }  # fmt: skip
-    assert ask("replay", endpoint, ids[0]) == (0, {"replayed": 1})
-    assert ask("replay", endpoint, "--failed") == (0, {"replayed": 4})
-    assert [one["message_id"] for one in ask("pending", endpoint)[1]["items"]] == ids
-    assert ask("failed", endpoint)[1]["items"] == []
-    assert ask("attempts", endpoint)[1]["items"] == []
-    assert ask("replay", endpoint, "msg_none")[0] == 3
+    assert ask("webhooks", "replay", endpoint, ids[0]) == (0, {"replayed": 1})
+    assert ask("webhooks", "replay", endpoint, "--failed") == (0, {"replayed": 4})
+    assert [one["message_id"] for one in ask("webhooks", "pending", endpoint)[1]["items"]] == ids
+    assert ask("webhooks", "failed", endpoint)[1]["items"] == []
+    assert ask("webhooks", "attempts", endpoint)[1]["items"] == []
+    assert ask("webhooks", "replay", endpoint, "msg_none")[0] == 3
 
 
 def test_what_was_sent_in_a_time_is_replayed(
@@ -93,8 +73,8 @@ def test_what_was_sent_in_a_time_is_replayed(
     ids = given_up(db, endpoint, 3)
     now = dt.datetime.now(dt.UTC)
     since, until = ((now + dt.timedelta(hours=hours)).isoformat() for hours in (-1, 1))
-    assert ask("replay", endpoint, "--since", since, "--until", until) == (0, {"replayed": 3})
-    assert [one["message_id"] for one in ask("pending", endpoint)[1]["items"]] == ids
+    assert ask("webhooks", "replay", endpoint, "--since", since, "--until", until) == (0, {"replayed": 3})
+    assert [one["message_id"] for one in ask("webhooks", "pending", endpoint)[1]["items"]] == ids
 
 
 @pytest.mark.parametrize("words", [
@@ -102,7 +82,7 @@ def test_what_was_sent_in_a_time_is_replayed(
     ["--since", "2026-01-01T00:00Z", "--until", "2026-01-02T00:00Z", "--dry-run"],
 ], ids=["nothing", "two ways", "no end", "dry time"])  # fmt: skip
 def test_one_way_is_asked_for(endpoint: str, ask: Any, words: list[str]) -> None:
-    assert ask("replay", endpoint, *words)[0] == 2
+    assert ask("webhooks", "replay", endpoint, *words)[0] == 2
 
 
 @pytest.mark.parametrize("time", ["yesterday", "2026-01-01T00:00", "0001-01-01T00:00Z"])
