@@ -32,6 +32,17 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def append_zeros(path: Path, end: int, count: int) -> None:
+    """Write `count` zero bytes behind the byte `end` of an existing file; nothing is synced.
+
+    Raises:
+        OSError: there is no such file, or no space; some of the bytes may be there.
+    """
+    with path.open("r+b", buffering=0) as file:
+        file.seek(end)
+        file.write(bytes(count))
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in `folder` to the disk: a file that was made, renamed or removed stays so.
 

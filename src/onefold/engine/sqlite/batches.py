@@ -43,6 +43,7 @@ from onefold.engine.sqlite.connection import (
     translated,
     wal_of,
 )  # fmt: skip
+from onefold.engine.sqlite.room import Room
 from onefold.engine.sqlite.spaces import Spaces
 from onefold.engine.sqlite.tx import SqliteTx
 from onefold.engine.sqlite.wakes import Wakes
@@ -88,6 +89,7 @@ class Batches:
         self._commits_since_look = 0
         self.connection: EngineConnection | None = None
         self._synchronous: Durability = durability
+        self._room = Room(path)
 
     def use(self, connection: EngineConnection) -> None:
         """Write over this connection."""
@@ -241,6 +243,8 @@ class Batches:
                 self._cursor.execute(BEGIN_WRITE)
             except sqlite3.OperationalError as error:
                 self._begin_patiently(error, first.deadline_ns)
+            if self._synchronous == "always":
+                self._room.make()
         except sqlite3.Error as error:
             self._reopen_if_broken(error)
             raise translated(error) from error

@@ -17,6 +17,7 @@ from typing import Any, Self
 from onefold.core.errors import Invalid, Retry
 from onefold.engine.sql import first_word
 from onefold.engine.sqlite.connection import real_path
+from onefold.engine.sqlite.room import Room
 from onefold.host.gate import Gate
 
 GATE_WAIT_S = 30.0
@@ -32,6 +33,7 @@ class GatedConnection(sqlite3.Connection):
         self._path = real_path(Path(database))
         # Kept open while nobody writes: by it `onefold doctor` knows who takes the gate.
         self._gate = Gate(self._path)
+        self._room = Room(self._path)
         self.execute("PRAGMA busy_timeout = 5000")
         self.execute("PRAGMA wal_autocheckpoint = 0")
 
@@ -47,6 +49,7 @@ class GatedConnection(sqlite3.Connection):
         self.take_gate()
         try:
             super().execute("BEGIN IMMEDIATE")
+            self._room.make()
         except BaseException:
             self.let_go_when_over()
             raise
