@@ -211,9 +211,9 @@ HOSTILE: dict[type, list[Any]] = {
 def test_every_argument_is_bounded(sqlite_db: Database, block: str, route: Route) -> None:
     """A hostile value is answered or refused in our words; a refusal writes nothing."""
     arguments = sqlite_db.run(route.example)
+    before = dump(sqlite_db)
     for name, value in arguments.items():
         for bad in HOSTILE.get(type(value), []):
-            before = dump(sqlite_db)
             try:
                 sqlite_db.run(lambda tx, name=name, bad=bad: route.fn(tx, **{**arguments, name: bad}))
             except OnefoldError:
@@ -221,6 +221,7 @@ def test_every_argument_is_bounded(sqlite_db: Database, block: str, route: Route
             else:
                 assert not (isinstance(bad, str) and (len(bad) > 10_000 or "\0" in bad)), f"{name} takes anything"
                 assert not (isinstance(bad, int) and abs(bad) >= 2**62), f"{name} has no upper limit"
+                before = dump(sqlite_db)
 
 
 def test_the_laws_can_fail(db: Database) -> None:
