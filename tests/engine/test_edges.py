@@ -39,6 +39,37 @@ def test_an_error_that_no_future_takes_reaches_its_caller_and_hangs_nobody(db: D
         handle.run(stops)
 
 
+class Odd(Exception):
+    """Other people's errors keep anything under this name."""
+
+    def __init__(self, code: Any) -> None:
+        super().__init__()
+        self.code = code
+
+
+def raises(_tx: Tx, code: Any) -> None:
+    raise Odd(code)
+
+
+@pytest.mark.parametrize("code", [[], 404, None, "a\nlabel"])
+@pytest.mark.parametrize("reading", [False, True])
+def test_an_error_with_a_code_of_another_kind_costs_nobody_else(db: Database, code: Any, reading: bool) -> None:
+    handle = db.reader() if reading else db
+
+    async def scenario() -> list[Any]:
+        calls = [handle.arun(raises, code) if i % 3 == 0 else db.arun(add, str(i)) for i in range(12)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    answers = asyncio.run(scenario())
+    assert [type(answer) for answer in answers[::3]] == [Odd] * 4
+    assert [answer for i, answer in enumerate(answers) if i % 3] == [str(i) for i in range(12) if i % 3]
+    with pytest.raises(Odd):
+        handle.run(raises, code)
+    with pytest.raises(Invalid):
+        db.options(deadline_ms=5_000).run(lambda tx: tx.wake(""))
+    assert {a["code"] for a in db.metrics()["aborts"]} == {"Odd", "topic"}
+
+
 def test_a_savepoint_of_a_dead_tx_touches_nobody_elses(db: Database) -> None:
     kept: list[Any] = []
 

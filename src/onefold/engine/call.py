@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import xxhash
 
-from onefold.core.errors import Invalid, Retry
+from onefold.core.errors import Invalid, OnefoldError, Retry
 
 Durability = Literal["always", "everysec"]
 Isolation = Literal["serializable", "repeatable_read", "read_committed"]
@@ -100,6 +100,11 @@ def space_of(name: str) -> int:
 def name_of(fn: Callable[..., Any]) -> str:
     """How a function is called in metrics and warnings: "module.qualified_name"."""
     return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', repr(fn))}"
+
+
+def code_of(error: BaseException) -> str:
+    """How an error is called in metrics: our code, or the type. What others keep in `code` may be anything."""
+    return error.code if isinstance(error, OnefoldError) else type(error).__name__
 
 
 class Call:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from onefold.core.errors import Invalid, OnefoldError, Retry, Unknown
-from onefold.engine.call import Call, Durability, Options, name_of, refuse_awaitable, running, settle
+from onefold.engine.call import Call, Durability, Options, code_of, name_of, refuse_awaitable, running, settle
 from onefold.engine.metrics import Metrics
 from onefold.engine.postgres import unknown
 from onefold.engine.postgres.clock import ServerClock
@@ -182,7 +182,7 @@ class PostgresEngine:
             finally:
                 places.leave()
         except BaseException as error:
-            self.metrics.abort(name_of(call.fn), getattr(error, "code", type(error).__name__))
+            self.metrics.abort(name_of(call.fn), code_of(error))
             raise
 
     def _until_done(self, call: Call, parts: _Parts) -> Any:

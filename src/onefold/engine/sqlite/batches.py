@@ -25,6 +25,7 @@ from onefold.core.errors import Doomed, OnefoldError, Unknown
 from onefold.engine.call import (
     Call,
     Durability,
+    code_of,
     late_in_queue,
     late_while_running,
     name_of,
@@ -205,7 +206,7 @@ class Batches:
     def _fail(self, call: Call, error: BaseException) -> None:
         call.error = error
         call.result = None
-        self._metrics.abort(name_of(call.fn), getattr(error, "code", type(error).__name__))
+        self._metrics.abort(name_of(call.fn), code_of(error))
 
     def _admits(self, age_ns: int) -> bool:
         """Whether a transaction of this age takes in another function."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from onefold.core.clock import Clock
 from onefold.core.errors import Doomed, Retry
-from onefold.engine.call import Call, name_of, refuse_awaitable, running, settle
+from onefold.engine.call import Call, code_of, name_of, refuse_awaitable, running, settle
 from onefold.engine.metrics import Metrics
 from onefold.engine.sqlite.connection import BEGIN_READ, COMMIT, open_connection, translated
 from onefold.engine.sqlite.parked import Parked
@@ -158,7 +158,7 @@ class Readers:
             if tx._doom is not None:
                 tx._check_alive()
         except BaseException as error:
-            code = "doomed" if isinstance(error, Doomed) else getattr(error, "code", type(error).__name__)
+            code = "doomed" if isinstance(error, Doomed) else code_of(error)
             self._metrics.abort(name_of(call.fn), code)
             raise
         else:
