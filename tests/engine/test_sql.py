@@ -30,6 +30,8 @@ def test_a_text_is_rewritten_for_each_engine(sql: str, sqlite: str, postgres: st
         ("SELECT 1 {for_update}", False), ("INSERT INTO onefold.t (a) VALUES (1)", True), ("delete from onefold.t", True),
         ("WITH x AS (SELECT 1) SELECT 1 FROM x", False), ("WITH x AS (SELECT 1) UPDATE onefold.t SET a = 1", True),
         ("-- why\n SELECT 1", False),
+        ("with x as (insert into onefold.t (a) values (1) returning a) select a from x", True),
+        ("WITH x AS (SELECT 1) MERGE INTO onefold.t USING x ON false WHEN NOT MATCHED THEN DO NOTHING", True),
     ],
 )  # fmt: skip
 def test_it_is_known_what_writes(sql: str, writes: bool) -> None:

@@ -52,7 +52,7 @@ _FOREIGN = re.compile(
     r"(?:\s|;|--[^\n]*|/\*.*?\*/)*([a-z]*)(?:\s+(?:(?:work|transaction)\s+)?(to)\b)?", re.DOTALL | re.IGNORECASE
 )
 _ENDING = frozenset(("begin", "commit", "rollback", "end", "start", "abort", "prepare"))
-_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
 
 _SLOTS: dict[str, tuple[str, str]] = {  # slot: (SQLite, PostgreSQL)
     "for_update": ("", "FOR UPDATE"),
