@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from engine_words import PUT, get
 
 from onefold import Database, Doomed, Invalid, Tx
 
@@ -135,6 +136,39 @@ def test_a_hint_that_cannot_be_given_is_refused_before_the_commit(db: Database, 
     with pytest.raises(Invalid):
         db.run(work)
     assert db.run(Tx.total, "k") == 0
+
+
+def test_close_inside_a_function_is_refused(db: Database) -> None:
+    def closes(tx: Tx) -> None:
+        tx.add("k", 1)
+        db.close()
+
+    for handle in (db, db.reader()):
+        with pytest.raises(Invalid) as refused:
+            handle.run(closes)
+        assert refused.value.code in {"inside", "read_only"}
+    assert db.run(add, "k") == "k"
+    assert db.run(Tx.total, "k") == 1
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", 5, None, b"bytes"])
+def test_a_name_that_nobody_can_have_is_not_claimed(db: Database, name: Any) -> None:
+    with pytest.raises(Invalid):
+        db.run(lambda tx: tx.try_claim(name))
+
+
+def test_rows_that_fail_on_their_way_doom_though_nobody_hears(db: Database) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"key": "a", "total": 1}
+        raise KeyError("a row of the caller's")
+
+    def swallows(tx: Tx) -> None:
+        with contextlib.suppress(KeyError, Invalid):
+            tx.many(PUT, rows())
+
+    with pytest.raises(Doomed):
+        db.run(swallows)
+    assert db.run(get, "a") is None
 
 
 def generates(tx: Tx) -> Iterator[int]:

@@ -138,12 +138,6 @@ def test_closing_behind_a_stopped_process_ends(tmp_path: Path, monkeypatch: pyte
     other.close()
 
 
-def test_close_inside_a_function_is_refused(plain: Database) -> None:
-    with pytest.raises(Invalid):
-        plain.run(lambda tx: plain.close())
-    plain.run(put, "a")
-
-
 def test_a_callback_after_commit_may_run_and_close(tmp_path: Path) -> None:
     db = onefold.connect(tmp_path / "a.db")
     closed = threading.Event()

@@ -134,7 +134,13 @@ class Database(Handle):
         return numbers
 
     def close(self) -> None:
-        """Finish what was admitted, then give back all files, connections and threads."""
+        """Finish what was admitted, then give back all files, connections and threads.
+
+        Raises:
+            Invalid: inside a function over tx, which it would wait for.
+        """
+        if getattr(running, "fn", None) is not None:
+            raise Invalid("close was called inside a function over tx.", code="inside")
         self._engine.close()
 
     def __enter__(self) -> Self:

@@ -18,6 +18,7 @@ import xxhash
 from onefold.core.errors import Doomed, Invalid
 from onefold.core.ids import PREFIX_LENGTH_MAX, make_id
 from onefold.engine.sql import Dialect
+from onefold.engine.values import check_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -187,7 +188,11 @@ class Tx:
         """Claim `name` in this space until the transaction ends; False when another one has it.
 
         Never waits. For duplicates in flight; the outcome must still rest on a unique key.
+
+        Raises:
+            Invalid: `name` is no text, or holds NUL or a lone surrogate.
         """
+        check_name(name)
         number = xxhash.xxh3_64_intdigest(f"{self.space}/{name}".encode()) - (1 << 63)
         row = self.one("SELECT pg_try_advisory_xact_lock(:number) -- :space is in the number", number=number)
         return bool(row and row[0])

@@ -35,6 +35,13 @@ def check_parameters(parameters: dict[str, Any]) -> None:
             _check_subclass(name, value)
 
 
+def check_name(name: object) -> None:
+    """Refuse a name that is no text, or that no column could hold."""
+    if not isinstance(name, str):
+        raise Invalid("A name is a text.", code="type", type=type(name).__name__)
+    check_parameters({"name": name})
+
+
 def _check_unicode(name: str, value: str) -> None:
     try:
         value.encode()

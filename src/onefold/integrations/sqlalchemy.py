@@ -29,7 +29,7 @@ from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.engine.sqlite.wakes import tell_peers
 from onefold.engine.tx import ADD_POSTGRES, ADD_SQLITE, Row, Tx
-from onefold.engine.values import check_parameters
+from onefold.engine.values import check_name, check_parameters
 
 HOLDERS_MAX = 128
 
@@ -95,8 +95,9 @@ class SqlAlchemySqliteTx(SqlAlchemyTx):
 
     __slots__ = ()
 
-    def try_claim(self, name: str, /) -> bool:  # noqa: ARG002
+    def try_claim(self, name: str, /) -> bool:
         """See `Tx.try_claim`. There is one writer: nobody else is in flight."""
+        check_name(name)
         return True
 
     def _add(self, key: str, delta: int) -> None:

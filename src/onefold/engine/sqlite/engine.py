@@ -152,8 +152,6 @@ class SqliteEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        if getattr(running, "fn", None) is not None:
-            raise Invalid("close was called inside a function over tx.", code="inside")
         with self._lock:
             parts, self._parts = self._parts, None
             self._refused = "The database is closed."

@@ -11,7 +11,7 @@ from onefold.core.errors import Invalid, OnefoldError
 from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.connection import EngineConnection, translated
 from onefold.engine.tx import ADD_SQLITE, Row, Tx
-from onefold.engine.values import check_parameters
+from onefold.engine.values import check_name, check_parameters
 
 STATEMENTS_MAX = 10_000
 
@@ -69,8 +69,8 @@ class SqliteTx(Tx):
         if self._doom is not None:
             self._check_alive()
         bound = {"space": self.space, "now_ms": self.now_ms}
-        given = [{**row, **bound} for row in rows]
         try:
+            given = [{**row, **bound} for row in rows]
             text, bind = _statements.get(sql) or _compiled(sql)
             ready: list[tuple[Any, ...]] = []
             for values in given:
@@ -86,8 +86,9 @@ class SqliteTx(Tx):
         connection = self._cursor.connection
         return connection.lend() if isinstance(connection, EngineConnection) else connection
 
-    def try_claim(self, name: str, /) -> bool:  # noqa: ARG002
+    def try_claim(self, name: str, /) -> bool:
         """See `Tx.try_claim`. There is one writer: nobody else is in flight."""
+        check_name(name)
         return True
 
     def _add(self, key: str, delta: int) -> None:
