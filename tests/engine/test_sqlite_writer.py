@@ -310,6 +310,10 @@ def test_a_url_that_is_no_file_is_refused(tmp_path: Path) -> None:
         for door in (onefold.connect, onefold.migrate):
             with pytest.raises(Invalid):
                 door(url)
+    for door in (onefold.connect, onefold.migrate):
+        with pytest.raises(Invalid):
+            door(f"sqlite:///{tmp_path}/a.db?mode=ro")
+    assert not list(tmp_path.iterdir()), "an option is not a part of a name"
     assert not Path("None").exists(), "what a missing variable answers is no name of a file"
     with pytest.raises(Invalid):
         onefold.connect(tmp_path / "missing" / "a.db")

@@ -104,6 +104,8 @@ def sqlite_path(text: str) -> Path:
         if not text.startswith("sqlite:///"):
             raise Invalid("A URL begins with sqlite:/// or postgresql://.", url=text.rpartition("@")[2])
         text = text.removeprefix("sqlite:///")
+        if "?" in text:  # Else a file of that name would be made, and its owner wonder where the rows are.
+            raise Invalid("A sqlite:/// URL has no options; a file with ? in its name is given as a path.", url=text)
     if not text or text.startswith((":memory:", "file:")):
         raise Invalid("SQLite needs the path of a file; readers and other processes share it.", path=text)
     return Path(text).absolute()
