@@ -132,8 +132,10 @@ class Gate:
 
     def _sign(self) -> None:
         # Reading is cheaper than writing, which would date the file anew and burden its disk.
-        if os.pread(self._gate, _HOLDER_BYTES, 0) != self._me:
-            os.pwrite(self._gate, self._me, 0)
+        # A disk that takes no name is no reason to fail: the name is for messages, the lock holds without it.
+        with contextlib.suppress(OSError):
+            if os.pread(self._gate, _HOLDER_BYTES, 0) != self._me:
+                os.pwrite(self._gate, self._me, 0)
 
     def _become(self, other: Gate) -> None:
         self.close()
