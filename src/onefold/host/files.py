@@ -10,6 +10,8 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
+AGAIN_BYTES = 1 << 20  # Of a file that is written again, at a time.
+
 
 def sync_file(path: Path) -> None:
     """Bring what was written to `path` to the disk. A file that does not exist has nothing to sync.
@@ -41,6 +43,25 @@ def append_zeros(path: Path, end: int, count: int) -> None:
     with path.open("r+b", buffering=0) as file:
         file.seek(end)
         file.write(bytes(count))
+
+
+def write_again(path: Path) -> None:
+    """Write `path` over itself and sync it, after a sync of it failed. Nobody else may write to it meanwhile.
+
+    The kernel takes pages that it could not bring to the disk for clean: the next sync would answer well without
+    them. Only a write makes it try again.
+
+    Raises:
+        OSError: the disk refused; what it holds now is not known.
+    """
+    try:
+        with path.open("r+b", buffering=0) as file:
+            offset = 0
+            while chunk := os.pread(file.fileno(), AGAIN_BYTES, offset):
+                offset += os.pwrite(file.fileno(), chunk, offset)
+    except FileNotFoundError:
+        return
+    sync_file(path)
 
 
 def sync_folder(folder: Path) -> None:

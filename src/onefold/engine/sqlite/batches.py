@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onefold.core.clock import Clock
-from onefold.core.errors import Doomed, OnefoldError, Unknown
+from onefold.core.errors import Doomed, OnefoldError, Retry, Unknown
 from onefold.engine.call import (
     Call,
     Durability,
@@ -49,7 +49,7 @@ from onefold.engine.sqlite.spaces import Spaces
 from onefold.engine.sqlite.tx import SqliteTx
 from onefold.engine.sqlite.wakes import Wakes
 from onefold.engine.tx import OVER, Hints
-from onefold.host.files import sync_file
+from onefold.host.files import sync_file, sync_folder, write_again
 
 _log = logging.getLogger("onefold.writer")
 
@@ -88,6 +88,7 @@ class Batches:
         self.forked_inside = False
         self._tx: SqliteTx | None = None
         self._commits_since_look = 0
+        self.suspect = False  # A sync of the WAL failed, and it was not mended since.
         self.connection: EngineConnection | None = None
         self._synchronous: Durability = durability
         self._room = Room(path)
@@ -227,13 +228,10 @@ class Batches:
     def _begin(self, first: Call, *, alone: bool) -> sqlite3.Cursor:
         self._spaces.begin()
         try:
-            connection = self.connection
-            if connection is None:
-                connection = open_connection(self._path, durability=self._durability)
-                connection.execute("PRAGMA busy_timeout = 0")  # See `_begin_patiently`.
-                connection.set_progress_handler(self._overdue, PROGRESS_STEPS)
-                self._synchronous = self._durability
-                self.use(connection)
+            if self.suspect:
+                self.mend()
+            if self.connection is None:
+                self._open()
             self._deadline_ns = 1 << 62
             # A lone call may ask for less than the database's durability; in a batch one fsync serves all.
             wanted = (alone and first.options.durability) or self._durability
@@ -250,6 +248,45 @@ class Batches:
             self._reopen_if_broken(error)
             raise translated(error) from error
         return self._cursor
+
+    def _open(self) -> None:
+        connection = open_connection(self._path, durability=self._durability)
+        try:
+            sync_folder(self._path.parent)  # SQLite does so too when it made the WAL, but does not look at the answer.
+        except OSError as error:
+            connection.close()
+            raise Retry("The disk failed; the call was undone.", code="io_error", why=str(error)) from error
+        connection.execute("PRAGMA busy_timeout = 0")  # See `_begin_patiently`.
+        connection.set_progress_handler(self._overdue, PROGRESS_STEPS)
+        self._synchronous = self._durability
+        self.use(connection)
+
+    def mend(self) -> None:
+        """Bring the WAL to the disk anew after a sync of it failed; whoever calls has the gate and the turn.
+
+        The next sync would answer well without the pages that were lost: an acknowledgement would rest on nothing,
+        and a checkpoint would put newer pages into the file than the log behind it holds.
+
+        Raises:
+            Retry: the disk does not take it. Nothing is written before it does.
+        """
+        self.suspect = True
+        try:
+            if self.connection is None:
+                self._open()
+            self._deadline_ns = 1 << 62
+            self._cursor.execute(BEGIN_WRITE)  # Nobody appends meanwhile, gate or not.
+            try:
+                write_again(wal_of(self._path))
+            finally:
+                self._roll_back(self._cursor)
+        except (OSError, sqlite3.Error) as error:
+            raise Retry(
+                "The disk failed, and does not take what was committed before.", code="io_error", why=str(error)
+            ) from error
+        _log.warning("a sync of the WAL had failed; it was written again")
+        self.suspect = False
+        self.reset()
 
     def _begin_patiently(self, error: sqlite3.Error, deadline_ns: int) -> None:
         """A program that does not take the gate holds the file: wait for it, but not past the deadline."""
@@ -363,7 +400,10 @@ class Batches:
                 self._fail(call, ours)
             with contextlib.suppress(sqlite3.Error):
                 cursor.execute(ROLLBACK)
-            self._reopen_if_broken(error)
+            if isinstance(ours, Unknown):  # The connection stays until the WAL is mended: its close may write it back.
+                self.suspect = True
+            else:
+                self._reopen_if_broken(error)
             return
         if self._synchronous != "always":
             self._promise(done)
@@ -394,6 +434,7 @@ class Batches:
         try:
             sync_file(wal_of(self._path))
         except OSError as error:
+            self.suspect = True
             for call in asked:
                 self._fail(
                     call, Unknown("The disk failed after COMMIT; it may forget.", code="io_error", why=str(error))

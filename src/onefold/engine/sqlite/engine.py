@@ -38,7 +38,7 @@ class _Parts:
         self._path = engine.path
         self.gate = Gate(engine.path)
         self.wakes = Wakes(engine.path, engine.hub)
-        self.every_second = EverySecond(engine.path)
+        self.every_second = EverySecond(engine.path, mend=lambda: self.writer.mend())
         self.writer = Writer(
             engine.path, self.gate, clock=engine.clock, durability=engine.durability, rehearse=engine.rehearse,
             metrics=engine.metrics, wakes=self.wakes, unsynced=self.every_second.unsynced,

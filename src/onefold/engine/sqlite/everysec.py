@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+from onefold.core.errors import Retry
 from onefold.engine.sqlite.connection import wal_of
 from onefold.host.files import sync_file
 
@@ -17,8 +19,10 @@ PERIOD_S = 1.0
 class EverySecond:
     """What a machine's death may cost is what was committed since the last tick."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mend: Callable[[], None]) -> None:
         self._wal = wal_of(path)
+        self._mend = mend  # Writes the WAL again after a sync of it failed.
+        self._failed = False
         self._stop = threading.Event()
         self._dirty = False
         self._thread: threading.Thread | None = None
@@ -44,7 +48,18 @@ class EverySecond:
                 continue
             self._dirty = False
             try:
-                sync_file(self._wal)
-            except OSError:
+                self._tick()
+            except (OSError, Retry):
                 self._dirty = True
                 _log.exception("the WAL could not be synced; what was committed since may be lost with the machine")
+
+    def _tick(self) -> None:
+        if not self._failed:
+            try:
+                sync_file(self._wal)
+            except OSError:
+                self._failed = True  # A second sync would answer well without having done it.
+                _log.exception("a sync of the WAL failed")
+        if self._failed:
+            self._mend()
+            self._failed = False

@@ -9,6 +9,7 @@ When the writer is idle, a synchronous caller runs its own function.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -24,7 +25,10 @@ from onefold.engine.sqlite.parked import Parked
 from onefold.engine.sqlite.wakes import Wakes
 from onefold.host.gate import Gate
 
+_log = logging.getLogger("onefold.writer")
+
 QUEUE_MAX = 65_536
+MEND_WAIT_S = 5.0  # For the gate.
 
 
 class Writer:
@@ -103,6 +107,22 @@ class Writer:
         """Wake the thread if it sleeps on work: a signal may have come between a call and its ring."""
         if self._queue and not self.turn.locked():
             self._ring()
+
+    def mend(self) -> None:
+        """A sync of the WAL failed: write it again, between two transactions.
+
+        Raises:
+            Retry: it could not be done yet; the next transaction begins with it.
+        """
+        self.batches.suspect = True
+        with self.turn:
+            try:
+                if not self._gate.acquire_within(MEND_WAIT_S):
+                    raise Retry("Another process holds the file.", code="gate", holder=self._gate.holder())
+                if self.batches.suspect:
+                    self.batches.mend()
+            finally:
+                self._let_go()
 
     @property
     def queued(self) -> int:
@@ -198,6 +218,11 @@ class Writer:
     def close_connection(self) -> None:
         """After `stop`, under the gate: the last one to close writes the WAL back into the file."""
         if not self.abandoned:
+            if self.batches.suspect:
+                try:
+                    self.batches.mend()
+                except Retry as error:
+                    _log.error("the WAL could not be mended: %s", error)
             self.batches.reset()
 
     def _any_open(self) -> bool:
