@@ -1,8 +1,10 @@
 """The connection broke at COMMIT: did it happen?
 
 Each writing attempt inserts a random id into `onefold.tx`. Once the old backend is certainly
-gone, the row is there exactly if the transaction committed. (`pg_xact_status` does not do:
-after a failover a reused transaction number answered "committed" for a lost one.)
+gone, the row is there exactly if the transaction committed. Seen is not kept, though: with a synchronous
+standby a commit whose backend died while it waited is visible at once, and lost in a failover until the standby
+has it. So a row that is found is written once more, and that write waits for the standby. (`pg_xact_status`
+does not do: after a failover a reused transaction number answered "committed" for a lost one.)
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ PAUSE_S = 0.02
 _COUNT_BITS = 19
 
 LOOK_UP = "SELECT 1 FROM onefold.tx WHERE id = :id"
+CONFIRM = "UPDATE onefold.tx SET at_ms = onefold.tx.at_ms WHERE id = :id"
 END_BACKEND = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                  WHERE pid = :pid AND CAST(extract(epoch FROM backend_start) AS text) = :backend_start"""
 
@@ -77,6 +80,7 @@ def _ask(wire: Wire, old: Identity, attempt_id: int, give_up_ns: int) -> bool | 
             return None
         time.sleep(PAUSE_S)
     if _rows(wire, LOOK_UP, id=attempt_id):
+        _rows(wire, CONFIRM, id=attempt_id)  # Or it raises: then nobody knows yet.
         return True
     # Not there. On another branch of history, or another server, that proves nothing.
     return False if same and wire.identity.timeline == old.timeline else None

@@ -7,6 +7,7 @@ round trip, and when exactly the COMMIT leaves, is the heart of this engine.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import time
@@ -53,6 +54,7 @@ SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false),
             ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
        {{clock}}
 """.replace("{clock}", "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)").encode()  # noqa: S608, RUF027
+_STANDBY_WAIT = b"SyncRepWaitForLSN"  # What PostgreSQL calls it; the text of its notice is translated.
 _CLOCK = b"SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
 
 
@@ -77,8 +79,8 @@ class Wire:
     """One connection. Used by one thread at a time."""
 
     __slots__ = (
-        "__weakref__", "_cancelled", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader", "abandoned",
-        "broken", "clock", "deadline_ns", "generation", "identity", "lent", "suspicious",
+        "__weakref__", "_cancelled", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader", "_unconfirmed",
+        "abandoned", "broken", "clock", "deadline_ns", "generation", "identity", "lent", "suspicious",
     )  # fmt: skip
 
     def __init__(self, pg: pq.abc.PGconn, *, deadline_ns: int) -> None:
@@ -90,6 +92,8 @@ class Wire:
         self._commands: dict[bytes, bytes] = {}
         self._reader = Reader()
         self._cancelled = False
+        self._unconfirmed: list[str] = []  # What the server said of commits that no standby has.
+        pg.notice_handler = functools.partial(_noticed, self._unconfirmed)
         self.deadline_ns = deadline_ns  # When to cancel what the server is doing.
         self.broken = False
         self.abandoned = False
@@ -168,6 +172,10 @@ class Wire:
         except BaseException:  # Ctrl-C among them: nobody knows any more what comes next on this wire.
             self.broken = True
             raise
+        if self._unconfirmed:
+            # The server says "COMMIT", and that nobody else has it. Whoever is told so would lose it in a failover.
+            self.broken = True
+            raise lost(self._unconfirmed[0])
         if error is not None:
             if error.code == POOLER:
                 self.broken = True  # What this wire believes to be prepared is not; a new one knows better.
@@ -376,7 +384,7 @@ def open_wire(conninfo: bytes, *, deadline_ns: int) -> Wire:
     """
     try:
         pg = pq.PGconn.connect_start(conninfo)
-        pg.notice_handler = None
+        pg.notice_handler = None  # Until it is a Wire's.
         if pg.status == pq.ConnStatus.BAD or not _drive(pg, pg.connect_poll, deadline_ns):
             message = pg.get_error_message() or "no answer until the deadline"
             pg.finish()
@@ -393,6 +401,12 @@ def open_wire(conninfo: bytes, *, deadline_ns: int) -> Wire:
     except BaseException:
         pg.finish()
         raise
+
+
+def _noticed(unconfirmed: list[str], notice: pq.abc.PGresult) -> None:
+    """Keep the one notice that matters: a wait for the synchronous standby was cut short by a cancel."""
+    if notice.error_field(pq.DiagnosticField.SOURCE_FUNCTION) == _STANDBY_WAIT:
+        unconfirmed.append("committed, but no standby has confirmed it")
 
 
 def abandon_all() -> None:
