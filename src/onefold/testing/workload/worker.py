@@ -1,0 +1,88 @@
+"""A process of a run: some clients on threads, until its stdin ends. The runner starts it, and kills it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+import msgspec
+
+from onefold.core.errors import Retry, Unknown
+from onefold.engine.call import Isolation
+from onefold.engine.connect import connect
+from onefold.engine.database import Database
+from onefold.testing.workload.client import Client
+from onefold.testing.workload.recording import Recorder
+from onefold.testing.workload.workload import Program, program_at
+
+READY = "ready"
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a process is to do."""
+
+    url: str
+    place: str
+    record: str
+    paths: list[str]
+    seed: str
+    first: int
+    """The number of its first client."""
+    clients: int
+    start: int
+    """How often this process was started, from 1."""
+    isolation: Isolation
+    deadline_ms: int
+    once: bool
+    """Its clients run the program once, instead of until stdin ends."""
+
+
+def main() -> int:
+    """Run the order in argv; 1 when a program failed in a way that programs should not."""
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    sys.path[:0] = [path for path in order.paths if path not in sys.path]
+    program = program_at(order.place)
+    stop, failed = threading.Event(), threading.Event()
+    recorder = Recorder(Path(order.record))
+    with connect(order.url) as db:
+        threads = [
+            threading.Thread(target=_live, args=(order, program, db, recorder, number, stop, failed))
+            for number in range(order.first, order.first + order.clients)
+        ]
+        for thread in threads:
+            thread.start()
+        print(READY, flush=True)
+        if not order.once:
+            sys.stdin.buffer.read()
+            stop.set()
+        for thread in threads:
+            thread.join()
+    recorder.close()
+    return int(failed.is_set())
+
+
+def _live(
+    order: Order, program: Program, db: Database, recorder: Recorder, number: int, stop: threading.Event,
+    failed: threading.Event,
+) -> None:
+    client = Client(
+        db, recorder, stop, number=number, start=order.start, seed=order.seed, isolation=order.isolation,
+        deadline_ms=order.deadline_ms,
+    )
+    while not (stop.is_set() or failed.is_set()):
+        try:
+            program(client)
+        except (Unknown, Retry):
+            client.incarnation += 1  # As a process that gives up and is started again; it remembers nothing.
+            continue
+        except BaseException:
+            traceback.print_exc()
+            failed.set()
+        if order.once:
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

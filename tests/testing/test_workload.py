@@ -1,0 +1,121 @@
+"""Isolation and blocks under real faults: processes killed and paused, connections cut, servers lost; histories judged.
+
+What Onefold promises of composed functions is serializable. One SQLite file, and one PostgreSQL primary, keep the order of
+real time too, and are held to it here: strict serializable.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from careless import CARELESS, FAILING
+
+from onefold import Invalid
+from onefold.testing import check, read_history
+from onefold.testing.cluster import Installation, cluster
+from onefold.testing.workload import BANK, FAULTS, LIST_APPEND, LOCKS, RW_REGISTER, Workload, run
+from onefold.testing.workload.nemesis import ON_CLIENTS
+from onefold.testing.workload.recording import Recorder, counts_of, events_of
+
+WORKLOADS = {"list-append": LIST_APPEND, "rw-register": RW_REGISTER, "bank": BANK, "locks": LOCKS}
+LONG_S = 60.0
+EXACT = ("lost-update", "G-single-item", "G2-item", "internal")  # What READ COMMITTED is known for.
+
+
+def test_processes_on_one_file_are_killed_and_paused(tmp_path: Path) -> None:
+    with cluster("sqlite", nodes=0) as made:
+        path = tmp_path / "history.jsonl"
+        report = run(LIST_APPEND, made, path=path, seconds=0.5, seed=1, faults=ON_CLIENTS, clients=2)
+    report.expect_valid()
+    assert report.counts["ok"] > 20
+    assert {"kill", "pause"} <= set(report.faults)
+
+
+def test_a_failover_and_broken_connections(tmp_path: Path) -> None:
+    faults = ["backends", "reset_peer", "failover"]
+    with cluster("postgres", nodes=0, standbys=1) as made:
+        report = run(LIST_APPEND, made, path=tmp_path / "history.jsonl", seconds=1, seed=2, faults=faults, clients=2)
+    report.expect_valid()
+    assert report.verdict.strongest_models == ["strict-serializable"]
+    assert report.counts["ok"] > 20
+    assert set(faults) <= set(report.faults)
+
+
+def test_read_committed_is_what_it_says_and_no_more(postgres_url: str, tmp_path: Path) -> None:
+    """The canary: were these anomalies not found, no verdict of this file would mean anything."""
+    path = tmp_path / "history.jsonl"
+    made = Installation(postgres_url)
+    report = run(LIST_APPEND, made, path=path, seconds=1, isolation="read_committed", consistency_model="read-committed")
+    report.expect_valid()
+    stronger = check(read_history(path), "list-append", consistency_model="serializable")
+    assert stronger.valid is False
+    assert {"lost-update", "G-single-item", "G2-item"} & set(stronger.counts)
+    assert set(stronger.counts) <= {*EXACT, "G-nonadjacent-item", *(f"{name}-{order}" for name in EXACT for order in ("process", "realtime"))}
+
+
+def test_a_holder_who_does_not_check_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    with cluster("sqlite", nodes=0) as made:
+        report = run(CARELESS, made, path=path, seconds=1.5, processes=1)
+    with pytest.raises(AssertionError, match="nonlinearizable") as told:
+        report.expect_valid()
+    assert f"onefold check {path} --model cas-register" in str(told.value)
+    assert str(told.value).count("nonlinearizable: ") == 1
+    assert check(read_history(path), "cas-register").valid is False
+
+
+def test_a_program_that_fails_is_told(tmp_path: Path) -> None:
+    with cluster("sqlite", nodes=0) as made, pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        run(FAILING, made, path=tmp_path / "history.jsonl", seconds=0.1, processes=1, clients=1)
+
+
+def test_files_become_one_history(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    first, second = Recorder(one), Recorder(two)
+    first.write(1, "invoke", "read", None)
+    second.write(2, "invoke", "write", 5)
+    first.write(1, "ok", "read", 5)
+    first.close()
+    second.close()
+    with two.open("ab") as file:
+        file.write(b'{"time":9')  # It was killed here.
+    events = events_of([two, one], began_ns=0)
+    assert [(event["process"], event["type"], event["index"]) for event in events] == [
+        (1, "invoke", 0), (2, "invoke", 1), (1, "ok", 2),
+    ]  # fmt: skip
+    assert counts_of(events) == {"ok": 1, "fail": 0, "info": 1}
+    same = tmp_path / "3.jsonl"
+    same.write_bytes(b'{"time":7,"process":1,"type":"ok"}\n{"time":7,"process":2,"type":"invoke"}\n')
+    assert [event["type"] for event in events_of([same], began_ns=7)] == ["invoke", "ok"]
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    made, path = Installation(str(tmp_path / "a.db")), tmp_path / "history.jsonl"
+    for given in (
+        {"faults": ["flood"]}, {"faults": ["backends"]}, {"processes": 0}, {"processes": 17}, {"clients": 0},
+        {"clients": 128}, {"seconds": 0}, {"seconds": 1e6},
+    ):  # fmt: skip
+        with pytest.raises(Invalid):
+            run(LIST_APPEND, made, path=path, **given)
+    with pytest.raises(Invalid, match="no such model"):
+        Workload(LIST_APPEND.program, "lists")
+    with pytest.raises(Invalid, match="import"):
+        Workload(lambda client: None, "bank")
+    assert not path.exists()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_long(name: str, engine: str, tmp_path: Path) -> None:
+    postgres = engine == "postgres"
+    for seed in range(3):
+        with cluster(engine, nodes=0, standbys=int(postgres)) as made:
+            path = tmp_path / f"{seed}.jsonl"
+            faults = FAULTS if postgres else ON_CLIENTS
+            report = run(WORKLOADS[name], made, path=path, seconds=LONG_S, seed=1_000 + seed, faults=faults)
+            report.expect_valid()
+        assert set(faults) <= set(report.faults)
+        print(report)
