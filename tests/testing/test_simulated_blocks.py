@@ -1,4 +1,4 @@
-"""The scenarios of `scenarios.py`, small in the suite and long in `make sim`, on both simulators."""
+"""The scenarios of `scenarios.py`, `paying.py` and `visitors.py`, small in the suite and long in `make sim`, on both simulators."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ from collections import Counter
 
 import pytest
 from paying import paid_once
-from scenarios import CALM_MS, PAUSES, box_office, on_call
+from scenarios import CALM_MS, FAULTS, PAUSES, box_office, on_call
 from scenarios import SCENARIOS as BLOCKS
+from visitors import ended_is_over, nothing_is_done_unseen, revoked_is_over, told_at_least_once
 
 from onefold.testing.simulation import Faults, History, Postgres, Simulation, explore
 
-SCENARIOS = {**BLOCKS, paid_once: (PAUSES, 3, 1)}
+SCENARIOS = {
+    **BLOCKS,
+    paid_once: (PAUSES, 3, 1),
+    revoked_is_over: (FAULTS, 10, 1),
+    ended_is_over: (FAULTS, 10, 1),
+    nothing_is_done_unseen: (FAULTS, 10, 1),
+    told_at_least_once: (PAUSES, 5, 1),
+}
 LONG = 100  # `make sim` takes so many times as many seeds.
 each = pytest.mark.parametrize("scenario", list(SCENARIOS), ids=lambda scenario: scenario.__name__)
 levels = pytest.mark.parametrize("isolation", ["serializable", "read_committed"])
