@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import http.client
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -20,6 +23,7 @@ import onefold
 from onefold import Invalid, NotFound
 from onefold.testing.postgres import Cluster
 from onefold.testing.toxiproxy import TYPES, Toxiproxy
+from onefold.testing.toxiproxy.proxies import Proxy
 from onefold.testing.toxiproxy.toxics import toxic_of
 
 
@@ -314,3 +318,24 @@ def test_a_database_behind_it_is_lost_and_found_again(toxiproxy: Toxiproxy, post
         with toxiproxy.toxic("postgres", "slicer", average_size=3, size_variation=2):
             db.run(lambda tx: tx.add("a", 1))
         assert db.run(lambda tx: tx.total("a")) == 3
+
+
+@pytest.mark.parametrize("rounds", range(5))
+def test_who_comes_while_the_proxy_goes_down_is_cut_off_too(rounds: int) -> None:
+    """Accepted, and not yet made, when the listener is closed: asyncio would leave it open, to nobody."""
+
+    async def race() -> bytes:
+        proxy = Proxy("p", listen="127.0.0.1:0", upstream="127.0.0.1:1", dice=random.Random(1))
+        await proxy.start()
+        with socket.create_connection(("127.0.0.1", int(proxy.listen.rpartition(":")[2]))) as client:
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            await proxy.stop()
+            client.setblocking(False)
+            try:
+                return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
+            except ConnectionResetError:
+                return b""
+
+    assert asyncio.run(race()) == b""
+    gc.collect()  # What was left open would say so now.

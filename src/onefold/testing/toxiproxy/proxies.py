@@ -55,6 +55,10 @@ class Proxy:
         """Be down: nobody gets in, and whoever is in is cut off."""
         server, self._server = self._server, None
         if server is not None:
+            loop = asyncio.get_running_loop()
+            for listener in server.sockets:
+                loop.remove_reader(listener)
+            await asyncio.sleep(0)  # Who was accepted a moment ago gets a transport; a closed server gives none.
             server.close()
         for connection in tuple(self._connections):
             connection.close()
