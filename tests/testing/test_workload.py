@@ -14,11 +14,11 @@ from careless import CARELESS, FAILING
 from onefold import Invalid
 from onefold.testing import check, read_history
 from onefold.testing.cluster import Installation, cluster
-from onefold.testing.workload import BANK, FAULTS, LIST_APPEND, LOCKS, RW_REGISTER, Workload, run
+from onefold.testing.workload import BANK, FAULTS, JOBS, LIST_APPEND, LOCKS, RW_REGISTER, Workload, run
 from onefold.testing.workload.nemesis import ON_CLIENTS
 from onefold.testing.workload.recording import Recorder, counts_of, events_of
 
-WORKLOADS = {"list-append": LIST_APPEND, "rw-register": RW_REGISTER, "bank": BANK, "locks": LOCKS}
+WORKLOADS = {"list-append": LIST_APPEND, "rw-register": RW_REGISTER, "bank": BANK, "locks": LOCKS, "jobs": JOBS}
 LONG_S = 60.0
 EXACT = ("lost-update", "G-single-item", "G2-item", "internal")  # What READ COMMITTED is known for.
 
