@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -159,3 +160,28 @@ def transactional(draw: Any, *, lists: bool) -> History:
             kind = draw(st.sampled_from(["ok"] * 8 + ["info", "fail"]))
             events.append({"process": one, "type": kind, "f": "txn", "value": done if kind == "ok" else plan})
     return History.of(events)
+
+
+def crowd(count: int, *, clients: int, keys: int) -> tuple[History, History]:
+    """Clients that all run at all times on one register, or on keys to append to; and the same with a read too late."""
+    dice = Random(f"{count} {clients} {keys}")
+    store: dict[str, Any] = {}
+    running: dict[int, tuple[dict[str, Any], Any]] = {}
+    events: list[dict[str, Any]] = []
+    for n in range(2 * count):
+        client = n if n < clients else dice.choice(list(running))
+        if client in running:
+            asked, answer = running.pop(client)
+            events.append({**asked, "type": "ok", "value": answer})
+        key, reads = f"k{dice.randrange(keys)}", dice.random() < 0.5
+        writes = "write" if keys == 1 else dice.choice(["append", "append", "append", "put"])
+        f = ("read" if keys == 1 else "get") if reads else writes
+        value = None if reads else dice.randrange(100) if keys == 1 else f"<{n}>"
+        asked = {"process": client, "type": "invoke", "f": f, "value": value, **({} if keys == 1 else {"key": key})}
+        if not reads:
+            store[key] = store.get(key, "") + value if f == "append" else value
+        running[client] = asked, store.get(key)
+        events.append(asked)
+    seen = next(e for e in reversed(events) if e["type"] == "ok" and e["f"] in {"read", "get"} and e["value"] is not None)
+    late = [{**e, "value": "never" if e is seen else e["value"]} for e in events]
+    return History.of(events), History.of(late)

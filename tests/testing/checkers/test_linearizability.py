@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
-from checker_histories import histories, is_linearizable, single
+from checker_histories import crowd, histories, is_linearizable, single
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,9 +139,9 @@ def test_the_drawing_is_a_document_that_shows_the_counter_example() -> None:
 
 
 def test_past_the_deadline_the_verdict_is_unknown() -> None:
-    writes = [f"{n} invoke write {n}" for n in range(14)] + [f"{n} ok write {n}" for n in range(14)]
-    history = single(*writes, "20 invoke read", "20 ok read 99")
-    verdict = check_linearizable(history, "register", deadline_s=0)
+    puts = [f"{n} invoke enqueue {n}" for n in range(14)] + [f"{n} ok enqueue {n}" for n in range(14)]
+    history = single(*puts, "20 invoke dequeue", "20 ok dequeue 99")
+    verdict = check_linearizable(history, "queue", deadline_s=0)
     assert verdict.valid is None
     assert "deadline" in verdict.reason
 
@@ -163,3 +163,15 @@ def test_operations_of_another_model_are_refused() -> None:
         check_linearizable(single("0 invoke enqueue 1", "0 ok enqueue 1"), "register")
     with pytest.raises(Invalid, match="no such model"):
         check_linearizable(single(), "regsiter")
+
+
+def test_many_clients_that_write_at_all_times_are_decided() -> None:
+    history, late = crowd(1_200, clients=12, keys=1)
+    assert check_linearizable(history, "register").valid
+    assert check_linearizable(late, "register").valid is False
+
+
+def test_lists_that_many_clients_append_to_are_decided() -> None:
+    history, late = crowd(240, clients=24, keys=8)
+    assert check_linearizable(history, "key-value").valid
+    assert check_linearizable(late, "key-value").valid is False

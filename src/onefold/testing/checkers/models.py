@@ -27,6 +27,10 @@ class Bound(msgspec.Struct, frozen=True):
     step: Step
     pure: bool = False
     """It changes no state, whichever it is: a read."""
+    blind: bool = False
+    """It looks at no state: a write. Every state is as good to it, and it makes the same of each."""
+    toward: Callable[[Any], bool] | None = None
+    """Whether a state can still grow into the one that it answers, unless something blind comes between."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -168,13 +172,16 @@ def key_value() -> Model:
         _, value = _keyed(op)
         if op.f in {"get", "read"}:
             seen = op.output if op.key is not None else _keyed_output(op)
-            return Bound(lambda s: s if s == seen or (s is None and seen in {"", ()}) else ILLEGAL, pure=True)
+            grows = (lambda s: s is None or s == seen[: len(s)]) if isinstance(seen, (str, tuple)) else None
+            return Bound(
+                lambda s: s if s == seen or (s is None and seen in {"", ()}) else ILLEGAL, pure=True, toward=grows
+            )
         if op.f in {"put", "write"}:
-            return Bound(lambda _: value)
+            return Bound(lambda _: value, blind=True)
         if op.f == "cas" and isinstance(value, tuple) and len(value) == 2:
             return _cas(*value)
         if op.f == "delete":
-            return Bound(lambda _: None)
+            return Bound(lambda _: None, blind=True)
         if op.f == "append":
             piece: Any = value if isinstance(value, str) else (value,)
             return Bound(lambda s: piece if s is None else _appended(s, piece))
@@ -192,7 +199,7 @@ MODELS: dict[str, Callable[..., Model]] = {
 def _register(op: Operation, model: str) -> Bound:
     value = op.input if op.f == "write" else op.output
     if op.f == "write":
-        return Bound(lambda _: value)
+        return Bound(lambda _: value, blind=True)
     if op.f == "read":
         return Bound(lambda state: state if state == value else ILLEGAL, pure=True)
     raise _unknown(op, model)

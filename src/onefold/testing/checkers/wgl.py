@@ -1,30 +1,35 @@
 """The search for a linearization: Wing and Gong's, with Lowe's memory of the configurations seen.
 
 J. Wing, C. Gong: Testing and verifying concurrent objects (1993). G. Lowe: Testing for linearizability
-(2017). A configuration is (what is linearized, the state). Operations with an answer stand in a linked
-list of their calls and returns; those with unknown outcome stand beside it, since they never have to be
-linearized. Three things keep the search small:
+(2017). Operations with an answer are numbered by their returns. A configuration is (the first return whose
+operation is not linearized, which later ones are, the state); operations with unknown outcome stand beside
+it, since they never have to be linearized. What keeps the search small:
 
 - An operation that changes no state is linearized as soon as it fits, without an alternative.
-- Of equal operations with unknown outcome the earliest is used first.
-- A configuration that used more unknown operations than another, else equal, one can do no more than it.
+- Of equal operations the one that returns first is used first, and one with unknown outcome last.
+- A write that looks at no state is linearized early only if something that is pending can then go on.
+  Else it waits for its return, where it takes effect, or is taken to have stood just before a write that
+  was linearized after it was invoked, and to be overwritten: it is *covered*.
+- A configuration that used more unknown operations than another, else equal, one, or of which less is
+  covered, can do no more than it.
+- What lets the operation go on that returns next is tried first.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from onefold.testing.checkers.history import Operation
-from onefold.testing.checkers.models import ILLEGAL, Model
+from onefold.testing.checkers.models import ILLEGAL, Bound, Model
 
 CONFIGURATIONS_MAX = 4_000_000  # About 300 bytes each.
 STATES_SHOWN_MAX = 8
-PATH_SHOWN_MAX = 64
-_CHECK_STEPS = 1_024  # How often the clock is read.
+_CHECK_STEPS = 256  # How often the clock is read.
 
 
 class Found(msgspec.Struct):
@@ -37,152 +42,210 @@ class Found(msgspec.Struct):
     """The operation at whose return no linearization was left: the end of the shortest prefix without one."""
     states: list[Any] = []
     """Some of the states that were possible before it."""
-    path: list[Operation] = []
-    """The end of one longest linearization of what came before."""
+
+
+class _Configuration(NamedTuple):
+    first: int
+    """The operations before this one have returned and are linearized; this one is not."""
+    ahead: int
+    """Bit n: operation `first + n` is linearized too."""
+    covered: int
+    """Bit n: operation `first + n` may have taken effect already, and been overwritten."""
+    state: Any
+    used: int
+    """Bit n: unknown operation n has taken effect."""
 
 
 def search(operations: Sequence[Operation], model: Model, deadline_s: float) -> Found:
-    """Look for a linearization of operations (`ok` and `info`, by invocation) until `deadline_s` (monotonic)."""
+    """Look for a linearization of operations (by invocation) until `deadline_s` (monotonic)."""
     return _Search(operations, model).run(deadline_s)
 
 
 class _Search:
     def __init__(self, operations: Sequence[Operation], model: Model) -> None:
-        self.ops = [op for op in operations if op.type == "ok"]
-        bound = [model.bind(op) for op in self.ops]
-        self.steps = [one.step for one in bound]
-        self.pure = [one.pure for one in bound]
-        self.state: Any = model.initial
-        self.link()
-        unknown = [(op, model.bind(op)) for op in operations if op.type == "info"]
-        self.unknown = [(op, one.step) for op, one in unknown if not one.pure]
-        classes: dict[Any, list[int]] = {}
-        for number, (op, _) in enumerate(self.unknown):
-            classes.setdefault((op.f, op.input, op.key), []).append(number)
-        self.classes = list(classes.values())
-        self.seen: dict[Any, list[int]] = {}
+        self.initial: Any = model.initial
+        self.ops = sorted((op for op in operations if op.type != "info"), key=lambda op: op.completed)
+        self.bound = [model.bind(op) for op in self.ops]
+        self.same = [(op.f, op.input, op.output, op.key) for op in self.ops]
+        self.pending = _pending(self.ops)
+        self.blind = _among(self.pending, [one.blind for one in self.bound])
+        self.goals = [n for n, one in enumerate(self.bound) if one.toward is not None]
+        unknown = [(op, one) for op in operations if op.type == "info" and not (one := model.bind(op)).pure]
+        classes: dict[Any, list[tuple[int, int]]] = {}
+        effects: dict[Any, Bound] = {}
+        for number, (op, one) in enumerate(unknown):
+            classes.setdefault((op.f, op.input, op.key), []).append((number, op.invoked))
+            effects[op.f, op.input, op.key] = one
+        self.classes = [(effects[what], members) for what, members in classes.items()]
+        self.seen: dict[tuple[int, int, Any], list[tuple[int, int]]] = {}
         self.furthest = -1
         self.states: list[Any] = []
-        self.path: list[Operation] = []
-
-    def link(self) -> None:
-        """Lay out calls and returns by time: node 0 is the head, an operation's call links to its return."""
-        events = sorted(
-            [(op.invoked, 0, n) for n, op in enumerate(self.ops)]
-            + [(op.completed, 1, n) for n, op in enumerate(self.ops)]
-        )
-        self.place = [-1] + [place for place, _, _ in events]
-        self.op_of = [-1] + [n for _, _, n in events]
-        self.is_call = [True] + [not is_return for _, is_return, _ in events]
-        self.next = [*range(1, len(events) + 1), 0]
-        self.before = [len(events), *range(len(events))]
-        self.return_of = [0] * len(self.ops)
-        for node, (_, is_return, n) in enumerate(events, 1):
-            if is_return:
-                self.return_of[n] = node
-
-    def lift(self, node: int) -> None:
-        after, before = self.next, self.before
-        for one in (node, self.return_of[self.op_of[node]]):
-            after[before[one]] = after[one]
-            before[after[one]] = before[one]
-
-    def unlift(self, node: int) -> None:
-        after, before = self.next, self.before
-        for one in (self.return_of[self.op_of[node]], node):
-            after[before[one]] = one
-            before[after[one]] = one
-
-    def unseen(self, key: Any, used: int) -> bool:
-        """Whether a configuration is new, and remember it. One that used a part of `used` could do as much."""
-        known = self.seen.get(key)
-        if known is None:
-            self.seen[key] = [used]
-            return True
-        for one in known:
-            if one & used == one:
-                return False
-        known[:] = [one for one in known if one & used != used]
-        known.append(used)
-        return True
 
     def run(self, deadline_s: float) -> Found:
-        """Depth first, with a stack of what was tried: (node or class, base, bits, state, used)."""
-        after, op_of, is_call, steps, pure = self.next, self.op_of, self.is_call, self.steps, self.pure
-        state, base, bits, used = self.state, 0, 0, 0
-        stack: list[tuple[int, int, int, Any, int, int]] = []
-        self.seen[0, 0, state] = [0]
-        node, klass, count = after[0], 0, 0
-        while after[0]:
+        """Depth first, with a stack of what is left to try."""
+        start = self.settled(0, 0, 0, self.initial, 0)
+        stack = [self.moves(start)] if start.first < len(self.ops) else []
+        count = 0
+        while stack:
             count += 1
             if not count % _CHECK_STEPS and (time.monotonic() > deadline_s or len(self.seen) > CONFIGURATIONS_MAX):
                 return Found(None, len(self.seen))
-            if is_call[node]:
-                n = op_of[node]
-                new = steps[n](state)
-                if new is ILLEGAL:
-                    node = after[node]
-                    continue
-                self.lift(node)
-                first = op_of[after[0]] if after[0] else n + 1
-                shifted = (bits | 1 << (n - base)) >> (first - base) if first >= base else bits
-                if self.unseen((first, shifted, new), used):
-                    stack.append((node, base, bits, state, used, -1))
-                    state, base, bits, node, klass = new, first, shifted, after[0], 0
-                    continue
-                self.unlift(node)
-                if not pure[n]:
-                    node = after[node]
-                    continue
-            elif (move := self.unknown_move(node, klass, state, base, bits, used)) is not None:
-                klass, new, more = move
-                stack.append((node, base, bits, state, used, klass))
-                state, used, node, klass = new, more, after[0], 0
-                continue
+            for then in stack[-1]:
+                if then.first == len(self.ops):
+                    return Found(True, len(self.seen))
+                if self.unseen(then):
+                    stack.append(self.moves(then))
+                    break
             else:
-                self.block(node, state, stack)
-            while True:  # Back to the last choice that leaves another.
-                if not stack:
-                    return self.failed()
-                node, base, bits, state, used, tried = stack.pop()
-                if tried >= 0:
-                    klass = tried + 1
+                stack.pop()
+        if self.furthest < 0:
+            return Found(True, len(self.seen))
+        return Found(False, len(self.seen), self.ops[self.furthest], self.states)
+
+    def unseen(self, at: _Configuration) -> bool:
+        """Whether a configuration can do more than those seen; it is remembered then."""
+        known = self.seen.setdefault((at.first, at.ahead, at.state), [])
+        for covered, used in known:
+            if covered & at.covered == at.covered and used & at.used == used:
+                return False
+        known[:] = [one for one in known if one[0] & at.covered != one[0] or one[1] & at.used != at.used]
+        known.append((at.covered, at.used))
+        return True
+
+    def settled(self, first: int, ahead: int, covered: int, state: Any, used: int) -> _Configuration:
+        """Linearize what fits and changes nothing, and pass the returns of what is linearized."""
+        bound, pending, count = self.bound, self.pending, len(self.ops)
+        looked = 0
+        while first < count:
+            left = pending[first] & ~ahead & ~looked
+            looked |= left
+            while left:
+                low = left & -left
+                left ^= low
+                one = bound[first + low.bit_length() - 1]
+                if one.pure and one.step(state) is not ILLEGAL:
+                    ahead |= low
+            passed = (~ahead & (ahead + 1)).bit_length() - 1
+            if not passed:
+                break
+            first, ahead, covered, looked = first + passed, ahead >> passed, covered >> passed, looked >> passed
+        return _Configuration(first, ahead, covered & ~ahead, state, used)
+
+    def moves(self, at: _Configuration) -> Iterator[_Configuration]:
+        """The configurations that come next, the most promising first."""
+        self.reached(at)
+        first, ahead, covered, state, used = at
+        toward, certain = self.goal(first, ahead, used)
+        if certain and not toward(state):
+            return
+        if covered & 1:
+            yield self.settled(first, ahead | 1, covered, state, used)
+        left, due = self.pending[first] & ~ahead, self.bound[first]
+        overwritten = covered | self.blind[first] & left
+        soon: list[_Configuration] = []
+        later: list[_Configuration] = []
+        for n, number, one in self.choices(at, left):
+            new = one.step(state)
+            if new is ILLEGAL or (number >= 0 and new == state) or (certain and not toward(new)):
+                continue
+            then = _Configuration(
+                first, ahead | 1 << n if n >= 0 else ahead, overwritten if one.blind else covered, new,
+                used | 1 << number if number >= 0 else used,
+            )  # fmt: skip
+            if n == 0 or (not due.blind and due.step(new) is not ILLEGAL):
+                yield self.settled(*then)
+            else:
+                (soon if toward(new) else later).append(then)
+        for then in (*soon, *later):
+            yield self.settled(*then)
+
+    def choices(self, at: _Configuration, left: int) -> Iterator[tuple[int, int, Bound]]:
+        """What may be linearized next: (its number from `at.first` on, -1) with an answer, (-1, its number) without."""
+        bound, first, state = self.bound, at.first, at.state
+        unknown = self.reachable(first, at.used)
+        waiting = [bound[first + n].step for n in _bits(left & ~self.blind[first])]
+        waiting += [one.step for _, one in unknown if not one.blind]
+        tried: set[Any] = set()
+        for n in _bits(left):
+            one, same = bound[first + n], self.same[first + n]
+            if not one.pure and same not in tried:
+                tried.add(same)
+                if n == 0 or not one.blind or _helps(one.step(state), waiting):
+                    yield n, -1, one
+        for number, one in unknown:
+            if not one.blind or _helps(one.step(state), waiting):
+                yield -1, number, one
+
+    def goal(self, first: int, ahead: int, used: int) -> tuple[Callable[[Any], bool], bool]:
+        """What the next operation that has a say thinks of a state, and whether nothing can overwrite one before it."""
+        place = bisect_left(self.goals, first)
+        while place < len(self.goals) and ahead >> (self.goals[place] - first) & 1:
+            place += 1
+        if place == len(self.goals):
+            return _anything, False
+        goal = self.goals[place]
+        until = self.ops[goal].completed
+        certain = not any(
+            one.blind and any(invoked < until and not used >> number & 1 for number, invoked in members)
+            for one, members in self.classes
+        ) and not any(
+            self.blind[n] & 1 and not ahead >> (n - first) & 1 for n in range(first, goal)
+        ) and not self.blind[goal] & ~(ahead >> (goal - first))  # fmt: skip
+        toward = self.bound[goal].toward
+        assert toward is not None
+        return toward, certain
+
+    def reachable(self, first: int, used: int) -> list[tuple[int, Bound]]:
+        """Of each class of equal unknown operations the first that is unused, if it was invoked by then."""
+        until = self.ops[first].completed
+        found: list[tuple[int, Bound]] = []
+        for one, members in self.classes:
+            for number, invoked in members:
+                if not used >> number & 1:
+                    if invoked < until:
+                        found.append((number, one))
                     break
-                self.unlift(node)
-                if not pure[op_of[node]]:
-                    node, klass = after[node], 0
-                    break
-        return Found(True, len(self.seen))
+        return found
 
-    def unknown_move(
-        self, node: int, klass: int, state: Any, base: int, bits: int, used: int
-    ) -> tuple[int, Any, int] | None:
-        """The next unknown operation, from class `klass` on, that may have taken effect before the return at `node`."""
-        for number in range(klass, len(self.classes)):
-            for one in self.classes[number]:
-                if not used >> one & 1:
-                    op, step = self.unknown[one]
-                    if op.invoked < self.place[node]:
-                        new = step(state)
-                        if new is not ILLEGAL and new != state and self.unseen((base, bits, new), used | 1 << one):
-                            return number, new, used | 1 << one
-                    break
-        return None
+    def reached(self, at: _Configuration) -> None:
+        """Remember how far a linearization came, and in which states."""
+        if at.first > self.furthest:
+            self.furthest, self.states = at.first, []
+        if at.first == self.furthest and len(self.states) < STATES_SHOWN_MAX and at.state not in self.states:
+            self.states.append(at.state)
 
-    def block(self, node: int, state: Any, stack: list[tuple[int, int, int, Any, int, int]]) -> None:
-        """Remember how far a linearization came: every one that there is comes to an end at some return."""
-        if node > self.furthest:
-            self.furthest, self.states = node, []
-            self.path = [
-                self.ops[self.op_of[frame[0]]] if frame[5] < 0 else self.used_by(frame)
-                for frame in stack[-PATH_SHOWN_MAX:]
-            ]
-        if node == self.furthest and len(self.states) < STATES_SHOWN_MAX and state not in self.states:
-            self.states.append(state)
 
-    def used_by(self, frame: tuple[int, int, int, Any, int, int]) -> Operation:
-        """The unknown operation that a frame of the stack used: the first of its class that was unused."""
-        return next(self.unknown[one][0] for one in self.classes[frame[5]] if not frame[4] >> one & 1)
+def _pending(ops: Sequence[Operation]) -> list[int]:
+    """For each operation, which ones were invoked before it returned and return with or after it; bit 0 is itself."""
+    calls = sorted(range(len(ops)), key=lambda n: ops[n].invoked)
+    found: list[int] = []
+    mask, place = 0, 0
+    for n, op in enumerate(ops):
+        while place < len(calls) and ops[calls[place]].invoked <= op.completed:
+            mask |= 1 << (calls[place] - n)
+            place += 1
+        found.append(mask)
+        mask >>= 1
+    return found
 
-    def failed(self) -> Found:
-        return Found(False, len(self.seen), self.ops[self.op_of[self.furthest]], self.states, self.path)
+
+def _among(pending: Sequence[int], which: Sequence[bool]) -> list[int]:
+    """Of each mask of `_pending` the part of those that are `which`."""
+    every = sum(1 << n for n, one in enumerate(which) if one)
+    return [mask & every >> n for n, mask in enumerate(pending)]
+
+
+def _helps(state: Any, waiting: Sequence[Callable[[Any], Any]]) -> bool:
+    """Whether something that waits can go on from a state."""
+    return any(step(state) is not ILLEGAL for step in waiting)
+
+
+def _anything(_: Any) -> bool:
+    return False
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        low = mask & -mask
+        mask ^= low
+        yield low.bit_length() - 1
