@@ -34,6 +34,14 @@ def test_an_invalid_history_ends_with_1_and_is_drawn(file: Path, capsys) -> None
     assert drawing.read_text().startswith("<svg")
 
 
+def test_what_registers_hold_at_first_can_be_said(file: Path) -> None:
+    file.write_text("{:process 1 :type :invoke :f :txn} {:process 1 :type :ok :f :txn :value [[:read :x 7] [:read :y 8]]}")
+    command = ["check", str(file), "--model", "multi-register"]
+    assert run([*command, "--initial", "{:x 7 :y 8}"]) == 0
+    assert run([*command, "--initial", "7"]) == 1
+    assert run(command) == 1
+
+
 def test_an_unknown_verdict_ends_with_2(file: Path, capsys) -> None:
     file.write_text("[]")
     assert run(["check", str(file), "--model", "bank", "--json"]) == 2
@@ -45,6 +53,7 @@ def test_an_unknown_verdict_ends_with_2(file: Path, capsys) -> None:
     (GOOD, ["--model", "regsiter"], "list-append"),
     (GOOD, ["--model", "register", "--permits", "2"], "no such option"),
     (GOOD, ["--model", "list-append"], "no list of"),
+    (GOOD, ["--model", "register", "--initial", "1 2"], "one value"),
     (GOOD, ["--model", "register", "--deadline-s", "-1"], "deadline"),
 ])  # fmt: skip
 def test_invalid_input_ends_with_2_and_says_why(file: Path, capsys, text: str, options: list[str], message: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onefold.cli.answer import say
-from onefold.testing.checkers import Verdict, check, read_history, svg
+from onefold.core.errors import Invalid
+from onefold.testing.checkers import Verdict, check, edn, read_history, svg
 
 EXIT_CODES = {True: 0, False: 1, None: 2}
 _OPTIONS = (
@@ -19,11 +20,21 @@ _OPTIONS = (
 def command(options: argparse.Namespace) -> int:
     """Check a file; 0 valid, 1 invalid, 2 unknown (or, as everywhere, invalid input; 3 no such file)."""
     given = {name: value for name in _OPTIONS if (value := getattr(options, name)) not in (None, False, [])}
+    if options.initial is not None:
+        given["initial"] = _value(options.initial)
     verdict = _verdict(options, given)
     if options.svg:
         Path(options.svg).write_text(svg(verdict), encoding="utf-8")
     say(options, _facts(options, verdict), verdict.lines)
     return EXIT_CODES[verdict.valid]
+
+
+def _value(text: str) -> Any:
+    """A value of the command line, as it stands in a history."""
+    values = list(edn.read_all(text))
+    if len(values) != 1:
+        raise Invalid("Of --initial one value was expected.", initial=text)
+    return edn.frozen(values[0])
 
 
 def _verdict(options: argparse.Namespace, given: dict[str, Any]) -> Verdict:

@@ -86,6 +86,7 @@ def _check(check: argparse.ArgumentParser) -> None:
         help="rw-register: wfr-keys, sequential-keys or linearizable-keys; may stand several times",
     )  # fmt: skip
     check.add_argument("--independent", action="store_true", help="linearizability: values are [key value]")
+    check.add_argument("--initial", metavar="EDN", help="registers, counter: what they hold at first (nil, or else 0)")
     check.add_argument("--permits", type=int, help="semaphore: how many there are (1)")
     check.add_argument("--total", type=int, help="bank: of all balances (that of the first read)")
     check.add_argument("--allow-negative", action="store_true", help="bank: balances may be below zero")

@@ -95,13 +95,21 @@ def has_order(ops: list[Operation], run: Any, state: Any, *, real_time: bool = T
 
 
 def is_linearizable(history: History, model: Model) -> bool:
-    """By trying all orders, object by object."""
-    ops = history.where("ok", "info")
+    """By trying all orders from all initial states, object by object."""
+    ops = said(history)
     part = model.part or (lambda _: None)
     return all(
-        has_order([op for op in ops if part(op) == key], lambda op, state: model.bind(op).step(state), model.initial)
+        any(
+            has_order([op for op in ops if part(op) == key], lambda op, state: model.bind(op).step(state), start)
+            for start in (model.initial, *model.starts)
+        )
         for key in {part(op) for op in ops}
     )
+
+
+def said(history: History) -> list[Operation]:
+    """The operations that say something of the state: all but failed ones, and a `cas` that was refused."""
+    return [op for op in history.operations if op.type != "fail" or (op.refused and op.f == "cas")]
 
 
 def is_serializable(history: History, *, real_time: bool) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
-from checker_histories import crowd, histories, is_linearizable, single
+from checker_histories import crowd, histories, is_linearizable, said, single
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +36,9 @@ def get(pair):
 CALLS = {
     "register": call("read", answered=st.none() | V) | call("write", V),
     "cas-register": call("read", answered=st.none() | V) | call("write", V) | call("cas", PAIR),
+    "multi-register": st.lists(st.tuples(st.sampled_from("rw"), st.sampled_from("ab"), V).map(list), max_size=3).map(
+        lambda txn: ("txn", [[f, key, None if f == "r" else value] for f, key, value in txn], txn)
+    ),
     "mutex": call("acquire") | call("release"),
     "fenced-mutex": call("acquire", answered=st.integers(0, 4)) | call("release") | call("release", st.integers(0, 4)),
     "semaphore": call("acquire", st.integers(1, 2)) | call("release", st.integers(1, 2)),
@@ -72,7 +75,7 @@ def before(history: History, place: int) -> History:
     """What was known of a history just before an event."""
     return History(
         op if op.completed < place else type(op)(op.process, "info", op.f, op.input, None, op.invoked, 1 << 62, op.key)
-        for op in history.where("ok", "info") if op.invoked < place
+        for op in said(history) if op.invoked < place
     )  # fmt: skip
 
 
@@ -163,6 +166,41 @@ def test_operations_of_another_model_are_refused() -> None:
         check_linearizable(single("0 invoke enqueue 1", "0 ok enqueue 1"), "register")
     with pytest.raises(Invalid, match="no such model"):
         check_linearizable(single(), "regsiter")
+
+
+def test_a_cas_that_was_refused_saw_another_value_and_one_with_an_error_did_not_happen() -> None:
+    events = [
+        {"process": 0, "type": "invoke", "f": "write", "value": 1}, {"process": 0, "type": "ok", "f": "write", "value": 1},
+        {"process": 1, "type": "invoke", "f": "cas", "value": [1, 2]}, {"process": 1, "type": "fail", "f": "cas", "value": [1, 2]},
+    ]  # fmt: skip
+    verdict = check_linearizable(History.of(events), "cas-register")
+    assert verdict.valid is False
+    assert "refused" in verdict.notes[0]
+    for failed in ({**events[3], "error": "timeout"}, {**events[3], "value": "timed-out"}):
+        assert check_linearizable(History.of([*events[:3], failed]), "cas-register").valid
+
+
+def test_a_register_of_unknown_beginning_held_nil_or_0_and_no_other_value() -> None:
+    def first(seen: object, then: object = ...) -> History:
+        reads = [seen, *([] if then is ... else [then])]
+        return single(*(f"0 {kind} read {value}" for value in reads for kind in ("invoke", "ok")))
+
+    assert check_linearizable(first(None), "register").valid
+    verdict = check_linearizable(first(0), "register")
+    assert verdict.valid
+    assert "held 0" in verdict.notes[0]
+    assert check_linearizable(first(1), "register").valid is False
+    assert check_linearizable(first(None, 0), "register").valid is False
+    assert check_linearizable(first(1), cas_register(1)).valid
+    assert check_linearizable(first(0), cas_register(1)).valid is False
+
+
+def test_values_that_name_a_key_each_are_of_registers_of_their_own() -> None:
+    keyed = ["0 invoke write ['x', 1]", "0 ok write ['x', 1]", "0 invoke read ['y', None]", "0 ok read ['y', None]"]
+    verdict = check_linearizable(single(*keyed), "cas-register")
+    assert verdict.valid
+    assert verdict.stats["parts"] == 2
+    assert check_linearizable(single(*keyed), "cas-register", independent=False).valid is False
 
 
 def test_many_clients_that_write_at_all_times_are_decided() -> None:

@@ -27,7 +27,10 @@ _SCANS: dict[str, tuple[Callable[..., Verdict], frozenset[str]]] = {
     "set-full": (check_set_full, frozenset({"linearizable"})),
     "long-fork": (check_long_fork, frozenset()),
 }
-_OF_MODEL = {"semaphore": {"permits"}, "register": {"initial"}, "cas-register": {"initial"}, "counter": {"initial"}}
+_OF_MODEL = {
+    "register": {"initial"}, "cas-register": {"initial"}, "multi-register": {"initial"}, "counter": {"initial"},
+    "semaphore": {"permits"},
+}  # fmt: skip
 DEADLINE_S_MAX = 86_400.0
 NAMES = (*MODELS, *_TRANSACTIONAL, *_SCANS)
 
@@ -53,7 +56,7 @@ def check(history: History, model: str, *, deadline_s: float = DEADLINE_S, **opt
         of_model = _OF_MODEL.get(model, set())
         _known(model, options, of_model | {"independent"})
         made = MODELS[model](**{name: value for name, value in options.items() if name in of_model})
-        return check_linearizable(history, made, deadline_s=deadline_s, independent=options.get("independent", False))
+        return check_linearizable(history, made, deadline_s=deadline_s, independent=options.get("independent"))
     if model in _TRANSACTIONAL:
         function, known = _TRANSACTIONAL[model]
         _known(model, options, known)

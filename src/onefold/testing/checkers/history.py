@@ -42,6 +42,8 @@ class Operation(msgspec.Struct, frozen=True, eq=False, gc=False):
     time: int | None = None
     index: int = 0
     """What the file calls the operation: the `index` of its completion, else of its invocation."""
+    refused: bool = False
+    """It failed without an error: the system answered no, after a look at its state."""
 
     def __str__(self) -> str:
         """`#7 p3 write 4`, `#9 p1 read -> 3`, `#11 p2 cas [1, 4] (unknown)`."""
@@ -145,4 +147,5 @@ def _operation(
         key=frozen(key),
         time=time if isinstance(time, int) else None,
         index=index if isinstance(index, int) else (invoked if completed == NEVER else completed),
+        refused=kind == "fail" and "error" not in completion and frozen(completion.get("value")) in {None, asked},
     )

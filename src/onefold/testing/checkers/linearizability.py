@@ -20,17 +20,19 @@ WINDOW_MAX = 40  # Operations around the end of a counter-example.
 
 
 def check_linearizable(
-    history: History, model: Model | str, *, deadline_s: float = DEADLINE_S, independent: bool = False
+    history: History, model: Model | str, *, deadline_s: float = DEADLINE_S, independent: bool | None = None
 ) -> Verdict:
     """Check a history against a sequential model, until a deadline.
 
-    Operations that failed did not happen; those with unknown outcome may have taken effect at any time
-    after their invocation, or never. Models of several objects are checked object by object.
+    Operations that failed did not happen (a `cas` that was refused saw another value); those with unknown
+    outcome may have taken effect at any time after their invocation, or never. Models of several objects
+    are checked object by object.
 
     Args:
         model: a model, or the name of one in `models.MODELS`.
         deadline_s: after that many seconds the verdict is unknown, unless a part was found invalid.
-        independent: values are [key value] (jepsen.independent); every key is an object of its own.
+        independent: values are [key value] (jepsen.independent); every key is an object of its own. None: they
+            are if each read asks for [key nil] and all else has such a pair, and the model has no keys itself.
 
     Raises:
         Invalid: the model is not known, or does not know an operation of the history.
@@ -40,23 +42,64 @@ def check_linearizable(
             raise Invalid("There is no such model.", code="no_such_model", model=model, models=sorted(MODELS))
         model = MODELS[model]()
     until = time.monotonic() + deadline_s
+    if independent is None:
+        independent = model.part is None and model.name != "multi-register" and _pairs_of_keys(history)
     parts = _parts(history, _part_of(history, model, independent), independent=independent)
-    found = {key: search(ops, model, until) for key, ops in sorted(parts.items(), key=lambda part: len(part[1]))}
+    found = {key: _judged(ops, model, until) for key, ops in sorted(parts.items(), key=lambda part: len(part[1]))}
     stats = {
         "operations": sum(len(ops) for ops in parts.values()),
         "unknown_outcomes": sum(op.type == "info" for ops in parts.values() for op in ops),
         "parts": len(parts),
-        "configurations": sum(one.configurations for one in found.values()),
+        "configurations": sum(one.configurations for one, _ in found.values()),
     }
-    broken = [(one.blocked.completed, key, one) for key, one in found.items() if one.blocked is not None]
+    notes = ["Each key of the values [key value] is an object of its own."] if independent else []
+    broken = {key: one.blocked.completed for key, (one, _) in found.items() if one.blocked is not None}
     if broken:
-        _, key, first = min(broken, key=lambda part: part[0])
-        anomaly, context = _counterexample(parts[key], model, first, key, until)
-        return Verdict(model.name, False, [anomaly], {anomaly.name: len(broken)}, stats=stats, context=context)
-    if any(one.valid is None for one in found.values()):
+        key = min(broken, key=lambda key: broken[key])
+        first, began = found[key]
+        anomaly, context = _counterexample(parts[key], began, first, key, until)
+        if all(_only_refused(parts[key], found[key][1], until) for key in broken):
+            notes.append("Only what was refused shows it. What failed for another reason needs an `error`.")
+        counts = {anomaly.name: len(broken)}
+        return Verdict(model.name, False, [anomaly], counts, notes=notes, stats=stats, context=context)
+    if any(one.valid and began is not model for one, began in found.values()):
+        notes.append("It held 0 at first: had it held nil, it would not be right.")
+    if any(one.valid is None for one, _ in found.values()):
         reason = "The search came to its deadline, or to the most configurations that it keeps in memory."
-        return Verdict(model.name, None, reason=reason, stats=stats)
-    return Verdict(model.name, True, stats=stats)
+        return Verdict(model.name, None, reason=reason, notes=notes, stats=stats)
+    return Verdict(model.name, True, notes=notes, stats=stats)
+
+
+def _judged(ops: list[Operation], model: Model, until: float) -> tuple[Found, Model]:
+    """What the search found, and from which initial state: the first that saves the history, or came furthest."""
+    best = search(ops, model, until), model
+    for state in model.starts:
+        if best[0].valid is not False:
+            break
+        other = msgspec.structs.replace(model, initial=state)
+        found = search(ops, other, until)
+        if found.valid is not False or _end(found) > _end(best[0]):
+            best = found, other
+    return best
+
+
+def _end(found: Found) -> int:
+    return found.blocked.completed if found.blocked is not None else NEVER
+
+
+def _only_refused(ops: list[Operation], model: Model, until: float) -> bool:
+    kept = [op for op in ops if not op.refused]
+    return len(kept) < len(ops) and search(kept, model, min(until, time.monotonic() + SHRINK_S)).valid is True
+
+
+def _pairs_of_keys(history: History) -> bool:
+    """Whether values are [key value]: each read asks for [key nil], and everything else is a pair as well."""
+    reads = [op for op in history.operations if op.f == "read"]
+    return bool(reads) and all(
+        isinstance(op.input, tuple) and len(op.input) == 2 and (op.f != "read" or op.input[1] is None)
+        and (op.f != "cas" or (isinstance(op.input[1], tuple) and len(op.input[1]) == 2))
+        for op in history.operations
+    )  # fmt: skip
 
 
 def _part_of(history: History, model: Model, independent: bool) -> Callable[[Operation], Hashable]:  # noqa: FBT001
@@ -73,8 +116,9 @@ def _parts(
     history: History, part: Callable[[Operation], Hashable], *, independent: bool
 ) -> dict[Hashable, list[Operation]]:
     parts: dict[Hashable, list[Operation]] = {}
-    for op in history.where("ok", "info"):
-        parts.setdefault(part(op), []).append(_second(op) if independent else op)
+    for op in history.operations:
+        if op.type != "fail" or (op.refused and op.f == "cas"):
+            parts.setdefault(part(op), []).append(_second(op) if independent else op)
     return parts
 
 
@@ -117,7 +161,7 @@ def _shortest(ops: list[Operation], model: Model, found: Found, until: float) ->
     was answered afterwards was known to that search, and ruled out more.
     """
     assert found.blocked is not None
-    for end in sorted(op.completed for op in ops if op.type == "ok" and op.completed >= found.blocked.completed):
+    for end in sorted(op.completed for op in ops if op.type != "info" and op.completed >= found.blocked.completed):
         prefix = [_cut(op, end) for op in ops if op.invoked <= end]
         again = search(prefix, model, until)
         if again.valid is False:
@@ -130,7 +174,9 @@ def _shortest(ops: list[Operation], model: Model, found: Found, until: float) ->
 
 def _cut(op: Operation, place: int) -> Operation:
     """An operation as it was known at an event: what was answered later was not known yet."""
-    return op if op.completed <= place else msgspec.structs.replace(op, type="info", output=None, completed=NEVER)
+    return op if op.completed <= place else msgspec.structs.replace(
+        op, type="info", output=None, completed=NEVER, refused=False
+    )
 
 
 def _without_reads(prefix: list[Operation], blocked: Operation, model: Model, until: float) -> list[Operation]:

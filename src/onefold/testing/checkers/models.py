@@ -8,6 +8,7 @@ is known: its function says what it does if it takes effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from onefold.testing.checkers.history import Operation
 State = Hashable
 Step = Callable[[Any], State]
 ILLEGAL: Any = object()
+_READS, _WRITES = frozenset({"read", "r"}), frozenset({"write", "w"})
 _SOME = "some"  # A token that nobody saw.
 
 
@@ -41,20 +43,60 @@ class Model(msgspec.Struct, frozen=True):
     bind: Callable[[Operation], Bound]
     part: Callable[[Operation], Hashable] | None = None
     """Of which independent object an operation is (P-compositionality); None when there is only one."""
+    starts: tuple[State, ...] = ()
+    """Other states in which an object can have begun, since nobody said in which it did."""
 
 
 def register(initial: State = None) -> Model:
-    """Operations `read` and `write`. A read that answers nil saw a register that holds nil."""
-    return Model("register", initial, lambda op: _register(op, "register"))
+    """Operations `read` and `write`. A read that answers nil saw a register that holds nil.
+
+    Args:
+        initial: what it holds at first; None: nil, or else 0 if only so the history is right.
+    """
+    return Model("register", initial, lambda op: _register(op, "register"), starts=_starts(initial))
 
 
 def cas_register(initial: State = None) -> Model:
-    """A register with `cas`, whose input is [expected new]. A `cas` that failed did not happen."""
+    """A register (see there) with `cas`, whose input is [expected new].
+
+    A `cas` that was refused saw another value than the expected one; one that failed with an error did not happen.
+    """
 
     def bind(op: Operation) -> Bound:
-        return _cas(*_pair(op, "cas-register")) if op.f == "cas" else _register(op, "cas-register")
+        return _cas(op, *_pair(op, "cas-register")) if op.f == "cas" else _register(op, "cas-register")
 
-    return Model("cas-register", initial, bind)
+    return Model("cas-register", initial, bind, starts=_starts(initial))
+
+
+def multi_register(initial: State = None) -> Model:
+    """Several registers; the value of an operation is a list of [`read` key value] and [`write` key value] (`r`, `w`).
+
+    Args:
+        initial: what they hold at first: a map, frozen, or the same for all; None as of `register`.
+    """
+
+    def bind(op: Operation) -> Bound:
+        micros = op.input if op.type == "info" or op.output is None else op.output
+        if not isinstance(micros, tuple) or not all(_is_micro(micro) for micro in micros):
+            raise _unknown(op, "multi-register")
+        reads = op.type == "ok"
+
+        def step(state: tuple[State, frozenset[tuple[Any, Any]]]) -> State:
+            rest, pairs = state
+            held = dict(pairs)
+            for f, key, value in micros:
+                if f in _WRITES:
+                    held[key] = value
+                elif reads and held.get(key, rest) != value:
+                    return ILLEGAL
+            return (rest, frozenset(held.items()))
+
+        return Bound(step, pure=all(f not in _WRITES for f, _, _ in micros))
+
+    whole = initial if isinstance(initial, frozenset) else None
+    first = (None, whole) if whole is not None else (initial, frozenset[Any]())
+    starts = () if whole is not None else tuple((one, frozenset[Any]()) for one in _starts(initial))
+    return Model("multi-register", first, bind, starts=starts)
 
 
 def mutex() -> Model:
@@ -172,14 +214,14 @@ def key_value() -> Model:
         _, value = _keyed(op)
         if op.f in {"get", "read"}:
             seen = op.output if op.key is not None else _keyed_output(op)
-            grows = (lambda s: s is None or s == seen[: len(s)]) if isinstance(seen, (str, tuple)) else None
             return Bound(
-                lambda s: s if s == seen or (s is None and seen in {"", ()}) else ILLEGAL, pure=True, toward=grows
-            )
+                lambda s: s if s == seen or (s is None and seen in {"", ()}) else ILLEGAL, pure=True,
+                toward=partial(_begins, seen) if isinstance(seen, (str, tuple)) else None,
+            )  # fmt: skip
         if op.f in {"put", "write"}:
             return Bound(lambda _: value, blind=True)
         if op.f == "cas" and isinstance(value, tuple) and len(value) == 2:
-            return _cas(*value)
+            return _cas(op, *value)
         if op.f == "delete":
             return Bound(lambda _: None, blind=True)
         if op.f == "append":
@@ -191,8 +233,9 @@ def key_value() -> Model:
 
 
 MODELS: dict[str, Callable[..., Model]] = {
-    "register": register, "cas-register": cas_register, "mutex": mutex, "fenced-mutex": fenced_mutex,
-    "semaphore": semaphore, "queue": queue, "set": set_model, "counter": counter, "key-value": key_value,
+    "register": register, "cas-register": cas_register, "multi-register": multi_register, "mutex": mutex,
+    "fenced-mutex": fenced_mutex, "semaphore": semaphore, "queue": queue, "set": set_model, "counter": counter,
+    "key-value": key_value,
 }  # fmt: skip
 
 
@@ -205,8 +248,18 @@ def _register(op: Operation, model: str) -> Bound:
     raise _unknown(op, model)
 
 
-def _cas(expected: State, new: State) -> Bound:
+def _cas(op: Operation, expected: State, new: State) -> Bound:
+    if op.refused:
+        return Bound(lambda state: ILLEGAL if state == expected else state, pure=True)
     return Bound(lambda state: new if state == expected else ILLEGAL, pure=expected == new)
+
+
+def _starts(initial: State) -> tuple[State, ...]:
+    return (0,) if initial is None else ()
+
+
+def _is_micro(micro: Any) -> bool:
+    return isinstance(micro, tuple) and len(micro) == 3 and micro[0] in _WRITES | _READS
 
 
 def _pair(op: Operation, model: str) -> tuple[Any, Any]:
@@ -232,6 +285,10 @@ def _token(value: Any) -> int | None:
         fields = dict(value)
         value = fields.get("fence", fields.get("token"))
     return value if type(value) is int else None
+
+
+def _begins(whole: Any, state: Any) -> bool:
+    return state is None or state == whole[: len(state)]
 
 
 def _appended(held: Any, piece: Any) -> Any:
