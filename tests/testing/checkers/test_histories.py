@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -43,6 +44,38 @@ def test_a_log_of_jepsen() -> None:
     lines = ["INFO  jepsen.util - 3\t:invoke\t:cas\t[1 2]", "WARN something else", "INFO  jepsen.util - 3\t:info\t:cas\t:timed-out"]
     [op] = parse_history("\n".join(lines)).operations
     assert (op.process, op.type, op.f, op.input) == (3, "info", "cas", (1, 2))
+
+
+@pytest.mark.parametrize("before", ["", "INFO  jepsen.util - ", "2015-01-02 03:04:05,678{GMT}\tINFO\t[worker 3] jepsen.util: "])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_log_may_have_any_words_before_its_events(before: str, end: str) -> None:
+    lines = [
+        "3\t:invoke\t:cas\t[1 2]", ":nemesis\t:info\t:start\tnil", "3\t:fail\t:cas\t[1 2]",
+        "3 \t:invoke :read \tnil \t:hint 0", "3\t:ok\t:read\tnil", "3\t:invoke\t:cas\t[1 2]", "3\t:fail\t:cas\t[1 2]\t:timeout",
+    ]  # fmt: skip
+    refused, read, failed = parse_history(end.join(before + line for line in lines)).operations
+    assert (refused.type, refused.refused, failed.type, failed.refused) == ("fail", True, "fail", False)
+    assert (read.type, read.output, read.process) == ("ok", None, 3)
+
+
+@pytest.mark.parametrize("text", [
+    "[[{:type :ok :process 0 :f :read :value 1}]]", ";; remark\n[{:type :ok :process 0 :f :read :value 1}]",
+    "[\n ; remark\n {:type :ok, :process 0, :f :read, :value 1} ; more\r\n]\r\n", '[[{"type": "ok", "f": "read", "value": 1}]]',
+    "[#jepsen.history.Op{:index 0, :type :ok, :process 0, :f :read, :value 1}]", "({:type :ok :process :w1 :f :read :value 1})",
+    '{:type :ok :process nil :f :read :value 1 :error #error {:cause "no" :via [{:type java.io.IOException}]}}',
+])  # fmt: skip
+def test_events_are_found_in_any_wrapping(text: str) -> None:
+    [op] = parse_history(text).operations
+    assert (op.type, op.f, op.output) == ("ok", "read", 1)
+
+
+def test_a_packed_file_is_unpacked(tmp_path) -> None:
+    path = tmp_path / "history.edn.gz"
+    path.write_bytes(gzip.compress(EDN.encode()))
+    assert len(read_history(path)) == 2
+    path.write_bytes(gzip.compress(EDN.encode())[:40])
+    with pytest.raises(Invalid, match="unpacked"):
+        read_history(path)
 
 
 @pytest.mark.parametrize(("text", "value"), [

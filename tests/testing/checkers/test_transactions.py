@@ -25,9 +25,15 @@ LISTS = {
     "lost update": (["ax0", "rx0ax1", "rx0ax2"], {"lost-update", "G2-item"}, ["update-atomic", "cursor-stability"]),
     "internal": (["ax1", "rx1ax2rx1", "rx12"], {"internal"}, ["read-atomic"]),
     "internal, from an unknown list": (["ax1ax3rx2"], {"internal"}, ["read-atomic"]),
-    "future read": (["rx1ax1"], {"future-read"}, ["read-atomic"]),
+    "future read": (["rx1ax1"], {"future-read"}, ["read-committed"]),
     "duplicates": (["ax1", "rx11"], {"duplicate-elements"}, ["read-uncommitted"]),
     "incompatible orders": (["ax1", "ax2", "rx12", "rx2"], {"incompatible-order"}, ["read-committed"]),
+    "contradictory orders": (
+        ["ax1ry1", "ax2", "ax3ay1", "rx13", "rx123"], {"G1c", "incompatible-order"}, ["read-committed"],
+    ),
+    "a cycle beside an append that was overlooked": (
+        ["ax1ay1", "ax2ay2", "ax3ay3", "rx12", "ry2"], {"G0", "G-single-item"}, ["read-uncommitted"],
+    ),
     "dirty update": (["fail:ax1", "ax2", "rx12"], {"dirty-update", "G1a"}, ["read-committed"]),
     "dirty update through an unknown": (
         ["fail:ax1", "info:ax2", "ax3", "rx123"], {"dirty-update", "G1a"}, ["read-committed"],
@@ -129,6 +135,12 @@ def test_versions_of_registers_are_ordered_by_what_is_assumed() -> None:
     follows = together("wx1", "rx1wx2wy1", "rx1ry1", lists=False)
     assert check_rw_register(follows).valid
     assert "G-single-item" in check_rw_register(follows, assume=["wfr-keys"]).counts
+
+
+@pytest.mark.parametrize("name", consistency.ALIASES)
+def test_a_model_has_the_names_that_others_gave_it(name: str) -> None:
+    verdict = check_list_append(together("ax1ry", "ay1rx"), model=f":{name}")
+    assert verdict.checker == f"list-append {consistency.ALIASES[name]}"
 
 
 def test_nothing_to_judge_is_unknown() -> None:

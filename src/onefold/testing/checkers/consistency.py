@@ -34,17 +34,27 @@ IMPLIES: dict[str, tuple[str, ...]] = {
     "read-uncommitted": (),
 }  # fmt: skip
 
+ALIASES = {
+    "strong-serializable": "strict-serializable", "PL-SS": "strict-serializable",
+    "strong-session-PL-3": "strong-session-serializable", "PL-3": "serializable", "PL-2.99": "repeatable-read",
+    "strong-session-PL-2": "strong-session-read-committed", "strong-PL-2": "strong-read-committed",
+    "strong-session-PL-1": "strong-session-read-uncommitted", "strong-PL-1": "strong-read-uncommitted",
+    "strong-PL-SI": "strong-snapshot-isolation", "PL-SI": "snapshot-isolation", "SI": "snapshot-isolation",
+    "PSI": "parallel-snapshot-isolation", "ROLA": "update-atomic", "PL-2+": "consistent-view",
+    "PL-CS": "cursor-stability", "PL-2": "read-committed", "PL-1": "read-uncommitted",
+}  # fmt: skip
+
 _ITEM_CYCLES = ("G-single-item", "G-nonadjacent-item", "G2-item")
 FORBIDS: dict[str, tuple[str, ...]] = {
     "read-uncommitted": ("G0", "duplicate-elements", "cyclic-versions", "garbage-read"),
-    "read-committed": ("G1a", "G1b", "G1c", "dirty-update", "incompatible-order"),
-    "read-atomic": ("internal", "future-read"),
+    "read-committed": ("G1a", "G1b", "G1c", "dirty-update", "incompatible-order", "future-read"),
+    "read-atomic": ("internal",),
     "cursor-stability": ("lost-update",),
     "update-atomic": ("lost-update",),
     "repeatable-read": (*_ITEM_CYCLES, "lost-update"),
     "consistent-view": ("G-single-item",),
     "snapshot-isolation": ("G-nonadjacent-item",),
-    "serializable": ("internal", "future-read"),
+    "serializable": ("internal",),
     "strong-session-read-uncommitted": ("G0-process",),
     "strong-session-read-committed": ("G1c-process",),
     "strong-session-snapshot-isolation": ("G-single-item-process", "G-nonadjacent-item-process"),
@@ -56,14 +66,17 @@ FORBIDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def check_name(model: str) -> None:
-    """Refuse a name that is no model's.
+def named(model: str) -> str:
+    """The model of a name, which may be Adya's or Elle's too, and have the colon of a keyword.
 
     Raises:
         Invalid: it is none.
     """
-    if model not in IMPLIES:
+    name = model.removeprefix(":")
+    name = ALIASES.get(name, name)
+    if name not in IMPLIES:
         raise Invalid("There is no such consistency model.", code="no_such_model", model=model, models=list(IMPLIES))
+    return name
 
 
 def implied(model: str) -> set[str]:

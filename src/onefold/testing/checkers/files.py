@@ -6,7 +6,10 @@ from the text, not from the name.
 
 from __future__ import annotations
 
+import gzip
+import io
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,10 @@ from onefold.testing.checkers.history import History
 
 FILE_BYTES_MAX = 1 << 30
 
-_LOG = re.compile(r"\s*(?:\S+ )?INFO\s+\S*\s*-\s+(\d+)\s+:(invoke|ok|fail|info)\s+:(\S+)\s+(.*)")
-_EDN = re.compile(r"\{\s*:|#[A-Za-z_{:]|\(|;|\[\s*(?:[#(;]|\{\s*:)")
+# `INFO  jepsen.util - 3 :invoke :cas [1 2]`, and the same without the words of a logger before it.
+_LOG = re.compile(r"(?:.*\s)?(\d+|:nemesis)\s+:(invoke|ok|fail|info)\s+:?([^\s:]\S*)(?:\s+(.*))?")
+_EDN = re.compile(r"[\s,\[({]*[:#;]|\(")
+_GZIP = b"\x1f\x8b"
 
 
 def read_history(path: str | Path) -> History:
@@ -36,7 +41,7 @@ def read_history(path: str | Path) -> History:
     if path.stat().st_size > FILE_BYTES_MAX:
         raise Invalid("The file is too large.", path=str(path), bytes_max=FILE_BYTES_MAX)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Invalid("The file is no UTF-8.", path=str(path), byte=error.start) from None
     return parse_history(text)
@@ -56,6 +61,21 @@ def parse_history(text: str) -> History:
     if start[0] in "[{":
         return History.of(_events(_json(text)))
     return History.of(_log(text))
+
+
+def _bytes(path: Path) -> bytes:
+    """What a file holds, unpacked if it is packed."""
+    content = path.read_bytes()
+    if not content.startswith(_GZIP):
+        return content
+    try:
+        with gzip.open(io.BytesIO(content)) as packed:
+            content = packed.read(FILE_BYTES_MAX + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise Invalid("The file cannot be unpacked.", path=str(path), problem=str(error)) from None
+    if len(content) > FILE_BYTES_MAX:
+        raise Invalid("The file is too large.", path=str(path), bytes_max=FILE_BYTES_MAX)
+    return content
 
 
 def _events(values: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
@@ -86,12 +106,25 @@ def _json(text: str) -> Iterable[Any]:
 
 
 def _log(text: str) -> Iterable[Mapping[str, Any]]:
-    """Lines such as `INFO  jepsen.util - 3 :invoke :cas [1 2]`; other lines of a log are passed over."""
+    """Lines such as `3 :invoke :cas [1 2]`, perhaps behind a logger's words; other lines of a log are passed over."""
     found = False
     for line in text.splitlines():
         if match := _LOG.match(line):
             found = True
-            process, kind, f, value = match.groups()
-            yield {"process": int(process), "type": kind, "f": f, "value": next(iter(edn.read_all(value)), None)}
+            process, kind, f, rest = match.groups()
+            who = int(process) if process.isdigit() else process[1:]
+            value, error = _told(rest or "")
+            event = {"process": who, "type": kind, "f": f, "value": value}
+            yield event if error is None else {**event, "error": error}
     if not found:
         raise Invalid("This holds no events: neither EDN, nor JSON, nor a log of Jepsen.", code="not_a_history")
+
+
+def _told(rest: str) -> tuple[Any, Any]:
+    """The value at the end of a line, and what went wrong, which stands after it and need not be EDN."""
+    values = edn.read_all(rest)
+    value = next(values, None)
+    try:
+        return value, next(values, None)
+    except Invalid:
+        return value, rest

@@ -10,7 +10,7 @@ import msgspec
 
 from onefold.core.errors import Invalid
 from onefold.testing.checkers.history import NEVER, History, Operation, show
-from onefold.testing.checkers.models import MODELS, Model
+from onefold.testing.checkers.models import ILLEGAL, MODELS, Model, State
 from onefold.testing.checkers.verdict import Anomaly, Verdict
 from onefold.testing.checkers.wgl import Found, search
 
@@ -74,13 +74,22 @@ def _judged(ops: list[Operation], model: Model, until: float) -> tuple[Found, Mo
     """What the search found, and from which initial state: the first that saves the history, or came furthest."""
     best = search(ops, model, until), model
     for state in model.starts:
-        if best[0].valid is not False:
+        if best[0].valid is not False or not _matters(ops, model, state):
             break
         other = msgspec.structs.replace(model, initial=state)
         found = search(ops, other, until)
         if found.valid is not False or _end(found) > _end(best[0]):
             best = found, other
     return best
+
+
+def _matters(ops: list[Operation], model: Model, state: State) -> bool:
+    """Whether an operation that can see the initial state fits another one better: none that follows a write can."""
+    bound = [(op, model.bind(op)) for op in ops]
+    until = min((op.completed for op, one in bound if one.blind and op.type != "info"), default=NEVER)
+    return until == NEVER or any(
+        one.step(state) is not ILLEGAL and one.step(model.initial) is ILLEGAL for op, one in bound if op.invoked < until
+    )
 
 
 def _end(found: Found) -> int:

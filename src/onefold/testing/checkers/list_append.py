@@ -34,7 +34,7 @@ def check_list_append(
         Invalid: the model is not known; a value is no list of micro-operations; two transactions that did
             not fail append the same element to the same list.
     """
-    consistency.check_name(model)
+    model = consistency.named(model)
     return _ListAppend(history).verdict(model, deadline_s, whole=whole)
 
 

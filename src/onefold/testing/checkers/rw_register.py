@@ -43,7 +43,7 @@ def check_rw_register(
     Raises:
         Invalid: the model or an assumption is not known; a value is no list of micro-operations.
     """
-    consistency.check_name(model)
+    model = consistency.named(model)
     if unknown := set(assume) - set(ASSUMPTIONS):
         raise Invalid("There is no such assumption.", code="no_such_assumption", unknown=sorted(unknown))
     return _RwRegister(history).verdict(model, deadline_s, set(assume), whole=whole)

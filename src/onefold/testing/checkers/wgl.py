@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from onefold.testing.checkers.history import Operation
+from onefold.testing.checkers.history import NEVER, Operation
 from onefold.testing.checkers.models import ILLEGAL, Bound, Model
 
 CONFIGURATIONS_MAX = 4_000_000  # About 300 bytes each.
@@ -77,9 +77,35 @@ class _Search:
             classes.setdefault((op.f, op.input, op.key), []).append((number, op.invoked))
             effects[op.f, op.input, op.key] = one
         self.classes = [(effects[what], members) for what, members in classes.items()]
+        self.useful = self.which_are_useful([(op, one) for op, one in unknown if not one.blind])
         self.seen: dict[tuple[int, int, Any], list[tuple[int, int]]] = {}
         self.furthest = -1
         self.states: list[Any] = []
+
+    def which_are_useful(self, unknown: Sequence[tuple[Operation, Bound]]) -> list[bool]:
+        """Of each blind operation, whether anything can go on from the state that it leaves at its return.
+
+        That is what is pending then, or begins before something overwrites that state for certain.
+        """
+        calls = sorted((op.invoked, n) for n, op in enumerate(self.ops))
+        ends: list[int] = []  # By call: the first return of something blind that is called then or later.
+        for _, n in reversed(calls):
+            ends.append(min(ends[-1] if ends else NEVER, self.ops[n].completed if self.bound[n].blind else NEVER))
+        ends = [*ends[::-1], NEVER]
+        found = [not one.blind for one in self.bound]
+        for n, one in enumerate(self.bound):
+            if not one.blind:
+                continue
+            state, place = one.step(self.initial), bisect_left(calls, (self.ops[n].completed, 0))
+            until = ends[place]
+            steps = [self.bound[n + k].step for k in _bits(self.pending[n] & ~self.blind[n])]
+            while place < len(calls) and calls[place][0] < until:
+                if not self.bound[calls[place][1]].blind:
+                    steps.append(self.bound[calls[place][1]].step)
+                place += 1
+            steps += [later.step for op, later in unknown if op.invoked < until]
+            found[n] = _helps(state, steps)
+        return found
 
     def run(self, deadline_s: float) -> Found:
         """Depth first, with a stack of what is left to try."""
@@ -138,9 +164,11 @@ class _Search:
         toward, certain = self.goal(first, ahead, used)
         if certain and not toward(state):
             return
+        left, due = self.pending[first] & ~ahead, self.bound[first]
         if covered & 1:
             yield self.settled(first, ahead | 1, covered, state, used)
-        left, due = self.pending[first] & ~ahead, self.bound[first]
+            if not self.useful[first]:
+                return
         overwritten = covered | self.blind[first] & left
         soon: list[_Configuration] = []
         later: list[_Configuration] = []
@@ -172,6 +200,8 @@ class _Search:
                 tried.add(same)
                 if n == 0 or not one.blind or _helps(one.step(state), waiting):
                     yield n, -1, one
+                if n == 0 and not self.useful[first] and not _helps(state, waiting):
+                    return  # Nothing looks at what it overwrites, or leaves: what else is pending can as well follow.
         for number, one in unknown:
             if not one.blind or _helps(one.step(state), waiting):
                 yield -1, number, one
