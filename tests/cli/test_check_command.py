@@ -34,6 +34,23 @@ def test_an_invalid_history_ends_with_1_and_is_drawn(file: Path, capsys) -> None
     assert drawing.read_text().startswith("<svg")
 
 
+@pytest.mark.parametrize(("ops", "model"), [
+    (":f :cas :value [1 2]", "cas-register"), (":f :write :value 1", "register"), (':f :get :key "a" :value nil', "key-value"),
+    (":f :acquire :value 3", "fenced-mutex"), (":f :acquire", "mutex"), (":f :enqueue :value 1", "queue"),
+    (":f :read :value {1 10}} {:process 1 :type :invoke :f :transfer", "bank"), (":f :add :value 1", "set"),
+    (":f :read :value [1]} {:process 1 :type :ok :f :add :value 1", "set-full"),
+    (":f :read :value 0} {:process 1 :type :ok :f :add :value 1", "counter"),
+    (":f :txn :value [[:append 1 2]]", "list-append"), (":value [[:w 1 2] [:r 3]]", "rw-register"),
+    (":f :txn :value [[:write :x 2] [:write :x 2]]", "multi-register"),
+])  # fmt: skip
+def test_the_model_is_seen_from_the_operations(file: Path, capsys, ops: str, model: str) -> None:
+    file.write_text(f"{{:process 0 :type :ok {ops}}}")
+    run(["check", str(file), "--json"])
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["model"] == model
+    assert model in verdict["notes"][0]
+
+
 def test_what_registers_hold_at_first_can_be_said(file: Path) -> None:
     file.write_text("{:process 1 :type :invoke :f :txn} {:process 1 :type :ok :f :txn :value [[:read :x 7] [:read :y 8]]}")
     command = ["check", str(file), "--model", "multi-register"]
@@ -52,7 +69,8 @@ def test_an_unknown_verdict_ends_with_2(file: Path, capsys) -> None:
     ("{:process 0", ["--model", "register"], "line=1"),
     (GOOD, ["--model", "regsiter"], "list-append"),
     (GOOD, ["--model", "register", "--permits", "2"], "no such option"),
-    (GOOD, ["--model", "list-append"], "no list of"),
+    (GOOD, ["--model", "list-append"], "perhaps='register'"),
+    ("{:process 0 :type :ok :f :dance}", [], "name it"),
     (GOOD, ["--model", "register", "--initial", "1 2"], "one value"),
     (GOOD, ["--model", "register", "--deadline-s", "-1"], "deadline"),
 ])  # fmt: skip

@@ -48,4 +48,4 @@ def _verdict(options: argparse.Namespace, given: dict[str, Any]) -> Verdict:
 
 
 def _facts(options: argparse.Namespace, verdict: Verdict) -> dict[str, object]:
-    return {"file": options.file, "model": options.model, **verdict.facts()}
+    return {"file": options.file, "model": options.model or verdict.checker.split()[0], **verdict.facts()}

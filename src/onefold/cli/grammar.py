@@ -76,7 +76,7 @@ def _copies(add: Add) -> None:
 
 def _check(check: argparse.ArgumentParser) -> None:
     check.add_argument("file", metavar="FILE", help="EDN or JSON of Jepsen's form, whole or line by line")
-    check.add_argument("--model", required=True, help="register, list-append, bank, ...; a wrong one lists all")
+    check.add_argument("--model", help="register, list-append, bank, ... (what the operations look like)")
     check.add_argument("--deadline-s", type=float, default=60.0, help="then the verdict is unknown (60)")
     check.add_argument("--svg", metavar="OUT", help="draw the first anomaly into this file")
     check.add_argument("--consistency-model", help="of transactions, the one to hold (strict-serializable)")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+import msgspec
 
 from onefold.core.errors import Invalid
 from onefold.testing.checkers.bank import check_bank
+from onefold.testing.checkers.guess import guess
 from onefold.testing.checkers.history import History
 from onefold.testing.checkers.linearizability import DEADLINE_S, check_linearizable
 from onefold.testing.checkers.list_append import check_list_append
@@ -35,12 +39,12 @@ DEADLINE_S_MAX = 86_400.0
 NAMES = (*MODELS, *_TRANSACTIONAL, *_SCANS)
 
 
-def check(history: History, model: str, *, deadline_s: float = DEADLINE_S, **options: Any) -> Verdict:
+def check(history: History, model: str | None = None, *, deadline_s: float = DEADLINE_S, **options: Any) -> Verdict:
     """Check a history with the checker of this name.
 
     Args:
         model: one of `NAMES`: a sequential model for linearizability, `list-append`, `rw-register`,
-            `sessions`, `bank`, `set-full` or `long-fork`.
+            `sessions`, `bank`, `set-full` or `long-fork`. None: the one whose operations the history has.
         deadline_s: for those that search, 0 to `DEADLINE_S_MAX`; the others take time in proportion to the history.
         options: those of the checker's own function. Of transactional checkers the consistency model is
             called `consistency_model`; `permits` is of the semaphore, `initial` of registers and counter,
@@ -48,10 +52,25 @@ def check(history: History, model: str, *, deadline_s: float = DEADLINE_S, **opt
 
     Raises:
         Invalid: there is no such checker, it has no such option, the deadline is out of range, or the
-            history is not of the model.
+            history is not of the model (`perhaps` names one that it may be of).
     """
     if not 0 <= deadline_s <= DEADLINE_S_MAX:
         raise Invalid("The deadline is out of range.", code="invalid", deadline_s=deadline_s, max=DEADLINE_S_MAX)
+    if model is None:
+        model = guess(history)
+        verdict = _checked(history, model, deadline_s, options)
+        note = f"Judged as {model}, since its operations look so."
+        return msgspec.structs.replace(verdict, notes=[note, *verdict.notes])
+    try:
+        return _checked(history, model, deadline_s, options)
+    except Invalid as error:
+        with suppress(Invalid):
+            if error.code == "not_of_the_model" and (perhaps := guess(history)) != model:
+                error.facts["perhaps"] = perhaps
+        raise
+
+
+def _checked(history: History, model: str, deadline_s: float, options: dict[str, Any]) -> Verdict:
     if model in MODELS:
         of_model = _OF_MODEL.get(model, set())
         _known(model, options, of_model | {"independent"})
