@@ -21,6 +21,10 @@ $(VENV)/.test: $(VENV)/.run requirements/test.txt requirements/bench.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt -r requirements/bench.txt
 	@touch $@
 
+$(VENV)/.mutation: $(VENV)/.test requirements/mutation.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/mutation.txt
+	@touch $@
+
 run: $(VENV)/.run ## Open the box office on http://127.0.0.1:8000 (ONEFOLD_URL=postgresql://... for PostgreSQL).
 	$(BIN)/python -m examples.boxoffice run
 
@@ -44,10 +48,16 @@ soak: $(VENV)/.test ## The long crash tests: twenty rounds each.
 sim: $(VENV)/.test ## Every block under simulated crashes, clocks and schedules, a hundred times as many seeds as in `make test`.
 	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600 -rP tests/testing/test_simulated_blocks.py
 
+MUTANTS ?= 100
+SEED ?= 1
+
+mutants: $(VENV)/.mutation ## Change the engine in a hundred small ways and name those that no test notices (MUTANTS=, SEED=).
+	$(BIN)/python -m tests.mutation --mutants $(MUTANTS) --seed $(SEED)
+
 bench: $(VENV)/.test ## Every bench beside its peer; writes the tables into the blocks' pages.
 	$(BIN)/python -m benches
 
 held: $(VENV)/.test ## Claims while another transaction holds a snapshot for ten minutes of work.
 	$(BIN)/python -m benches messaging/held --minutes 10
 
-.PHONY: help run load crash test lint soak sim bench held
+.PHONY: help run load crash test lint soak sim mutants bench held
