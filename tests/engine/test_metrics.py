@@ -64,3 +64,11 @@ def test_functions_per_commit_are_averaged(tmp_path: Path) -> None:
         in_one_batch(db, (None, put, "a"), (None, put, "b"), (None, put, "c"))
         numbers = db.metrics()
     assert (numbers["commits"], numbers["batch_size_mean"]) == (4, 2.0)  # One that held the writer, then three.
+
+
+def test_the_numbers_of_a_closed_file_can_still_be_read(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "m.db") as db:
+        db.run(put, "a")
+    numbers = db.metrics()
+    assert numbers["commits"] == 1
+    assert numbers["queued"] == numbers["oldest_snapshot_ms"] == numbers["wal_bytes"] == 0.0

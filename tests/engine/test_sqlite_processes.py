@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -366,3 +368,13 @@ def test_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there(tmp_pat
         keys = {row[0] for row in rows}
         assert {f"a{acknowledged}", f"b{acknowledged}"} <= keys
         assert {key[1:] for key in keys if key[0] == "a"} == {key[1:] for key in keys if key[0] == "b"}
+
+
+def test_a_joined_commit_where_nobody_has_the_file_open_leaves_no_folder_behind(tmp_path: Path) -> None:
+    onefold.migrate(tmp_path / "a.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as owner:
+        tx = onefold.use(owner)
+        tx.wake("topic")
+        owner.commit()
+        tx.committed()
+    assert not [path.name for path in tmp_path.iterdir() if path.is_dir()]
