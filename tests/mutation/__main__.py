@@ -54,10 +54,16 @@ OPERATORS = {f"core/Replace{kind}_{pair}" for kind, pairs in _REPLACED.items() f
 
 
 class _Meaning(ast.NodeTransformer):
-    """Leaves out what no test could notice or none should: annotations, and the values of named constants.
+    """Leaves out what no test could notice or none should: annotations, marks in signatures, values of named constants.
 
     A constant is a limit or a wait that tests read by its name: another number is another choice, not a fault.
     """
+
+    def visit_arguments(self, node: ast.arguments) -> ast.AST:
+        node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+        node.defaults = [*node.defaults, *filter(None, node.kw_defaults)]
+        node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
+        return self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import coverage
 
-TESTS = ("tests/engine", "tests/integrations", "tests/cli", "tests/runtime")
+TESTS = ("tests/engine", "tests/integrations", "tests/cli", "tests/runtime", "tests/testing/test_simulation.py")
 MEASURED = Path(".data/mutation")
 
 
@@ -53,5 +53,6 @@ def by_line(data: Path, tests: Collection[str]) -> dict[str, dict[int, list[str]
 
 
 def _fingerprint() -> str:
-    files = [path for folder in ("src/onefold/engine", *TESTS) for path in sorted(Path(folder).rglob("*.py"))]
+    folders = {Path("src/onefold/engine"), *(Path(test) if Path(test).is_dir() else Path(test).parent for test in TESTS)}
+    files = [path for folder in sorted(folders) for path in sorted(folder.rglob("*.py"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
