@@ -200,6 +200,10 @@ def main() -> None:
                 process.wait()
         except KeyboardInterrupt:
             print("\nbroken off")
+        finally:
+            for process in running:
+                process.terminate()
+                process.wait()
         report([pair for folder in folders for pair in results(folder)])
     print(f"{time.monotonic() - began:.0f} s, seed {asked.seed}")
 
