@@ -28,7 +28,10 @@ TIMES_LONGER = 4
 TESTS_S_MAX = 60  # Lines that every test runs: the quickest tests that fit, as measured.
 
 # Programs of their own, whose lines the measurement does not see.
-IN_OTHER_PROCESSES = ("tests/engine/test_sqlite_processes.py", "tests/engine/test_sqlite_forks.py")
+IN_OTHER_PROCESSES = {
+    "sqlite": ("tests/engine/test_sqlite_processes.py", "tests/engine/test_sqlite_forks.py"),
+    "postgres": ("tests/engine/test_postgres_wakes.py::test_a_child_",),
+}
 
 
 def changed(origin: Path) -> tuple[Path, set[int]]:
@@ -63,7 +66,7 @@ def chosen(contexts: dict[str, Any], origin: Path) -> list[str]:
             break
     else:
         found = set()
-    elsewhere = {test for test in seconds if path.parent.name == "sqlite" and test.startswith(IN_OTHER_PROCESSES)} - found
+    elsewhere = {test for test in seconds if test.startswith(IN_OTHER_PROCESSES.get(path.parent.name, ()))} - found
     quickest = lambda test: (seconds[test], test)  # noqa: E731
     ordered = sorted(found, key=quickest) + sorted(elsewhere, key=quickest)
     used = accumulate(seconds[test] for test in ordered)
