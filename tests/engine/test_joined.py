@@ -1,0 +1,98 @@
+"""A transaction of the user's own, joined with `onefold.use`: the same words as inside `run`, on both engines."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from engine_words import GET, INSERT, count, get, put
+
+import onefold
+from onefold import Conflict, Doomed, Invalid
+
+
+@pytest.fixture
+def owner(db_url: str) -> Iterator[Any]:
+    connection = psycopg.connect(db_url) if db_url.startswith("postgresql") else sqlite3.connect(db_url)
+    yield connection
+    connection.close()
+
+
+def test_many_rows_are_written_in_the_space_of_the_tx(owner: Any) -> None:
+    tx = onefold.use(owner, space_name="tenant/1")
+    tx.many(INSERT, ({"key": key, "total": len(key)} for key in ("a", "bb", "ccc")))
+    owner.commit()
+    assert [get(onefold.use(owner, space_name="tenant/1"), key) for key in ("a", "bb", "ccc")] == [1, 2, 3]
+    owner.rollback()
+    assert count(onefold.use(owner, space_name="tenant/2")) == 0
+
+
+def test_a_row_of_many_that_is_refused_dooms_the_tx(owner: Any) -> None:
+    tx = onefold.use(owner)
+    with pytest.raises(Conflict):
+        tx.many(INSERT, [{"key": "a", "total": 1}, {"key": "a", "total": 2}])
+    with pytest.raises(Doomed):
+        get(tx, "a")
+
+
+def test_one_of_two_rows_is_refused_and_dooms_the_tx(owner: Any) -> None:
+    tx = onefold.use(owner)
+    put(tx, "a")
+    put(tx, "b")
+    with pytest.raises(Invalid) as refused:
+        tx.one("SELECT key FROM onefold.counter_totals WHERE space = :space ORDER BY key")
+    assert refused.value.code == "many_rows"
+    with pytest.raises(Doomed):
+        put(tx, "c")
+
+
+def test_a_statement_that_is_refused_dooms_the_tx(owner: Any) -> None:
+    put(tx := onefold.use(owner), "a")
+    with pytest.raises(Conflict):
+        tx.run(INSERT, key="a", total=2)
+    with pytest.raises(Doomed):
+        tx.all(GET, key="a")
+
+
+def test_a_savepoint_undoes_its_part_and_the_tx_goes_on(owner: Any) -> None:
+    put(tx := onefold.use(owner), "a")
+    with pytest.raises(Conflict):
+        with tx.savepoint():
+            put(tx, "b")
+            tx.run(INSERT, key="a", total=2)
+    put(tx, "c", 3)
+    owner.commit()
+    again = onefold.use(owner)
+    assert [get(again, key) for key in "abc"] == [1, None, 3]
+
+
+def test_after_the_owner_rolled_back_nobody_is_told(owner: Any) -> None:
+    tx = onefold.use(owner)
+    told: list[int] = []
+    tx.on_commit(lambda: told.append(1))
+    owner.rollback()
+    tx.rolled_back()
+    tx.committed()
+    assert told == []
+
+
+def test_callbacks_come_once_however_often_the_commit_is_told_of(owner: Any) -> None:
+    tx = onefold.use(owner)
+    told: list[int] = []
+    tx.on_commit(lambda: told.append(1))
+    owner.commit()
+    tx.committed()
+    tx.committed()
+    assert told == [1]
+
+
+def test_another_name_with_the_number_of_a_space_is_refused(owner: Any) -> None:
+    tx = onefold.use(owner, space_name="tenant/1")
+    tx.run("UPDATE onefold.spaces SET name = 'tenant/other' WHERE space = :space")
+    owner.commit()
+    with pytest.raises(Invalid) as refused:
+        onefold.use(owner, space_name="tenant/1")
+    assert refused.value.code == "space_collision"
