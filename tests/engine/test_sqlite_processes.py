@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from waiting import until
 import onefold
 from onefold import Retry, Tx
 from onefold.engine.sqlite import batches
+from onefold.engine.sqlite.wakes import Peers
 from onefold.host.gate import Gate
 from onefold.host.processes import identity, is_alive, start_time
 
@@ -378,3 +380,20 @@ def test_a_joined_commit_where_nobody_has_the_file_open_leaves_no_folder_behind(
         owner.commit()
         tx.committed()
     assert not [path.name for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_who_comes_and_goes_without_a_wake_tells_nobody_to_look(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db") as here:
+        here.run(total, "a")
+        peers = Peers(tmp_path / "a.db", make=False)
+        with contextlib.closing(peers), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
+            peers.bind(ours)
+            ours.setblocking(False)
+            with onefold.connect(tmp_path / "a.db") as other:
+                other.run(total, "a")
+                other.run(lambda tx: tx.one(INCREMENT, key="a"))
+            with pytest.raises(BlockingIOError):
+                ours.recv(1)
+            with onefold.connect(tmp_path / "a.db") as other:
+                other.run(lambda tx: tx.wake("topic"))
+            assert ours.recv(100) == b"topic"
