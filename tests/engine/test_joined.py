@@ -11,7 +11,7 @@ import pytest
 from engine_words import GET, INSERT, count, get, put
 
 import onefold
-from onefold import Conflict, Doomed, Invalid
+from onefold import Conflict, Doomed, Invalid, OnefoldError
 
 
 @pytest.fixture
@@ -96,3 +96,14 @@ def test_another_name_with_the_number_of_a_space_is_refused(owner: Any) -> None:
     with pytest.raises(Invalid) as refused:
         onefold.use(owner, space_name="tenant/1")
     assert refused.value.code == "space_collision"
+
+
+def test_a_server_that_ends_the_owners_connection_is_told_in_our_words(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner, psycopg.connect(postgres_url, autocommit=True) as admin:
+        tx = onefold.use(owner)
+        admin.execute("SELECT pg_terminate_backend(%s)", [owner.info.backend_pid])
+        with pytest.raises(OnefoldError):
+            put(tx, "a")
+        with pytest.raises(OnefoldError):
+            onefold.use(owner)
+        owner.close()

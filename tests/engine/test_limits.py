@@ -1,0 +1,86 @@
+"""What has a limit, at it and one past it, on both engines."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+from engine_words import WAIT_S, count, put
+
+from onefold import Database, Invalid, Tx
+from onefold.engine import tx as tx_module
+from onefold.engine import wake
+
+
+def refused(db: Database, work: Callable[[Tx], object]) -> str:
+    """The code with which it is refused, having written nothing."""
+
+    def writes_first(tx: Tx) -> None:
+        put(tx, "written")
+        work(tx)
+
+    with pytest.raises(Invalid) as error:
+        db.run(writes_first)
+    assert db.run(count) == 0
+    return error.value.code
+
+
+@pytest.mark.parametrize("prefix", ["", "job1", "j" * 17])
+def test_an_id_has_a_prefix_of_1_to_16_letters(db: Database, prefix: str) -> None:
+    assert db.run(lambda tx: tx.new_id("j" * 16)).startswith("j" * 16 + "_")
+    refused(db, lambda tx: tx.new_id(prefix))
+
+
+def test_a_counter_has_a_key_of_1_to_200_characters_and_counts_whole_numbers(db: Database) -> None:
+    assert {refused(db, lambda tx, key=key: tx.add(key, 1)) for key in ("", "k" * 201, 7)} == {"key"}
+    assert {refused(db, lambda tx, delta=delta: tx.add("k", delta)) for delta in (1.0, True, "1")} == {"type"}
+    db.run(lambda tx: (tx.add("k" * 200, 1), tx.add("k", -2)))
+    assert db.run(lambda tx: (tx.total("k" * 200), tx.total("k"))) == (1, -2)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [lambda tx, n: tx.emit("fact", n=n), lambda tx, n: tx.wake(f"topic/{n}"), lambda tx, n: tx.on_commit(int)],
+    ids=["emit", "wake", "on_commit"],
+)
+def test_a_transaction_gives_only_so_many_hints(
+    db: Database, monkeypatch: pytest.MonkeyPatch, hint: Callable[[Tx, int], object]
+) -> None:
+    monkeypatch.setattr(tx_module, "HINTS_MAX", 3)
+    refused(db, lambda tx: [hint(tx, n) for n in range(4)])
+    assert len(db.run(lambda tx: [hint(tx, n) for n in range(3)])) == 3
+
+
+def test_behind_a_stuck_callback_hints_are_dropped_and_come_again_later(
+    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wake, "HINTS_QUEUED_MAX", 1)
+    entered, leave, told = threading.Event(), threading.Event(), [threading.Event() for _ in range(5)]
+
+    def stuck() -> None:
+        entered.set()
+        leave.wait(WAIT_S)
+
+    db.run(lambda tx: tx.on_commit(stuck))
+    assert entered.wait(WAIT_S)
+    with caplog.at_level(logging.ERROR, "onefold"):
+        for event in told[:3]:
+            db.run(lambda tx, event=event: tx.on_commit(event.set))
+    assert len(caplog.records) == 1  # Of two that were dropped: whoever reads the log needs to know once.
+    leave.set()
+    assert told[0].wait(WAIT_S)
+    for event in told[3:]:
+        db.run(lambda tx, event=event: tx.on_commit(event.set))
+        assert event.wait(WAIT_S)
+    assert [event.is_set() for event in told] == [True, False, False, True, True]
+
+
+class Metres(float):
+    """As good as a float."""
+
+
+def test_a_subclass_of_float_is_held_to_what_floats_are(db: Database) -> None:
+    assert db.run(lambda tx: tx.one("SELECT CAST(:v AS DOUBLE PRECISION)", v=Metres(1.5))) == (1.5,)
+    assert refused(db, lambda tx: tx.one("SELECT CAST(:v AS DOUBLE PRECISION)", v=Metres("inf"))) == "not_finite"
