@@ -228,3 +228,23 @@ def test_a_transaction_that_failed_behind_our_back_is_not_said_to_be_unknown(pla
     with pytest.raises(Doomed):
         plain.run(fails)
     assert plain.run(get, "half") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        (("&port=", "&port=x"), "url", "not a PostgreSQL URL"),
+        (("?", "?sslmode=perhaps&"), "url", "not a PostgreSQL URL"),
+        (("postgres@", "invalid%20user@"), "refused", "user does not exist"),
+        (("/test_", "/invalid_"), "refused", "database does not exist"),
+        (("postgres@/", "postgres:p@ss@localhost/"), "url", "one @"),
+    ],
+    ids=["port", "option", "user", "database", "password"],
+)
+def test_a_url_that_leads_nowhere_is_refused_for_its_own_reason(
+    postgres_url: str, change: tuple[str, str], code: str, says: str
+) -> None:
+    with pytest.raises(Invalid, match=says) as refused:
+        onefold.connect(postgres_url.replace(*change, 1))
+    assert refused.value.code == code
+    assert "p@ss" not in str(refused.value)
