@@ -248,3 +248,18 @@ def test_a_url_that_leads_nowhere_is_refused_for_its_own_reason(
         onefold.connect(postgres_url.replace(*change, 1))
     assert refused.value.code == code
     assert "p@ss" not in str(refused.value)
+
+
+def test_who_comes_after_the_deadline_gets_retry_from_every_queue() -> None:
+    deadline_ns = time.monotonic_ns() - 500_000_000
+    places = pool_module.Places(most=0)
+    hot = workers_module.HotKeys()
+    assert hot.enter((0, "key"), lambda: None)
+    for wait in (
+        lambda: places.enter(reserved=True, deadline_ns=deadline_ns),
+        lambda: places.enter(reserved=False, deadline_ns=deadline_ns),
+        lambda: hot.wait((0, "key"), deadline_ns),
+    ):
+        with pytest.raises(Retry):
+            wait()
+    assert (places.waiting, hot.waiting) == (0, 0)
