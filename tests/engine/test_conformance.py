@@ -8,7 +8,9 @@ import threading
 import pytest
 from engine_words import INSERT, PUT, Blocker, get, put
 
+import onefold
 from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx, operation
+from onefold.core.clock import FakeClock
 from onefold.engine.require import require
 from onefold.engine.values import INTEGER_MAX, INTEGER_MIN
 
@@ -601,6 +603,19 @@ def test_metrics_count_what_happened(db: Database) -> None:
     assert numbers["commit"]["count"] >= 1
     assert {"code": "no", "count": 1} in [{"code": a["code"], "count": a["count"]} for a in numbers["aborts"]]
     assert "oldest_snapshot_ms" in numbers
+
+
+def test_both_runs_of_a_rehearsal_have_one_time(db_url: str) -> None:
+    class Racing(FakeClock):
+        def now_ms(self) -> int:
+            self.advance(1)
+            return super().now_ms()
+
+    with onefold.connect(db_url, rehearse=True, clock=Racing()) as db:
+        times: list[int] = []
+        db.run(lambda tx: times.append(tx.now_ms))
+        assert len(times) == 2
+        assert len(set(times)) == 1
 
 
 def test_a_function_that_is_not_repeatable_fails_in_rehearsal(db: Database) -> None:

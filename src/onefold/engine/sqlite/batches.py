@@ -325,8 +325,9 @@ class Batches:
                 cursor.execute("SAVEPOINT f")
                 marked = True
             if self._rehearse:
-                rehearsed = self._rehearsal(call, tx, cursor)
+                rehearsed, now_ms = self._rehearsal(call, tx, cursor), tx.now_ms
                 tx = self._tx = self._new_tx(call, cursor)
+                tx.now_ms = now_ms  # One attempt, one time.
                 result = rehearsed.compared(call.fn, tx, call.args, call.kwargs)
             else:
                 result = call.fn(tx, *call.args, **call.kwargs)
