@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
+SCALE ?= 100
+SEED ?= random
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 
@@ -45,8 +47,8 @@ lint: $(VENV)/.test ## Style, types and import contracts.
 soak: $(VENV)/.test ## The long crash tests: twenty rounds each.
 	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600
 
-sim: $(VENV)/.test ## Every block under simulated crashes, clocks and schedules, a hundred times as many seeds as in `make test`.
-	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600 -rP tests/testing/test_simulated_blocks.py
+sim: $(VENV)/.test ## The proofs, SCALE (100) times as long as in `make test`: simulations, models, kills. SEED=7 repeats.
+	$(BIN)/python -m pytest -n 2 -m onefold_scaled --onefold-scale $(SCALE) --onefold-seed $(SEED) --timeout 3600 -rP
 
 MUTANTS ?= 100
 SEED ?= 1

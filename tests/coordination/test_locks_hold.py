@@ -361,6 +361,7 @@ with locks.hold(db, "job", owner="victim", ttl_ms=1_000) as held:
 """
 
 
+@pytest.mark.usefixtures("again")
 def test_a_killed_holder_is_taken_over_with_a_larger_token(real: Database) -> None:
     victim = subprocess.Popen([sys.executable, "-c", HOLDER, real.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

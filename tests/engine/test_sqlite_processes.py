@@ -352,6 +352,7 @@ while True:
 """
 
 
+@pytest.mark.usefixtures("again")
 def test_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     acknowledged = -1

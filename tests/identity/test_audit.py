@@ -117,6 +117,7 @@ class Trail(RuleBasedStateMachine):
         self.db.close()
 
 
+@pytest.mark.usefixtures("again")
 def test_histories_agree_with_the_model(db_url: str) -> None:
     class OfThisEngine(Trail):
         url = db_url
@@ -125,6 +126,7 @@ def test_histories_agree_with_the_model(db_url: str) -> None:
     OfThisEngine.TestCase("runTest").runTest()
 
 
+@pytest.mark.usefixtures("again")
 def test_a_killed_process_leaves_entries_and_actions_alike(db_url: str) -> None:
     numbers = acknowledged(db_url, """
 from onefold import audit

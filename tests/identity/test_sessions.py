@@ -177,6 +177,7 @@ class Logins(RuleBasedStateMachine):
             self.db.close()
 
 
+@pytest.mark.usefixtures("again")
 def test_histories_agree_with_the_model(db_url: str) -> None:
     class OfThisEngine(Logins):
         url = db_url
@@ -185,6 +186,7 @@ def test_histories_agree_with_the_model(db_url: str) -> None:
     OfThisEngine.TestCase("runTest").runTest()
 
 
+@pytest.mark.usefixtures("again")
 def test_a_killed_process_leaves_what_it_acknowledged(db_url: str) -> None:
     with onefold.connect(db_url) as db:
         ana = token(db)

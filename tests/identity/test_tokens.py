@@ -234,6 +234,7 @@ class TokensModel(RuleBasedStateMachine):
             self.db.close()
 
 
+@pytest.mark.usefixtures("again")
 def test_tokens_behave_as_the_model_says(tmp_path: Path) -> None:
     machine = type("Machine", (TokensModel,), {"path": tmp_path})
     machine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

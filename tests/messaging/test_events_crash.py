@@ -126,6 +126,7 @@ def check_batches(db: Database) -> list[events.Event]:
     return orders
 
 
+@pytest.mark.usefixtures("again")
 def test_what_was_acknowledged_is_there_and_nothing_is_half_there(db_url: str, tmp_path: Path) -> None:
     dice = random.Random(7)
     appenders = [Program(APPENDER, db_url, tmp_path / f"appender{n}") for n in range(2)]
@@ -146,6 +147,7 @@ def test_what_was_acknowledged_is_there_and_nothing_is_half_there(db_url: str, t
 
 
 @pytest.mark.parametrize("level", ["read_committed", "repeatable_read"])
+@pytest.mark.usefixtures("again")
 def test_racing_sequencers_killed_at_random_number_everything_once(
     postgres_url: str, tmp_path: Path, level: str
 ) -> None:
@@ -176,6 +178,7 @@ def test_racing_sequencers_killed_at_random_number_everything_once(
     assert acknowledged <= set(read)
 
 
+@pytest.mark.usefixtures("again")
 def test_a_subscriber_killed_at_random_handles_each_event_once(db_url: str, tmp_path: Path) -> None:
     dice = random.Random(5)
     total = 300

@@ -325,6 +325,7 @@ class Callers(RuleBasedStateMachine):
             assert (found.value if found else None) == (row["answer"] if row else None)
 
 
+@pytest.mark.usefixtures("again")
 def test_begin_and_finish_follow_the_model(db: Database) -> None:
     machine = type("CallersOnThisEngine", (Callers,), {"database": db})
     run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=25))

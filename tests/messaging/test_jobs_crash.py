@@ -144,6 +144,7 @@ def test_a_worker_killed_at_each_point_of_a_job_leaves_one_effect(db_url: str) -
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("again")
 def test_workers_killed_at_random_do_each_job_once(db_url: str) -> None:
     """Three processes race for the jobs of one database, and one after the other is killed."""
     seed = random.randrange(1 << 32)

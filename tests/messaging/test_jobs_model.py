@@ -223,6 +223,7 @@ class Model(RuleBasedStateMachine):
         entry.state = "dead" if entry.failures >= ATTEMPTS else "scheduled"
 
 
+@pytest.mark.usefixtures("again")
 def test_histories_agree_with_the_model(db: Database) -> None:
     machine = type("Model", (Model,), {"db": db})
     few = db.dialect == "postgres"

@@ -68,6 +68,7 @@ def arrived(other: Receiver, name: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("again")
 def test_dispatchers_killed_at_random_lose_nothing(db_url: str, tmp_path: Path) -> None:
     """Two processes share the endpoints; one after the other is killed, and what it had goes to the other."""
     seed = random.randrange(1 << 32)

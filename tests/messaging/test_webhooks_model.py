@@ -176,6 +176,7 @@ class Model(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("again")
 def test_webhooks_follow_the_model(db: Database) -> None:
     class Bound(Model):
         pass

@@ -169,6 +169,7 @@ def sqlite_db(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("again")
 def test_any_sequence_goes_as_the_model_says(sqlite_db: Database, clock: FakeClock) -> None:
     run_state_machine_as_test(
         lambda: Model(sqlite_db, clock), settings=settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -118,6 +118,7 @@ def test_the_first_transaction_is_there_whole_or_not_at_all(db_url: str) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("again")
 def test_a_worker_killed_anywhere_loses_and_doubles_nothing(db_url: str, tmp_path: Path) -> None:
     ids = [f"{point}_{n}" for point in POINTS for n in range(EACH)]
     with onefold.connect(db_url) as db, FakeProvider(tmp_path) as fake, fake.connect() as provider:

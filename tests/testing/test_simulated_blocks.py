@@ -1,4 +1,4 @@
-"""The scenarios of `scenarios.py`, `paying.py` and `visitors.py`, small in the suite and long in `make sim`, on both simulators."""
+"""The scenarios of three modules, a few seeds in the suite and many in `make sim`, on both simulators."""
 
 from __future__ import annotations
 
@@ -20,49 +20,32 @@ SCENARIOS = {
     nothing_is_done_unseen: (FAULTS, 10, 1),
     told_at_least_once: (PAUSES, 5, 1),
 }
-LONG = 100  # `make sim` takes so many times as many seeds.
 each = pytest.mark.parametrize("scenario", list(SCENARIOS), ids=lambda scenario: scenario.__name__)
 levels = pytest.mark.parametrize("isolation", ["serializable", "read_committed"])
 
 
 @each
-def test_on_sqlite(scenario) -> None:
-    faults, seeds, _ = SCENARIOS[scenario]
-    assert explore(scenario, seeds=seeds, faults=faults, calm_ms=CALM_MS).transactions >= seeds
-
-
-@each
-@levels
-def test_on_postgres(scenario, isolation, postgres_cluster) -> None:
-    faults, _, seeds = SCENARIOS[scenario]
-    on = Postgres(isolation, postgres_cluster)
-    assert explore(scenario, seeds=seeds, faults=faults, on=on, calm_ms=CALM_MS).steps > seeds
-
-
-@each
-@pytest.mark.soak
-@pytest.mark.timeout(3_600)
-def test_long_on_sqlite(scenario) -> None:
-    faults, seeds, _ = SCENARIOS[scenario]
-    first = 1_000_000
-    report = explore(scenario, seeds=range(first, first + seeds * LONG), faults=faults, calm_ms=CALM_MS)
-    assert report.seeds == seeds * LONG
+def test_on_sqlite(scenario, onefold_seeds) -> None:
+    faults, count, _ = SCENARIOS[scenario]
+    seeds = onefold_seeds(count)
+    report = explore(scenario, seeds=seeds, faults=faults, calm_ms=CALM_MS)
     print(f"{scenario.__name__}: {report.seeds} seeds, {report.transactions} transactions, "
           f"{report.per_core_second:,.0f} per second and core")  # fmt: skip
+    assert report.seeds == len(seeds)
+    assert report.transactions >= report.seeds
 
 
 @each
 @levels
-@pytest.mark.soak
-@pytest.mark.timeout(3_600)
-def test_long_on_postgres(scenario, isolation, postgres_cluster) -> None:
-    faults, _, seeds = SCENARIOS[scenario]
-    first = 1_000_000
+def test_on_postgres(scenario, isolation, postgres_cluster, onefold_seeds) -> None:
+    faults, _, count = SCENARIOS[scenario]
+    seeds = onefold_seeds(count)
     on = Postgres(isolation, postgres_cluster)
-    report = explore(scenario, seeds=range(first, first + seeds * LONG), faults=faults, on=on, calm_ms=CALM_MS)
-    assert report.seeds == seeds * LONG
+    report = explore(scenario, seeds=seeds, faults=faults, on=on, calm_ms=CALM_MS)
     print(f"{scenario.__name__} at {isolation}: {report.seeds} seeds, {report.steps} statements, "
           f"{report.steps / report.seconds:,.0f} per second")  # fmt: skip
+    assert report.seeds == len(seeds)
+    assert report.steps > report.seeds
 
 
 def test_the_box_office_sells_and_refuses() -> None:

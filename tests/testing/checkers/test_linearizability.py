@@ -52,11 +52,11 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-@pytest.mark.parametrize("examples", [40, pytest.param(1_500, marks=pytest.mark.soak)])
-def test_the_verdict_is_that_of_trying_every_order(name: str, examples: int) -> None:
+@pytest.mark.usefixtures("again")
+def test_the_verdict_is_that_of_trying_every_order(name: str) -> None:
     model = semaphore(2) if name == "semaphore" else MODELS[name]()
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(histories(CALLS[name]))
     def agrees(history: History) -> None:
         verdict = check_linearizable(history, model)

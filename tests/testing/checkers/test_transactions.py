@@ -159,12 +159,9 @@ def test_what_is_no_history_of_transactions_is_refused() -> None:
         check_rw_register(together("wx1", lists=False), assume=["luck"])
 
 
-EXAMPLES = pytest.mark.parametrize("examples", [40, pytest.param(3_000, marks=pytest.mark.soak)])
-
-
-@EXAMPLES
-def test_lists_are_judged_as_by_trying_every_order(examples: int) -> None:
-    @settings(max_examples=examples, deadline=None)
+@pytest.mark.usefixtures("again")
+def test_lists_are_judged_as_by_trying_every_order() -> None:
+    @settings(max_examples=40, deadline=None)
     @given(transactional(lists=True), st.booleans())
     def agrees(history: History, real_time: bool) -> None:
         model = "strict-serializable" if real_time else "serializable"
@@ -174,9 +171,9 @@ def test_lists_are_judged_as_by_trying_every_order(examples: int) -> None:
     agrees()
 
 
-@EXAMPLES
-def test_no_right_history_of_registers_is_called_wrong(examples: int) -> None:
-    @settings(max_examples=examples, deadline=None)
+@pytest.mark.usefixtures("again")
+def test_no_right_history_of_registers_is_called_wrong() -> None:
+    @settings(max_examples=40, deadline=None)
     @given(transactional(lists=False), st.booleans(), st.sampled_from([(), ("wfr-keys",)]))
     def sound(history: History, real_time: bool, assume: tuple[str, ...]) -> None:
         model = "strict-serializable" if real_time else "serializable"
