@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote
 
-from onefold import Database, tokens
+from onefold import Database
 from onefold.core.route import Route
 from onefold.server import App, asgi
 from onefold.server.run import CONNECTIONS_MAX, Limits, Server, listen, run_server
+from onefold.testing.http import Caller, Reply, bearer_for
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What came back."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        """The body, read."""
-        return json.loads(self.body)
-
-
-def bearer_for(db: Database, *rights: str, space_name: str = "") -> str:
-    """A new token as its holder sends it."""
-    secret, digest = tokens.new_secret()
-    token = db.run(tokens.create, "test", digest=digest, rights=rights or ("*",), space_name=space_name)
-    db.run(tokens.touch, token.id)  # So that its first use writes nothing.
-    return tokens.bearer(token.id, secret)
-
-
-class Direct:
-    """Calls the ASGI app as a server would, without one; `token` goes along unless told otherwise."""
+class Direct(Caller):
+    """Calls the app of a database with a token of all rights."""
 
     def __init__(self, app: App, db: Database) -> None:
-        self.app = app
+        super().__init__(app, token=bearer_for(db))
         self.db = db
-        self.token = bearer_for(db)
-        self._runner = asyncio.Runner()
-
-    def __call__(
-        self, method: str, target: str, *, body: bytes | None = None, send: Any = None,
-        headers: Mapping[str, str] | None = None, token: str | None = "", root_path: str = "",
-    ) -> Reply:
-        """One request; `send` becomes JSON, `token=None` sends none."""
-        fields = {name.lower(): value for name, value in (headers or {}).items()}
-        if send is not None:
-            body = json.dumps(send).encode()
-        if body is not None:
-            fields.setdefault("content-type", "application/json")
-            fields.setdefault("content-length", str(len(body)))
-        if token is not None:
-            fields.setdefault("authorization", f"Bearer {token or self.token}")
-        path, _, query = target.partition("?")
-        scope = {
-            "type": "http", "method": method, "path": root_path + unquote(path), "root_path": root_path,
-            "raw_path": (root_path + quote(path, safe="/%")).encode(), "query_string": query.encode("latin-1"),
-            "headers": [(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
-        }  # fmt: skip
-        return self._runner.run(self._call(scope, body or b""))
-
-    def close(self) -> None:
-        """End the loop."""
-        self._runner.close()
-
-    async def _call(self, scope: dict[str, Any], body: bytes) -> Reply:
-        messages: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Any) -> None:
-            messages.append(message)
-
-        await self.app(scope, receive, send)
-        head = {name.decode(): value.decode("latin-1") for name, value in messages[0]["headers"]}
-        return Reply(messages[0]["status"], head, b"".join(m.get("body", b"") for m in messages[1:]))
 
 
 class Served:

@@ -170,6 +170,16 @@ def test_the_world_outside_is_at_hand(run) -> None:
         import socket
         from onefold.testing.receiver import deliveries
 
+        def test_http(onefold_http):
+            async def echo(scope, receive, send):
+                asked = await receive()
+                await send({"type": "http.response.start", "status": 201, "headers": [(b"x-path", scope["raw_path"])]})
+                await send({"type": "http.response.body", "body": asked["body"]})
+                assert (await receive())["type"] == "http.disconnect"
+
+            answer = onefold_http(echo)("POST", "/a%20b?c", send={"n": 1})
+            assert (answer.status, answer.headers, answer.json) == (201, {"x-path": "/a%20b"}, {"n": 1})
+
         def test_toxiproxy(onefold_toxiproxy):
             with socket.create_server(("127.0.0.1", 0)) as server:
                 port = onefold_toxiproxy.create("theirs", upstream=f"127.0.0.1:{server.getsockname()[1]}")
@@ -187,7 +197,7 @@ def test_the_world_outside_is_at_hand(run) -> None:
         def test_cluster(onefold_cluster):
             made = onefold_cluster("sqlite", nodes=1)
             assert made.nodes[0].request("GET", "/readyz")[0] == 200
-    """).parseoutcomes() == {"passed": 3}
+    """).parseoutcomes() == {"passed": 4}
 
 
 def test_a_failure_tells_what_the_cluster_did(run) -> None:
@@ -242,7 +252,7 @@ def test_nothing_happens_to_who_asks_for_nothing(run) -> None:
 
 
 def test_all_its_names_are_its_own() -> None:
-    assert len(FIXTURES) == 12
+    assert len(FIXTURES) == 13
     assert {name for name in FIXTURES if not name.startswith("onefold_")} == set()
     assert plugin.MARKER.startswith("onefold_")
 

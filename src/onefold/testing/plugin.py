@@ -24,6 +24,7 @@ from onefold.engine.database import Database
 if TYPE_CHECKING:
     from onefold.testing.browser import Browser
     from onefold.testing.cluster import Installation
+    from onefold.testing.http import App, Caller
     from onefold.testing.postgres import Cluster
     from onefold.testing.receiver import Receiver
     from onefold.testing.toxiproxy import Toxiproxy
@@ -217,6 +218,22 @@ def onefold_receiver(tmp_path: Path) -> Iterator[Receiver]:
 
     with Receiver(tmp_path) as receiver:
         yield receiver
+
+
+@pytest.fixture
+def onefold_http() -> Iterator[Callable[..., Caller]]:
+    """Call any ASGI app in this process, as a server would; see `Caller`.
+
+    `call = onefold_http(app, token=bearer)` and then `call("GET", "/")`.
+    """
+    from onefold.testing.http import Caller
+
+    with contextlib.ExitStack() as stack:
+
+        def reach(app: App, *, token: str = "") -> Caller:
+            return stack.enter_context(Caller(app, token=token))
+
+        yield reach
 
 
 @pytest.fixture
