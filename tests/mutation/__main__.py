@@ -176,7 +176,8 @@ def report(done: list[tuple[MutationSpec, WorkResult]]) -> None:
         outcomes[outcome.value] += 1
         if outcome is not TestOutcome.KILLED:
             print(f"\n{outcome.value}: {mutation.module_path}:{mutation.start_pos[0]} {mutation.operator_name}")
-            print("\n".join(line for line in (result.diff or result.output or "").splitlines() if line[:1] in "+-"))
+            said = (result.diff or result.output or "").splitlines()
+            print("\n".join(line for line in said if line[:1] in "+-" and line[:3] not in {"---", "+++"}))
     print(f"\n{len(done)} mutants: {', '.join(f'{count} {outcome}' for outcome, count in sorted(outcomes.items()))}")
 
 

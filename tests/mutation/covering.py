@@ -12,9 +12,9 @@ import ast
 import difflib
 import json
 import os
+import select
 import sys
 import threading
-import time
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,11 @@ def chosen(contexts: dict[str, Any], origin: Path) -> list[str]:
     return [test for test, so_far in zip(ordered, used, strict=True) if so_far <= TESTS_S_MAX]
 
 
-def end_at(limit: float, parent: int) -> None:
+def end_after(limit_s: float) -> None:
     """A deadlock is a death too; and nothing outlives a run that is broken off."""
-    while time.monotonic() < limit and os.getppid() == parent:
-        threading.Event().wait(1)
+    poll = select.poll()
+    poll.register(os.pidfd_open(os.getppid()), select.POLLIN)  # Linux; readable when that process has ended.
+    poll.poll(limit_s * 1000)
     os._exit(3)
 
 
@@ -91,7 +92,7 @@ def main() -> None:
     if not tests:
         os._exit(0)
     limit_s = SLACK_S + TIMES_LONGER * sum(contexts["seconds"][test] for test in tests)
-    threading.Thread(target=end_at, args=(time.monotonic() + limit_s, os.getppid()), daemon=True).start()
+    threading.Thread(target=end_after, args=(limit_s,), daemon=True).start()
     code = pytest.main(["-x", "-q", "--tb=line", "-o", f"timeout={TEST_S_MAX}", "-p", "no:xdist", *tests])
     sys.stdout.flush()
     os._exit(code)  # Threads that a mutant left behind keep nobody here.
