@@ -32,8 +32,8 @@ def counted(path: Path) -> int:
 
 
 @pytest.fixture
-def path(tmp_path: Path, sqlite_template: Path) -> Path:
-    return Path(shutil.copy(sqlite_template, tmp_path / "a.db"))
+def path(tmp_path: Path, onefold_sqlite_template: Path) -> Path:
+    return Path(shutil.copy(onefold_sqlite_template, tmp_path / "a.db"))
 
 
 def log_of(path: Path) -> Path:

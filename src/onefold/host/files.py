@@ -41,8 +41,7 @@ def append_zeros(path: Path, end: int, count: int) -> None:
         OSError: there is no such file, or no space; some of the bytes may be there.
     """
     with path.open("r+b", buffering=0) as file:
-        file.seek(end)
-        file.write(bytes(count))
+        os.pwrite(file.fileno(), bytes(count), end)
 
 
 def write_again(path: Path) -> None:

@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -160,12 +161,18 @@ def onefold_postgres_url(onefold_postgres: Cluster) -> Iterator[str]:
     onefold_postgres.drop_database(name)
 
 
+@pytest.fixture(scope="session")
+def onefold_sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file to copy: that is done in a hundredth of the time of a migration."""
+    path = tmp_path_factory.mktemp("onefold") / "template.db"
+    migrate(path)
+    return path
+
+
 @pytest.fixture
-def onefold_sqlite_url(tmp_path: Path) -> str:
+def onefold_sqlite_url(tmp_path: Path, onefold_sqlite_template: Path) -> str:
     """The URL of a migrated, empty database on SQLite: a file in the test's own folder."""
-    url = str(tmp_path / "onefold.db")
-    migrate(url)
-    return url
+    return str(shutil.copy(onefold_sqlite_template, tmp_path / "onefold.db"))
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
