@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from careless import CARELESS, FAILING
+from queueing import JOBS
 
 from onefold import Invalid
 from onefold.testing import check, read_history
 from onefold.testing.cluster import Installation, cluster
-from onefold.testing.workload import BANK, FAULTS, JOBS, LIST_APPEND, LOCKS, RW_REGISTER, Workload, run
+from onefold.testing.workload import BANK, FAULTS, LIST_APPEND, LOCKS, RW_REGISTER, Workload, run
 from onefold.testing.workload.nemesis import ON_CLIENTS
 from onefold.testing.workload.recording import Recorder, counts_of, events_of
 

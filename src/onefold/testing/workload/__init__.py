@@ -5,7 +5,6 @@ Their page is README.md beside this file.
 
 from onefold.testing.workload.client import Client as Client
 from onefold.testing.workload.nemesis import FAULTS as FAULTS
-from onefold.testing.workload.queue import JOBS as JOBS
 from onefold.testing.workload.ready import BANK as BANK
 from onefold.testing.workload.ready import LIST_APPEND as LIST_APPEND
 from onefold.testing.workload.ready import LOCKS as LOCKS

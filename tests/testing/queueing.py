@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 
 from onefold.core.errors import Conflict, Unknown
@@ -14,7 +12,7 @@ from onefold.messaging.jobs.leases import LEASE_MS_MIN, as_list, enlist
 from onefold.testing.workload.client import Client
 from onefold.testing.workload.workload import Workload
 
-DRAIN_S_MAX = 60.0  # At the end; then what is not done counts as lost.
+DRAIN_LIVES_MAX = 50  # At the end; then what is not done counts as lost.
 ROOM = 3
 
 
@@ -49,11 +47,11 @@ def put(tx: Tx, number: int) -> None:
     jobs.put(tx, Element(number))
 
 
-def work(client: Client, *, until_s: float = 0.0) -> None:
+def work(client: Client, *, at_end: bool = False) -> None:
     """Claim, do, and rescue what others left behind; leases are never extended, so that some are lost.
 
     Args:
-        until_s: at the end, when all is done or at this monotonic time; 0 works until the run ends.
+        at_end: until all is done, without pauses; otherwise until the run ends.
     """
     client.incarnation += 1
     name = f"{client.name}/{client.incarnation}"
@@ -62,12 +60,12 @@ def work(client: Client, *, until_s: float = 0.0) -> None:
     loops = client.options(isolation="read_committed")
     try:
         for _ in client.rounds():
-            if until_s and (not client.run(left) or time.monotonic() > until_s):
+            if at_end and not client.run(left):
                 return
             loops.run(jobs.rescue)
             loops.run(jobs.promote)
             for attempt in loops.run(jobs.claim, name, Wanted(kinds, None, [("default", (0, 0, 0, 0, 0))]), room=ROOM):
-                client.sleep_ms(0 if until_s else client.random.choice([0, 0, client.random.randrange(300)]))
+                client.sleep_ms(0 if at_end else client.random.choice([0, 0, client.random.randrange(300)]))
                 do(client, attempt)
             client.sleep_ms(client.random.randrange(20))
     except Conflict:
@@ -98,9 +96,9 @@ def left(tx: Tx) -> int:
 
 def drained(client: Client) -> None:
     """Work until all is done, then read all."""
-    until_s = time.monotonic() + DRAIN_S_MAX
-    while client.run(left) and time.monotonic() < until_s:
-        work(client, until_s=until_s)
+    for _ in range(DRAIN_LIVES_MAX):
+        if client.run(left):
+            work(client, at_end=True)
     with client.operation("read") as op:
         op["value"] = client.run(all_done)
 
