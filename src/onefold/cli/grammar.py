@@ -102,6 +102,7 @@ def _serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--lame-duck-ms", type=_ms, default=500, help="not ready, but serving, after SIGTERM (500)")
     serve.add_argument("--drain-ms", type=_ms, default=20_000, help="for running requests at the end (20000)")
     serve.add_argument("--no-loops", action="store_true", help="leave background loops to other processes")
+    serve.add_argument("--keys", metavar="FILE", help="the key file of webhooks; endpoints must name a key of it (any)")
     serve.add_argument("--access-log", action="store_true", help="one line for each request")
     serve.add_argument("--log", choices=("text", "json"), help="form of the log (text on a terminal, else json)")
     serve.add_argument("--fd", type=int, help=argparse.SUPPRESS)  # The parent's socket, in a worker.
@@ -198,6 +199,15 @@ def _webhooks(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentPa
         return command
 
     _paged(hook("ls", "List endpoints and how they are.", endpoint=False))
+    create = hook("create", "Make an endpoint and show its secret, once.", endpoint=False)
+    create.add_argument("to", metavar="URL", help="where messages go")
+    create.add_argument("--keys", metavar="FILE", required=True, help="the key file; its newest key is taken")
+    create.add_argument(
+        "--type", dest="types", action="append", default=[], metavar="TYPE",
+        help='"order.placed" or "order.*"; may stand several times (all)',
+    )  # fmt: skip
+    create.add_argument("--concurrency", type=_concurrency, default=8, help="requests at once, 1 to 100 (8)")
+    create.add_argument("--per-second", type=_per_second, default=0, help="up to 10,000; 0 for no limit (0)")
     _paged(hook("attempts", "List what was tried for an endpoint."))
     _paged(hook("failed", "List what was given up for an endpoint."))
     _paged(hook("pending", "List what waits for an endpoint or is on its way."))
@@ -266,6 +276,14 @@ def _workers(text: str) -> int:
 
 def _limit(text: str) -> int:
     return _number(text, 1, 1_000)
+
+
+def _concurrency(text: str) -> int:
+    return _number(text, 1, 100)
+
+
+def _per_second(text: str) -> int:
+    return _number(text, 0, 10_000)
 
 
 def _position(text: str) -> int:

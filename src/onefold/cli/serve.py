@@ -43,13 +43,15 @@ def command(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     from onefold.engine.connect import connect
+    from onefold.messaging.webhooks import Keys
     from onefold.server.app import asgi
 
+    keys = Keys.open(options.keys) if options.keys else None
     with connect(options.url, durability=options.durability, pool_max=options.pool_max) as db:
         link = Link(options.link_fd) if options.link_fd is not None else None
         limits = Limits(lame_duck_ms=options.lame_duck_ms, drain_ms=options.drain_ms)
         ready = link.ready if link else lambda: _announce(options, listener, [os.getpid()])
-        server = Server(asgi(db), limits, ready=ready)
+        server = Server(asgi(db, keys=keys), limits, ready=ready)
         if link is not None:
             link.when_gone(server.end_from_thread)
         if options.no_loops:

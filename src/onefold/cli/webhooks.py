@@ -1,4 +1,4 @@
-"""`onefold webhooks ls | attempts | failed | pending | replay | rotate | enable | disable`: in the database itself."""
+"""`onefold webhooks ls | create | attempts | failed | pending | replay | rotate | enable | disable`: no server needed."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def ls(options: argparse.Namespace) -> int:
         return one.id, one.url, ",".join(one.types) or "all", state, moment(since), one.disabled_why or ""
 
     return _paged(options, page, ("ID", "URL", "TYPES", "STATE", "SINCE", "WHY"), row)
+
+
+def create(options: argparse.Namespace) -> int:
+    """Make an endpoint, with the newest key of a file, and show its secret, once."""
+    keys = webhooks.Keys.open(options.keys)
+    with opened(options.url) as db:
+        made = db.at(options.space).run(
+            webhooks.create, options.to, key_id=keys.newest, types=tuple(options.types),
+            concurrency=options.concurrency, per_second=options.per_second,
+        )  # fmt: skip
+    secret = keys.secrets_of(made, now_ms=made.created_at_ms)[0]
+    say(
+        options, {"id": made.id, "url": made.url, "key_id": made.key_id, "secret": secret},
+        lambda: [made.id, secret, "Give the secret to the receiver; no command shows it again."],
+    )  # fmt: skip
+    return 0
 
 
 def attempts(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from onefold.core.route import Route
 from onefold.engine.call import DEADLINE_MS_MAX
 from onefold.engine.database import Database, Handle
 from onefold.engine.tx import Tx
-from onefold.messaging import idempotency
+from onefold.messaging import idempotency, webhooks
 from onefold.server import dashboard, logs, metrics, openapi, pages, problems, stream
 from onefold.server.auth import Caller, Gatekeeper
 from onefold.server.binding import PREFIX, Bound, text_of
@@ -44,6 +44,7 @@ SUBSCRIBERS_MAX = 200  # Open event streams.
 READY_MS = 250  # An answer of /readyz serves all who ask within this time.
 READY_DEADLINE_MS = 2_000
 METRICS_MS = 1_000  # The same for /metrics.
+_TAKES_KEY = frozenset({webhooks.create, webhooks.rotate})  # With the name of a key; they know no file.
 
 _JSON: Headers = [
     (b"content-type", b"application/json"),
@@ -66,9 +67,11 @@ class App:
     """Serves one database over HTTP; see `asgi`."""
 
     def __init__(
-        self, db: Database, routes: Iterable[Route], *, body_bytes_max: int, in_flight_max: int, subscribers_max: int
+        self, db: Database, routes: Iterable[Route], *, keys: webhooks.Keys | None, body_bytes_max: int,
+        in_flight_max: int, subscribers_max: int,
     ) -> None:
         self._db = db
+        self._keys = keys
         self.routes = [Bound(route) for route in routes]
         for route in self.routes:
             route.streams = route.fn in stream.FOLLOWED
@@ -168,6 +171,8 @@ class App:
             arguments = route.arguments(parameters_of(route, segments), scope["query_string"], body)
             if route.caller is not None:
                 arguments[route.caller] = caller.token.id
+            if self._keys is not None and route.fn in _TAKES_KEY:
+                self._keys.check_known(arguments["key_id"])
             handle = caller.reader if route.verb == "GET" else caller.writer
             if (deadline := headers.get(b"onefold-deadline-ms")) is not None:
                 handle = handle.options(deadline_ms=_deadline(deadline))
@@ -336,6 +341,7 @@ def asgi(
     db: Database,
     *,
     routes: Iterable[Route] | None = None,
+    keys: webhooks.Keys | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
     in_flight_max: int = IN_FLIGHT_MAX,
     subscribers_max: int = SUBSCRIBERS_MAX,
@@ -347,6 +353,8 @@ def asgi(
     Args:
         db: stays the caller's to close, after the server has stopped.
         routes: instead of those of all blocks.
+        keys: the key file of webhooks, which endpoints made or rotated here must name a key of. Without it any
+            well-formed name is taken, and the file of the dispatcher decides.
         body_bytes_max: larger bodies are refused with 413.
         in_flight_max: requests running at once; more are refused with 503.
         subscribers_max: open event streams; more are refused with 503.
@@ -355,8 +363,8 @@ def asgi(
         Invalid: a route and its function do not fit, or two functions or record types in the routes have one name.
     """
     app = App(
-        db, all_routes() if routes is None else routes, body_bytes_max=body_bytes_max, in_flight_max=in_flight_max,
-        subscribers_max=subscribers_max,
+        db, all_routes() if routes is None else routes, keys=keys, body_bytes_max=body_bytes_max,
+        in_flight_max=in_flight_max, subscribers_max=subscribers_max,
     )
     if routes is not None:  # Those of the blocks are looked at by a test, not at every start.
         openapi.check_names(app.routes)

@@ -29,6 +29,7 @@ KEYS_MAX = 100
 FILE_BYTES_MAX = 16_384
 MODE = 0o600
 PRINT_DIGITS = 16
+_ID_SHOWN_MAX = 40
 
 _LINE = re.compile(r"([a-z0-9][a-z0-9_-]{0,39}) ([A-Za-z0-9+/]{43}=)")
 _log = logging.getLogger("onefold.webhooks")
@@ -75,6 +76,19 @@ class Keys:
         if endpoint.old_key_id is not None and (endpoint.old_until_ms or 0) > now_ms:
             found.append(_derived(keys, endpoint.old_key_id, endpoint.id, endpoint.generation - 1))
         return found
+
+    def check_known(self, key_id: str) -> None:
+        """Whether the file has a key of that id. What takes one from elsewhere asks here, before its transaction.
+
+        Raises:
+            Invalid: it has none, so nothing could be signed.
+        """
+        keys = self._present()
+        if key_id not in keys:
+            raise Invalid(
+                "The key file has no key of that id.", code="key_id", key_id=key_id[:_ID_SHOWN_MAX],
+                newest=next(reversed(keys)),
+            )  # fmt: skip
 
     def check_retirable(self, key_id: str) -> None:
         """Whether `retire` would take the key, as far as the file goes; it raises the same."""
