@@ -1,4 +1,4 @@
-"""`onefold webhooks ls | create | attempts | failed | pending | replay | rotate | enable | disable`: no server needed."""
+"""`onefold webhooks ls | create | attempts | failed | pending | replay | rotate | enable | disable`: no server."""
 
 from __future__ import annotations
 
