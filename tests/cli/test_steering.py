@@ -53,6 +53,10 @@ def test_jobs_are_listed_state_by_state_and_page_by_page(db: Database, ask: Any)
     only = ask("jobs", "ls", "--state", "dead", "--kind", "mail.send", "--limit", "2")[1]
     assert ([job["id"] for job in only["items"]], only["after"]) == (dead[:2], f"dead/{dead[1]}")
     assert ask("jobs", "ls", "--after", "nonsense")[0] == 2
+    with pytest.MonkeyPatch.context() as patch:  # A page by kind looks on until it is full.
+        patch.setattr("onefold.messaging.jobs.listing.LOOKED_MAX", 1)
+        assert [job["id"] for job in ask("jobs", "ls", "--kind", "other.thing")[1]["items"]] == ready
+        assert ask("jobs", "ls", "--kind", "none")[1] == {"items": [], "after": None}
     assert ask("jobs", "ls", "--space", "another")[1]["items"] == []
     counted = {(s["kind"], s["state"]): s["count"] for s in ask("jobs", "stats")[1]}
     assert counted == {("other.thing", "ready"): 2, ("mail.send", "scheduled"): 1, ("mail.send", "dead"): 3}

@@ -28,9 +28,9 @@ ERROR_SHOWN_CHARS = 60
 def ls(options: argparse.Namespace) -> int:
     """One page of jobs, state by state; `after` goes on where it ended."""
     with opened(options.url) as db:
-        page = db.at(options.space).reader().run(
-            _listed, options.state, options.kind, after=options.after, limit=options.limit
-        )  # fmt: skip
+        reader = db.at(options.space).reader()
+        with Progress(options) as tell:
+            page = _filled(reader, options.state, options.kind, tell, after=options.after, limit=options.limit)
 
     def lines() -> list[str]:
         found = [*table(("ID", "KIND", "STATE", "QUEUE", "TRIED", "AT", "ERROR"), [_row(job) for job in page.items])]
@@ -104,7 +104,8 @@ def cancel(options: argparse.Namespace) -> int:
             return _each(options, handle, jobs.cancel, "cancelled")
         counted = handle.reader().run(jobs.count_live, options.state, options.kind)
         if options.dry_run:
-            page = handle.reader().run(jobs.list_jobs, state=options.state, kind=options.kind, limit=SAMPLE_JOBS)
+            with Progress(options) as tell:
+                page = _filled(handle.reader(), options.state, options.kind, tell, after=None, limit=SAMPLE_JOBS)
             return _show(options, page.items, counted, "cancelled")
         return _stepwise(options, handle, jobs.cancel_many, "cancelled", counted, state=options.state)
 
@@ -131,6 +132,20 @@ def _one_way(options: argparse.Namespace) -> None:
         raise Invalid("Say which: ids, or --kind for all of a kind.")
 
 
+def _filled(
+    reader: Handle, state: State | None, kind: str | None, tell: Progress, *, after: str | None, limit: int
+) -> Page[Job]:
+    """A page that is full or the last: looks on, a bounded step each, past jobs of other kinds."""
+    found: list[Job] = []
+    while True:
+        page = reader.run(_listed, state, kind, after=after, limit=limit - len(found))
+        found += page.items
+        if page.after is None or len(found) == limit:
+            return Page(found, page.after)
+        after = page.after
+        tell("found", len(found), 0)
+
+
 def _listed(
     tx: Tx, state: State | None, kind: str | None, *, after: str | None, limit: int
 ) -> Page[Job]:
@@ -146,7 +161,7 @@ def _listed(
             return Page(found, f"{name}/")
         page = jobs.list_jobs(tx, state=name, kind=kind, after=last or None, limit=left)
         found += page.items
-        if page.after is not None:
+        if page.after is not None:  # The page is full, or enough was looked at.
             return Page(found, f"{name}/{page.after}")
         last = ""
     return Page(found)

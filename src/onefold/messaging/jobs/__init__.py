@@ -6,7 +6,8 @@ from onefold.messaging.jobs.client import Worker
 from onefold.messaging.jobs.counts import census, count_live, dead_letters, stats
 from onefold.messaging.jobs.kinds import Cancel, Snooze, kind
 from onefold.messaging.jobs.leases import rescue
-from onefold.messaging.jobs.look import get, list_failures, list_jobs, list_paused, why
+from onefold.messaging.jobs.listing import list_jobs
+from onefold.messaging.jobs.look import get, list_failures, list_paused, why
 from onefold.messaging.jobs.ops import cancel, pause, put, put_many, resume, retry
 from onefold.messaging.jobs.records import Attempt, Counted, DeadLetters, Failure, Job, KindStats, PausedQueue, State
 from onefold.messaging.jobs.run import Run, ThreadRun

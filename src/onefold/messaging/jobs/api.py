@@ -8,7 +8,7 @@ import msgspec
 
 from onefold.core.route import Route
 from onefold.engine.tx import Tx
-from onefold.messaging.jobs import bulk, counts, look, ops, survey
+from onefold.messaging.jobs import bulk, counts, listing, look, ops, survey
 from onefold.messaging.jobs.kinds import kind
 from onefold.messaging.jobs.moves import to_dead
 from onefold.messaging.jobs.records import Body
@@ -48,7 +48,7 @@ def _only(what: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route("GET", "/jobs", look.list_jobs, "jobs:read", lambda tx: _only(_listed(tx), "state", "kind", "limit")),
+    Route("GET", "/jobs", listing.list_jobs, "jobs:read", lambda tx: _only(_listed(tx), "state", "kind", "limit")),
     Route("GET", "/jobs/stats", counts.stats, "jobs:read", lambda _tx: {"rows_max": 1_000}),
     Route("GET", "/jobs/paused", look.list_paused, "jobs:read", lambda _tx: {"limit": 10}),
     Route("GET", "/jobs/failures", survey.failure_groups, "jobs:read", lambda tx: _only(_dead(tx), "kind")),

@@ -1,4 +1,4 @@
-"""Looking at jobs: one, a page of them, and why one does not run. How many there are: `counts.py`."""
+"""Looking at jobs: one, how it failed, and why it does not run. A page of them: `listing.py`; how many: `counts.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import checked_name
 from onefold.messaging.jobs.ops import checked_id
-from onefold.messaging.jobs.records import Failure, Job, PausedQueue, State
+from onefold.messaging.jobs.records import Failure, Job, PausedQueue
 
 AHEAD_MAX = 1_000  # Jobs counted in front of one.
 _ERROR_SHOWN_MAX = 200
@@ -48,28 +48,7 @@ def get(tx: Tx, job_id: str) -> Job:
     )
     if not rows:
         raise NotFound("No such job.", id=job_id)
-    return _job(rows[0])
-
-
-@operation
-def list_jobs(
-    tx: Tx, *, state: State, kind: str | None = None, after: str | None = None, limit: int = LIMIT_DEFAULT
-) -> Page[Job]:
-    """Jobs of this space in a state, in the order in which they were put.
-
-    Args:
-        state: "ready", "scheduled", "running", "dead" or "done".
-        kind: only of this kind.
-        after: the last page's `after`.
-        limit: 1 to 1,000.
-    """
-    if state not in _LISTS:
-        raise Invalid("A state is ready, scheduled, running, dead or done.", code="state")
-    rows = _LISTS[state](
-        tx, 1 if kind is None else 0, "" if kind is None else checked_name(kind),
-        "" if after is None else checked_id(after), checked_limit(limit) + 1,
-    )  # fmt: skip
-    return page_of([_job((state, *row)) for row in rows], limit, key=lambda job: job.id)
+    return job_of(rows[0])
 
 
 @operation
@@ -171,64 +150,8 @@ def _why_ready(tx: Tx, job: Job) -> str:
     return f'It waits its turn: {least}{ahead[0]} jobs of the queue "{job.queue}" are ahead of it.'
 
 
-def _list_ready(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, ready_at_ms,
-                  unique_key, progress, error, {null:text}
-           FROM onefold.jobs_ready WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind)
-           ORDER BY id LIMIT :most""",
-        every=every, kind=kind, after=after, most=most,
-    )  # fmt: skip
-
-
-def _list_scheduled(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, at_ms,
-                  unique_key, progress, error, {null:text}
-           FROM onefold.jobs_scheduled WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind)
-           ORDER BY id LIMIT :most""",
-        every=every, kind=kind, after=after, most=most,
-    )  # fmt: skip
-
-
-def _list_running(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, claimed_at_ms,
-                  unique_key, progress, error, worker
-           FROM onefold.jobs_running WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind)
-           ORDER BY id LIMIT :most""",
-        every=every, kind=kind, after=after, most=most,
-    )  # fmt: skip
-
-
-def _list_dead(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, died_at_ms,
-                  unique_key, progress, error, {null:text}
-           FROM onefold.jobs_dead WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind)
-           ORDER BY id LIMIT :most""",
-        every=every, kind=kind, after=after, most=most,
-    )  # fmt: skip
-
-
-def _list_done(tx: Tx, every: int, kind: str, after: str, most: int) -> list[tuple[Any, ...]]:
-    return tx.all(
-        """SELECT id, kind, queue, priority, args, attempt, failures, attempts_max, put_at_ms, done_at_ms,
-                  {null:text}, {null:text}, {null:text}, {null:text}
-           FROM onefold.jobs_done
-           WHERE space = :space AND id > :after AND (:every = 1 OR kind = :kind) AND expires_at_ms > :now_ms
-           ORDER BY id LIMIT :most""",
-        every=every, kind=kind, after=after, most=most,
-    )  # fmt: skip
-
-
-_LISTS = {
-    "ready": _list_ready, "scheduled": _list_scheduled, "running": _list_running, "dead": _list_dead,
-    "done": _list_done,
-}  # fmt: skip
-
-
-def _job(row: tuple[Any, ...]) -> Job:
+def job_of(row: tuple[Any, ...]) -> Job:
+    """From its state and its columns in the order of the record's fields."""
     state, *columns = row
     return Job(columns[0], columns[1], state, *columns[2:])
 

@@ -9,6 +9,7 @@ import msgspec
 State = Literal["ready", "scheduled", "running", "dead", "done"]
 
 ID_LENGTH_MAX = 60
+ID_BEYOND = "~"  # Sorts after every id.
 ERROR_LENGTH_MAX = 2_000
 PROGRESS_LENGTH_MAX = 4_096
 

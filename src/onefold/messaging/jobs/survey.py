@@ -1,6 +1,6 @@
 """Looking at a great many jobs without reading many: what a page of a dashboard shows, each within a bound.
 
-`look` answers about one job or walks through all of them, `counts` counts them; here every function says
+`look` answers about one job, `listing` pages through whole ones, `counts` counts them; here every function says
 how many rows it reads at most, and answers from those. None reads the arguments of a job.
 """
 
@@ -18,7 +18,7 @@ from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit
 from onefold.engine.tx import Row, Tx, operation
 from onefold.messaging.jobs.kinds import checked_name
 from onefold.messaging.jobs.ops import checked_id
-from onefold.messaging.jobs.records import State
+from onefold.messaging.jobs.records import ID_BEYOND, State
 
 LOOKED_MAX = 2_000  # Rows read for one page of `glance`.
 FAILURES_LOOKED_MAX = 2_000  # Dead jobs, the latest put, that `failure_groups` looks at.
@@ -165,8 +165,9 @@ def failure_groups(tx: Tx, *, kind: str | None = None) -> list[FailureGroup]:
     else:
         rows = tx.all(
             """SELECT id, kind, substr(error, 1, 1000), died_at_ms FROM onefold.jobs_dead
-               WHERE space = :space AND kind = :kind ORDER BY id DESC LIMIT :most""",
-            kind=checked_name(kind), most=FAILURES_LOOKED_MAX,
+               WHERE space = :space AND kind >= :kind AND (kind, id) < (:kind, :end)
+               ORDER BY kind DESC, id DESC LIMIT :most""",
+            kind=checked_name(kind), end=ID_BEYOND, most=FAILURES_LOOKED_MAX,
         )  # fmt: skip
     patterns: dict[str | None, str] = {}  # Many die of the very same.
     together: dict[tuple[str, str], list[tuple[str, int]]] = {}
@@ -214,8 +215,9 @@ def preview_dead(tx: Tx, kind: str, *, fingerprint: str | None = None, examples:
     checked_fingerprint(fingerprint)
     rows = tx.all(
         """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, substr(error, 1, 1000)
-           FROM onefold.jobs_dead WHERE space = :space AND kind = :kind ORDER BY id DESC LIMIT :most""",
-        kind=kind, most=FAILURES_LOOKED_MAX + 1,
+           FROM onefold.jobs_dead WHERE space = :space AND kind >= :kind AND (kind, id) < (:kind, :end)
+           ORDER BY kind DESC, id DESC LIMIT :most""",
+        kind=kind, end=ID_BEYOND, most=FAILURES_LOOKED_MAX + 1,
     )  # fmt: skip
     same = [row for row in rows[:FAILURES_LOOKED_MAX] if fingerprint_of(row[8]) == fingerprint]
     return Preview(len(same), len(rows) > FAILURES_LOOKED_MAX, [_glance("dead", row) for row in same[:examples]])
@@ -313,9 +315,11 @@ def _glance_dead(tx: Tx, after: str, most: int) -> list[Row]:
 
 
 def _dead_of_kind(tx: Tx, kind: str, after: str, most: int) -> list[Row]:
+    # A range, not `kind = :kind AND id > :after`: for that SQLite takes the primary key, and walks past all others.
     return tx.all(
         """SELECT id, kind, queue, attempt, failures, attempts_max, put_at_ms, died_at_ms, substr(error, 1, 1000)
-           FROM onefold.jobs_dead WHERE space = :space AND kind = :kind AND id > :after ORDER BY id LIMIT :most""",
+           FROM onefold.jobs_dead WHERE space = :space AND (kind, id) > (:kind, :after) AND kind <= :kind
+           ORDER BY kind, id LIMIT :most""",
         kind=kind, after=after, most=most,
     )  # fmt: skip
 
