@@ -34,11 +34,12 @@ class Till(msgspec.Struct, frozen=True):
 
 
 class Bought(msgspec.Struct, frozen=True):
-    """An order with what it is for, and its receipt once that was sent."""
+    """An order with what it is for, its receipt once that was sent, and on its own page how it was paid."""
 
     order: booking.Order
     show: booking.Show
     receipt: events.Event | None
+    paid: paying.Paid | None = None
 
 
 def take(tx: Tx, show_id: str, *, by: str, wish: Wish) -> booking.Hold:
@@ -90,13 +91,17 @@ def try_hold(tx: Tx, hold_id: str, *, by: str) -> booking.Hold | None:
 def bought(tx: Tx, order_id: str, *, by: str) -> Bought:
     """The visitor's order."""
     order = booking.order_of(tx, order_id, by=by)
-    return Bought(order, booking.show_of(tx, order.show_id), receipts.receipt_of(tx, order.id))
+    return msgspec.structs.replace(_bought(tx, order), paid=paying.paid_of(tx, order))
 
 
 def all_bought(tx: Tx, *, by: str) -> tuple[list[Bought], Money]:
     """The visitor's latest orders, and what is in the wallet."""
     orders = booking.list_orders(tx, by=by, limit=50).items
-    return [bought(tx, order.id, by=by) for order in orders], wallets.balance(tx, by)
+    return [_bought(tx, order) for order in orders], wallets.balance(tx, by)
+
+
+def _bought(tx: Tx, order: booking.Order) -> Bought:
+    return Bought(order, booking.show_of(tx, order.show_id), receipts.receipt_of(tx, order.id))
 
 
 def seats_of(blocks: Sequence[booking.Block]) -> dict[int, frozenset[int]]:

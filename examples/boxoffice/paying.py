@@ -58,6 +58,24 @@ class Paying(msgspec.Struct, frozen=True):
     order: str | None
 
 
+class Paid(msgspec.Struct, frozen=True):
+    """How an order was paid, and what became of the money since.
+
+    Attributes:
+        card: its name; "" when the wallet paid.
+        charge: how the charge of the card stands; None when the wallet paid.
+        going_back: what is on its way back to the card.
+        went_back: what is there again.
+        late: what another card took too late for these seats, and goes back by itself.
+    """
+
+    card: str
+    charge: payments.State | None
+    going_back: Money
+    went_back: Money
+    late: Money
+
+
 def open_provider(tx: Tx) -> None:
     """Open the ledger's accounts of the provider; again and again does no harm."""
     payments.open_accounts(tx, PROVIDER, currency=hall.CURRENCY)
@@ -124,6 +142,17 @@ def paying_of(tx: Tx, payment: str, *, by: str) -> Paying:
         intent.id, hold_id, intent.amount, _state(intent), intent.state == "unknown", intent.expires_at_ms, tx.now_ms,
         intent.late if intent.late.minor else None, order,
     )  # fmt: skip
+
+
+def paid_of(tx: Tx, order: booking.Order) -> Paid:
+    """How the order was paid: by the card that took money for its hold in time, or else from the wallet."""
+    nothing = Money(0, order.price.currency)
+    tries = _tries(tx, order.hold_id, order.by)
+    late = sum((one.late for one in tries), nothing)
+    taken = next((one for one in tries if one.captured.minor), None)
+    if taken is None:
+        return Paid("", None, nothing, nothing, late)
+    return Paid(CARDS.get(taken.method, "A card"), taken.state, taken.refunding, taken.refunded, late)
 
 
 def open_payment(tx: Tx, hold_id: str, *, by: str) -> str | None:

@@ -76,6 +76,7 @@ def test_a_card_is_asked_for_and_declined_and_asked_for_again(house: House, onef
         browser.press("#card button")
         browser.wait("document.querySelector('.state.sent')")
         assert "Enjoy the show." in browser.text()
+        assert "By card: Visa ending in 42" in browser.text()
         assert browser.errors == []
 
 

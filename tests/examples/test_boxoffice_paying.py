@@ -10,11 +10,26 @@ from boxoffice_house import PAIR, open_evening, traces
 from examples.boxoffice import desk, paying, wallets
 from examples.boxoffice.paying import PROVIDER, on_paid, pay_by_card, paying_of
 from examples.boxoffice.purchase import OrderPlaced, purchase
+from examples.boxoffice.web import till_pages
 from waiting import until
 
-from onefold import Conflict, Database, Denied, Invalid, NotFound, Tx, booking, events, jobs, ledger, payments, webhooks
+from onefold import (
+    Conflict,
+    Database,
+    Denied,
+    Invalid,
+    Money,
+    NotFound,
+    Tx,
+    booking,
+    events,
+    jobs,
+    ledger,
+    payments,
+    webhooks,
+)
 from onefold.core.clock import FakeClock
-from onefold.products.payments import Charge, Intent
+from onefold.products.payments import Charge, Intent, RefundRecord
 from onefold.products.payments.settling import unanswered
 
 ANA, BEN = "v-ana", "v-ben"
@@ -252,3 +267,46 @@ def test_nobody_pays_looks_or_gives_back_for_somebody_else(db: Database, hold: b
         ask(db, hold, key="k2", card="")
     assert state(db, payment) == "paying"
     assert len(waiting(db, "payments.settle")) == 1
+
+
+def order_page(db: Database) -> tuple[desk.Bought, str]:
+    """The one order of Ana, and what its page says."""
+    order = db.run(booking.list_orders, by=ANA).items[0]
+    shown = db.reader().run(desk.bought, order.id, by=ANA)
+    return shown, str(till_pages.order(shown))
+
+
+def test_an_order_says_that_the_wallet_paid_and_what_a_card_took_beside_it(db: Database, hold: booking.Hold) -> None:
+    payment = ask(db, hold)
+    db.run(purchase, hold.id, by=ANA, key="k2")
+    shown, page = order_page(db)
+    assert (shown.paid and shown.paid.card, shown.paid and shown.paid.charge) == ("", None)
+    assert "From your wallet" in page
+    assert "too late" not in page
+    came_late(db, payment, hold.price.minor)
+    assert f"{hold.price} from a card goes back to it by itself" in order_page(db)[1]
+
+
+def test_an_order_says_which_card_paid_and_what_went_back(db: Database, hold: booking.Hold) -> None:
+    answered(db, ask(db, hold, key="k0", card="tok_declined"), "declined")
+    payment = ask(db, hold)
+    answered(db, payment, "captured")
+    shown, page = order_page(db)
+    assert (shown.paid and shown.paid.card, shown.paid and shown.paid.charge) == ("Visa ending in 42", "captured")
+    for said in ("By card: Visa ending in 42", "<dt>Charge</dt><dd>Taken</dd>"):
+        assert said in page
+    assert "Refund" not in page
+    part = Money(hold.price.minor // 4, "EUR")
+    db.run(payments.refund, "back-1", payment, amount=part)
+    assert f"<dt>Refund</dt><dd>{part} on the way to your card</dd>" in order_page(db)[1]
+    minor = hold.price.minor
+    told = Charge(
+        payment, "captured", "EUR", minor, minor, f"{ANA}/{hold.id}",
+        (RefundRecord("back-1", part.minor, "succeeded"),),
+    )  # fmt: skip
+    db.run(payments.observe, PROVIDER, told, on_paid=on_paid)
+    page = order_page(db)[1]
+    assert f"<dt>Refunded</dt><dd>{part} back on your card</dd>" in page
+    assert "Taken, part of it given back" in page
+    assert "on the way" not in page
+    assert [one.paid for one in db.reader().run(desk.all_bought, by=ANA)[0]] == [None], "a list does not look it up"

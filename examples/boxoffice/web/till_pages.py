@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from examples.boxoffice import hall, wallets
 from examples.boxoffice.catalogue import by_title
 from examples.boxoffice.desk import TTL_MS, Bought, Till
-from examples.boxoffice.paying import CARDS, PAYING_MS, Paying
+from examples.boxoffice.paying import CARDS, PAYING_MS, Paid, Paying
 from examples.boxoffice.web.markup import Markup, h, join
 from examples.boxoffice.web.posters import poster
 from examples.boxoffice.web.shell import clock_time, day_and_time, notice, page, seats_text
@@ -16,6 +16,10 @@ from onefold import Money, booking
 
 # For browsers without the script, which asks more often.
 _AGAIN = Markup('<noscript><meta http-equiv="refresh" content="3"></noscript>')
+_CHARGE = {
+    "captured": "Taken", "partially_refunded": "Taken, part of it given back", "refunded": "Given back",
+    "disputed": "Disputed: your bank asks about it",
+}  # fmt: skip
 DECLINED = (
     "Your card was declined, and nothing was charged. The seats are still yours: take another card, or pay from your "
     "wallet."
@@ -112,7 +116,7 @@ def _clock(until: int, now_ms: int, whole_ms: int) -> Markup:
 
 
 def order(shown: Bought) -> Markup:
-    """Tickets, and whether the receipt was sent."""
+    """Tickets, whether the receipt was sent, and how it was paid."""
     sold = shown.order
     if shown.receipt is not None:
         state = h('<span class="state sent">Receipt sent at {}</span>', clock_time(shown.receipt.at_ms))
@@ -121,14 +125,27 @@ def order(shown: Bought) -> Markup:
     body = h(
         """<p class="eyebrow">Order</p><h1>Enjoy the show.</h1><p class="lead">{title}, {when}.</p>
 <p aria-live="polite">{state}</p>{tickets}
-<section class="card total"><dl><dt>Paid</dt><dd class="tabular">{price}</dd><dt>Bought</dt><dd>{at}</dd>
+<section class="card total"><dl><dt>Price</dt><dd class="tabular">{price}</dd>{paid}<dt>Bought</dt><dd>{at}</dd>
 <dt>Order</dt><dd class="small tabular">{id}</dd></dl></section>
 <p class="noprint"><a class="button quiet" href="/performances/{show}">See your seats in the hall</a></p>""",
         title=shown.show.title, when=day_and_time(shown.show.starts_at_ms), state=state, id=sold.id,
         tickets=_tickets(shown.show, sold.blocks), price=sold.price, show=sold.show_id,
-        at=f"{day_and_time(sold.created_at_ms)}",
+        at=f"{day_and_time(sold.created_at_ms)}", paid=_paid(shown.paid) if shown.paid else "",
     )  # fmt: skip
     return page("Your order", body, place="orders")
+
+
+def _paid(paid: Paid) -> Markup:
+    lines = [("Paid", f"By card: {paid.card}" if paid.card else "From your wallet")]
+    if paid.charge is not None:
+        lines.append(("Charge", _CHARGE.get(paid.charge, paid.charge.replace("_", " "))))
+    if paid.going_back.minor:
+        lines.append(("Refund", f"{paid.going_back} on the way to your card"))
+    if paid.went_back.minor:
+        lines.append(("Refunded", f"{paid.went_back} back on your card"))
+    if paid.late.minor:
+        lines.append(("Came too late", f"{paid.late} from a card goes back to it by itself"))
+    return join(h("<dt>{}</dt><dd>{}</dd>", *line) for line in lines)
 
 
 def orders(listed: Sequence[Bought], balance: Money, *, form: str, key: str) -> Markup:
