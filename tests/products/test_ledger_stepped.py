@@ -85,6 +85,30 @@ def test_the_loop_locks_as_everybody_does(bank: Database, threads: ThreadPoolExe
     bank.reader().run(audited)
 
 
+def test_the_loop_locks_all_wallets_before_it_deletes(bank: Database, threads: ThreadPoolExecutor) -> None:
+    """Else it would hold a reservation that the owner wants, and want a wallet that the owner holds: a ring."""
+    bank.run(ledger.pend, "first", debit="till", credit=C, amount=eur(5), timeout_ms=HOUR)  # Of no wallet: no lock.
+    bank.run(ledger.pend, "second", debit=B, credit=C, amount=eur(900), timeout_ms=2 * HOUR)
+    age(bank, 2 * HOUR)
+
+    def late(tx: Tx, step: Step) -> None:
+        tx.now_ms -= 2 * HOUR
+        pay(tx, "t", "till", B, 1, step)
+        ledger.post(tx, "x", "first")
+
+    with Step() as step:
+        owner = threads.submit(bank.options(isolation="read_committed").run, late, step)
+        assert step.reached.wait(WAIT_S)
+        loop = threads.submit(bank.options(isolation="read_committed").run, tidy)
+        until_somebody_waits(bank)
+        step.go.set()
+        owner.result(WAIT_S)
+        assert loop.result(WAIT_S) is False
+    assert retries(bank) == 0
+    assert (posted(bank, C), available(bank, B)) == (1_005, 1_001)
+    bank.reader().run(audited)
+
+
 @LEVELS
 def test_an_owner_behind_his_time_finds_it_released(bank: Database, threads: ThreadPoolExecutor, level: str) -> None:
     """He saw it pending, waits for the wallet, and must not take what another one was given meanwhile."""
