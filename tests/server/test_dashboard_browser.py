@@ -14,6 +14,11 @@ from onefold.server.dashboard.catalogue import VIEWS
 from onefold.testing.browser import Browser
 
 PHONE_PX = 390
+TOO_SMALL = (  # For a finger: WCAG 2.2 asks for 24 pixels.
+    "[...document.querySelectorAll('a:not(.skip), button, input:not([type=hidden]), select, summary')]"
+    ".filter(e => { const it = e.getBoundingClientRect(); return it.width > 0 && it.height < 24 })"
+    ".map(e => e.outerHTML.slice(0, 120))"
+)
 PATHS = (
     "now", "jobs", "jobs?state=ready&kind=mail.letter", "jobs?state=dead", "failures", "bulk?do=retry&state=dead&kind=mail.letter",
     "streams", "webhooks", "locks", "ledger", "booking", "sessions", "audit",
@@ -147,6 +152,7 @@ def test_nothing_is_wider_than_a_phone(db: Database, onefold_browser: Callable[.
 def fits(browser: Browser, path: str, too_wide: str) -> None:
     assert browser.js("document.documentElement.scrollWidth") <= PHONE_PX, path
     assert browser.js(too_wide) == [], path
+    assert browser.js(TOO_SMALL) == [], path
 
 
 @pytest.mark.slow
