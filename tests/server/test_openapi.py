@@ -48,7 +48,7 @@ def test_one_operation_as_an_example(direct: Direct) -> None:
     listing = document["paths"]["/v1/tokens"]["get"]
     limit = next(parameter for parameter in listing["parameters"] if parameter.get("name") == "limit")
     assert limit == {
-        "name": "limit", "in": "query", "required": False, "schema": {"type": "integer", "default": 100},
+        "name": "limit", "in": "query", "required": False, "schema": {"minimum": 1, "maximum": 1000, "type": "integer", "default": 100},
     }  # fmt: skip
 
 

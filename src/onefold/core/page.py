@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
 from onefold.core.errors import Invalid
+from onefold.core.limits import whole
 
 LIMIT_MAX = 1_000
 LIMIT_DEFAULT = 100
+
+Limit = Annotated[int, whole(1, LIMIT_MAX)]  #: How many items of a page at most.
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 from onefold.core.errors import Conflict, Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 
 NAME_LENGTH_MAX = 200
@@ -222,7 +222,7 @@ def lock_of(tx: Tx, name: str) -> Lock | None:
 
 
 @operation
-def list_locks(tx: Tx, *, prefix: str = "", after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Lock]:
+def list_locks(tx: Tx, *, prefix: str = "", after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Lock]:
     """The locks that are held now, in the order of their names.
 
     Args:

@@ -12,7 +12,7 @@ import msgspec
 
 from onefold.core import codec
 from onefold.core.errors import Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 
 ACTOR_LENGTH_MAX = 200
@@ -104,7 +104,7 @@ def get(tx: Tx, entry_id: str) -> Record:
 
 
 @operation
-def list_entries(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Record]:
+def list_entries(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Record]:
     """The entries of this space, the newest first.
 
     Args:

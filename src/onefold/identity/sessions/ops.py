@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from onefold.core.errors import Denied, Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.identity import tokens
 
@@ -112,7 +112,7 @@ def end(tx: Tx, session_id: str) -> Session:
 
 
 @operation
-def list_sessions(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Session]:
+def list_sessions(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Session]:
     """The sessions whose time is not over, the oldest first.
 
     Args:

@@ -14,7 +14,7 @@ import msgspec
 
 from onefold.core import codec
 from onefold.core.errors import Denied, Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 
 NAME_LENGTH_MAX = 200
@@ -159,7 +159,7 @@ def revoke(tx: Tx, token_id: str) -> Token:
 
 
 @operation
-def list_tokens(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Token]:
+def list_tokens(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Token]:
     """All tokens, the oldest first; revoked and expired ones as long as they are kept.
 
     Args:

@@ -12,7 +12,7 @@ import msgspec
 
 from onefold.core.errors import Invalid, OnefoldError, Retry
 from onefold.core.loop import Loop
-from onefold.core.page import LIMIT_DEFAULT
+from onefold.core.page import LIMIT_DEFAULT, Limit
 from onefold.engine.database import Handle
 from onefold.engine.tx import Tx
 from onefold.messaging.events.consuming import Consumed, Handler, consume, fail_next
@@ -71,7 +71,7 @@ class Subscriber:
 
     def __init__(
         self, db: Handle, name: str, handler: Handler, *, category: str | None = None,
-        kinds: Sequence[type[msgspec.Struct]] = (), limit: int = LIMIT_DEFAULT, attempts_max: int = 5,
+        kinds: Sequence[type[msgspec.Struct]] = (), limit: Limit = LIMIT_DEFAULT, attempts_max: int = 5,
     ) -> None:  # fmt: skip
         self._db = db
         self._name = name

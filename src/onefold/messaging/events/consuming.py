@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from onefold.core.errors import Invalid, Retry, Unknown
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.kinds import kind_of
 from onefold.messaging.events.ops import checked_category, read_all, read_category
@@ -66,7 +66,7 @@ class Consumed(msgspec.Struct, frozen=True):
 @operation
 def consume(
     tx: Tx, subscription: str, handler: Handler, *, category: str | None = None,
-    kinds: Sequence[type[msgspec.Struct]] = (), limit: int = LIMIT_DEFAULT, attempts_max: int = 5,
+    kinds: Sequence[type[msgspec.Struct]] = (), limit: Limit = LIMIT_DEFAULT, attempts_max: int = 5,
 ) -> Consumed:  # fmt: skip
     """Hand the next events to `handler(tx, event)`; their effects and the new place commit together.
 
@@ -154,7 +154,7 @@ def fail_next(tx: Tx, subscription: str, *, error: str, attempts_max: int = 5) -
 
 @operation
 def retry_parked(
-    tx: Tx, subscription: str, handler: Handler, *, stream: str | None = None, limit: int = LIMIT_DEFAULT
+    tx: Tx, subscription: str, handler: Handler, *, stream: str | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Consumed:
     """Hand parked events to `handler`, oldest first; those that succeed are no longer parked.
 

@@ -15,7 +15,7 @@ import msgspec
 
 from onefold.core.codec import encode
 from onefold.core.errors import Conflict, Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.kinds import checked_kind, kind_of
 from onefold.messaging.events.records import Appended, Event, NewEvent, event_of_row, id_of
@@ -76,7 +76,7 @@ def append_json(
 
 
 @operation
-def read_stream(tx: Tx, stream: str, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Page[Event]:
+def read_stream(tx: Tx, stream: str, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
     """The events of `stream` after version `after`, oldest first, this transaction's own included.
 
     A stream that does not exist has none. `Page.after` is the version to go on after.
@@ -91,7 +91,7 @@ def read_stream(tx: Tx, stream: str, *, after: int | str = 0, limit: int = LIMIT
 
 
 @operation
-def read_category(tx: Tx, category: str, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Page[Event]:
+def read_category(tx: Tx, category: str, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
     """The events of all streams of `category` after position `after`, by position."""
     # Written as a range: with "=" the primary key would do for the order as well, and for a rare
     # category a planner might choose to read through all the others.
@@ -105,7 +105,7 @@ def read_category(tx: Tx, category: str, *, after: int | str = 0, limit: int = L
 
 
 @operation
-def read_all(tx: Tx, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Page[Event]:
+def read_all(tx: Tx, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
     """All events of the space after position `after`, by position.
 
     On PostgreSQL an event appears here a moment after its commit, when it has been numbered;
@@ -120,7 +120,7 @@ def read_all(tx: Tx, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Pag
 
 
 @operation
-def read_correlation(tx: Tx, correlation: str, *, limit: int = LIMIT_DEFAULT) -> list[Event]:
+def read_correlation(tx: Tx, correlation: str, *, limit: Limit = LIMIT_DEFAULT) -> list[Event]:
     """The events of one chain, as they were written, at most `limit` (1,000)."""
     checked_cause(correlation)
     rows = tx.all(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from onefold.core.errors import Conflict, Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.ops import VERSION_MAX, category_of, checked_category, place_of
 
@@ -128,7 +128,7 @@ def try_subscription_of(tx: Tx, name: str) -> Subscription | None:
 
 
 @operation
-def list_subscriptions(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Subscription]:
+def list_subscriptions(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Subscription]:
     """The subscriptions by name, after the name `after`."""
     rows = tx.all(
         """SELECT s.name, s.category, s.pos,
@@ -146,7 +146,7 @@ def list_subscriptions(tx: Tx, *, after: str | None = None, limit: int = LIMIT_D
 
 
 @operation
-def stuck(tx: Tx, *, limit: int = LIMIT_DEFAULT) -> list[Stuck]:
+def stuck(tx: Tx, *, limit: Limit = LIMIT_DEFAULT) -> list[Stuck]:
     """Subscriptions of any space that have parked events, at most `limit` (1,000)."""
     rows = tx.all(
         """SELECT (SELECT n.name FROM onefold.spaces AS n WHERE n.space = s.space), s.name, s.parked
@@ -158,7 +158,7 @@ def stuck(tx: Tx, *, limit: int = LIMIT_DEFAULT) -> list[Stuck]:
 
 
 @operation
-def list_parked(tx: Tx, subscription: str, *, after: int | str = 0, limit: int = LIMIT_DEFAULT) -> Page[Parked]:
+def list_parked(tx: Tx, subscription: str, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Parked]:
     """The dead letters of a subscription by position, after position `after`."""
     rows = tx.all(
         """SELECT pos, stream, attempts, error, at_ms FROM onefold.event_parked
@@ -220,7 +220,9 @@ def request_retry(tx: Tx, subscription: str, *, stream: str | None = None) -> in
 
 
 @operation
-def list_retries(tx: Tx, subscription: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Retrying]:
+def list_retries(
+    tx: Tx, subscription: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT
+) -> Page[Retrying]:
     """The streams whose parked events wait to be tried again, by name, after the stream `after`."""
     if after:
         category_of(after)

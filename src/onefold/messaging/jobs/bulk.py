@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from onefold.core.errors import Invalid, NotFound
+from onefold.core.limits import whole
 from onefold.engine.tx import Tx, operation
+from onefold.messaging.jobs.kinds import Name
 from onefold.messaging.jobs.moves import forget_failures, to_ready
 from onefold.messaging.jobs.ops import cancel, revived, takes_key
-from onefold.messaging.jobs.records import Body, State
+from onefold.messaging.jobs.records import Body, Fingerprint, JobCursor, State
 from onefold.messaging.jobs.survey import Glance, glance
 
 STEP_MAX = 500  # Jobs changed in one transaction; more would hold up writers.
 STEP_DEFAULT = 200
+StepLimit = Annotated[int, whole(1, STEP_MAX)]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -31,7 +36,8 @@ class Step(msgspec.Struct, frozen=True):
 
 @operation
 def retry_dead(
-    tx: Tx, kind: str, *, fingerprint: str | None = None, after: str | None = None, limit: int = STEP_DEFAULT
+    tx: Tx, kind: Name, *, fingerprint: Fingerprint | None = None, after: JobCursor | None = None,
+    limit: StepLimit = STEP_DEFAULT,
 ) -> Step:
     """Run dead jobs of a kind again, those put first before others: one step of it.
 
@@ -56,7 +62,8 @@ def retry_dead(
 
 @operation
 def purge_dead(
-    tx: Tx, kind: str, *, fingerprint: str | None = None, after: str | None = None, limit: int = STEP_DEFAULT
+    tx: Tx, kind: Name, *, fingerprint: Fingerprint | None = None, after: JobCursor | None = None,
+    limit: StepLimit = STEP_DEFAULT,
 ) -> Step:
     """Forget dead jobs of a kind; arguments as for `retry_dead`."""
     page = glance(tx, "dead", kind=kind, fingerprint=fingerprint, after=after, limit=_checked(limit))

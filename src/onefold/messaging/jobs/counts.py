@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from onefold.core.errors import Invalid
+from onefold.core.limits import whole
 from onefold.core.page import LIMIT_MAX
 from onefold.engine.tx import Row, Tx, operation
 from onefold.messaging.jobs.kinds import checked_name
 from onefold.messaging.jobs.records import Counted, DeadLetters, KindStats, State
 
 STATS_ROWS_MAX = 100_000  # Rows counted per state.
+RowsMax = Annotated[int, whole(1, STATS_ROWS_MAX)]
 LIVE_LOOKED_MAX = 10_000  # For `count_live`.
 CENSUS_ROWS_MAX = 10_000  # The same over all spaces: gauges are read every few seconds.
 
 
 @operation
-def stats(tx: Tx, *, rows_max: int = STATS_ROWS_MAX) -> list[KindStats]:
+def stats(tx: Tx, *, rows_max: RowsMax = STATS_ROWS_MAX) -> list[KindStats]:
     """How many jobs of each kind are in each state, in this space.
 
     Args:

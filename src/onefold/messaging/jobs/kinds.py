@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from onefold.core import codec
 from onefold.core.errors import Invalid
+from onefold.core.limits import text
 
 NAME_LENGTH_MAX = 100
 ATTEMPTS_MAX = 100
@@ -27,6 +28,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_./\-]*")
+Name = Annotated[str, text(1, NAME_LENGTH_MAX, f"^{_NAME.pattern}$")]
 _ATTRIBUTE = "__onefold_job_kind__"
 
 

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Protocol
 
 from onefold.core.errors import Invalid
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit
 from onefold.engine.tx import Row, Tx, operation
-from onefold.messaging.jobs.kinds import checked_name
+from onefold.messaging.jobs.kinds import Name, checked_name
 from onefold.messaging.jobs.look import job_of
 from onefold.messaging.jobs.ops import checked_id
-from onefold.messaging.jobs.records import ID_BEYOND, Job, State
+from onefold.messaging.jobs.records import ID_BEYOND, Job, JobId, State
 from onefold.messaging.jobs.survey import LOOKED_MAX
 
 
 @operation
 def list_jobs(
-    tx: Tx, *, state: State, kind: str | None = None, after: str | None = None, limit: int = LIMIT_DEFAULT
+    tx: Tx, *, state: State, kind: Name | None = None, after: JobId | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Page[Job]:
     """Jobs of this space in a state, in the order in which they were put.
 

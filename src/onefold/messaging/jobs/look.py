@@ -6,11 +6,11 @@ import datetime as dt
 from typing import Any
 
 from onefold.core.errors import Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
-from onefold.messaging.jobs.kinds import checked_name
+from onefold.messaging.jobs.kinds import Name, checked_name
 from onefold.messaging.jobs.ops import checked_id
-from onefold.messaging.jobs.records import Failure, Job, PausedQueue
+from onefold.messaging.jobs.records import Failure, Job, JobId, PausedQueue
 
 AHEAD_MAX = 1_000  # Jobs counted in front of one.
 _ERROR_SHOWN_MAX = 200
@@ -18,7 +18,7 @@ _ATTEMPT_MAX = 2**63 - 1
 
 
 @operation
-def get(tx: Tx, job_id: str) -> Job:
+def get(tx: Tx, job_id: JobId) -> Job:
     """The job as it is now.
 
     Raises:
@@ -52,7 +52,7 @@ def get(tx: Tx, job_id: str) -> Job:
 
 
 @operation
-def list_failures(tx: Tx, job_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Failure]:
+def list_failures(tx: Tx, job_id: JobId, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Failure]:
     """The attempts of a job that failed, the latest first; none of a job that is not there (any more).
 
     Args:
@@ -72,7 +72,7 @@ def list_failures(tx: Tx, job_id: str, *, after: str | None = None, limit: int =
 
 
 @operation
-def list_paused(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[PausedQueue]:
+def list_paused(tx: Tx, *, after: Name | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[PausedQueue]:
     """The queues that are paused in this space, by name."""
     rows = tx.all(
         """SELECT queue, paused_at_ms FROM onefold.jobs_paused WHERE space = :space AND queue > :after
@@ -83,7 +83,7 @@ def list_paused(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT)
 
 
 @operation
-def why(tx: Tx, job_id: str) -> str:
+def why(tx: Tx, job_id: JobId) -> str:
     """Why the job is not running, or what became of it, in one sentence.
 
     Raises:

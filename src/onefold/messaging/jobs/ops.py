@@ -14,9 +14,9 @@ import msgspec
 from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.engine.tx import Tx, operation
-from onefold.messaging.jobs.kinds import checked_name, checked_priority, kind_of
+from onefold.messaging.jobs.kinds import Name, checked_name, checked_priority, kind_of
 from onefold.messaging.jobs.moves import forget_failures, to_ready, to_scheduled
-from onefold.messaging.jobs.records import ID_LENGTH_MAX, Body, State
+from onefold.messaging.jobs.records import ID_LENGTH_MAX, Body, JobId, State
 
 DELAY_MS_MAX = 31_622_400_000  # 366 days.
 PUT_MANY_MAX = 5_000
@@ -109,7 +109,7 @@ def put_many(
 
 
 @operation
-def cancel(tx: Tx, job_id: str) -> State:
+def cancel(tx: Tx, job_id: JobId) -> State:
     """Cancel a job that waits or runs; answer the state that it was in.
 
     It is gone with this commit: a running attempt can no longer finish or write through
@@ -146,7 +146,7 @@ def cancel(tx: Tx, job_id: str) -> State:
 
 
 @operation
-def retry(tx: Tx, job_id: str) -> None:
+def retry(tx: Tx, job_id: JobId) -> None:
     """Run a dead or a scheduled job now. A dead one starts anew with all its attempts.
 
     Raises:
@@ -178,7 +178,7 @@ def retry(tx: Tx, job_id: str) -> None:
 
 
 @operation
-def pause(tx: Tx, queue: str) -> None:
+def pause(tx: Tx, queue: Name) -> None:
     """Stop serving a queue in this space: nothing of it is claimed after this commit.
 
     What runs runs on; a claim under way may still go through. Pausing twice is pausing once.
@@ -192,7 +192,7 @@ def pause(tx: Tx, queue: str) -> None:
 
 
 @operation
-def resume(tx: Tx, queue: str) -> None:
+def resume(tx: Tx, queue: Name) -> None:
     """Serve a paused queue again. Resuming one that is not paused changes nothing."""
     tx.run(
         "DELETE FROM onefold.jobs_paused WHERE space = :space AND queue = :queue", queue=checked_name(queue)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+from onefold.core.limits import text
 
 State = Literal["ready", "scheduled", "running", "dead", "done"]
 
 ID_LENGTH_MAX = 60
+JobId = Annotated[str, text(1, ID_LENGTH_MAX)]
+JobCursor = Annotated[str, text(0, ID_LENGTH_MAX)]
+Fingerprint = Annotated[str, text(16, 16, "^[0-9a-f]{16}$")]
 ID_BEYOND = "~"  # Sorts after every id.
 ERROR_LENGTH_MAX = 2_000
 PROGRESS_LENGTH_MAX = 4_096

@@ -14,9 +14,9 @@ import msgspec
 import xxhash
 
 from onefold.core.errors import Invalid
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit
 from onefold.engine.tx import Row, Tx, operation
-from onefold.messaging.jobs.kinds import checked_name
+from onefold.messaging.jobs.kinds import Name, checked_name
 from onefold.messaging.jobs.ops import checked_id
 from onefold.messaging.jobs.records import ID_BEYOND, State
 
@@ -112,7 +112,7 @@ def glance(
     kind: str | None = None,
     fingerprint: str | None = None,
     after: str | None = None,
-    limit: int = LIMIT_DEFAULT,
+    limit: Limit = LIMIT_DEFAULT,
 ) -> Page[Glance]:
     """Jobs of this space in a state, in the order in which they were put.
 
@@ -154,7 +154,7 @@ def glance(
 
 
 @operation
-def failure_groups(tx: Tx, *, kind: str | None = None) -> list[FailureGroup]:
+def failure_groups(tx: Tx, *, kind: Name | None = None) -> list[FailureGroup]:
     """The latest 2,000 dead jobs of this space (by when they were put), grouped by kind and error; most first."""
     if kind is None:
         rows = tx.all(

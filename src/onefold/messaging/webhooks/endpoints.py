@@ -10,7 +10,7 @@ import msgspec
 
 from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 from onefold.host.addresses import checked_url
 from onefold.messaging.webhooks.records import WHY_LENGTH_MAX, Endpoint, KeyUse, checked_id, checked_type
@@ -231,7 +231,7 @@ def get(tx: Tx, endpoint_id: str) -> Endpoint:
 
 
 @operation
-def list_endpoints(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Endpoint]:
+def list_endpoints(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Endpoint]:
     """Endpoints, the oldest first; disabled ones too. `limit` is 1 to 1,000."""
     rows = tx.all(
         """SELECT id, url, types, headers, concurrency, per_second, key_id, generation, created_at_ms, old_key_id,
@@ -243,7 +243,7 @@ def list_endpoints(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAU
 
 
 @operation
-def list_key_uses(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[KeyUse]:
+def list_key_uses(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[KeyUse]:
     """Which keys the secrets of all endpoints of all spaces are derived from, disabled ones too; for operators.
 
     A key that is on no page, read to the end after the last process took a newer one, can be retired.

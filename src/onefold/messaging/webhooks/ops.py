@@ -11,7 +11,7 @@ from typing import Any
 
 from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.webhooks.endpoints import all_of, get
 from onefold.messaging.webhooks.records import (
@@ -156,7 +156,7 @@ def replay_range(
 
 
 @operation
-def list_attempts(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Attempt]:
+def list_attempts(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Attempt]:
     """What was tried for an endpoint, by message (the oldest first), then by attempt. `limit` is 1 to 1,000.
 
     Args:
@@ -177,7 +177,7 @@ def list_attempts(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: 
 
 
 @operation
-def latest_attempts(tx: Tx, endpoint_id: str, *, limit: int = LIMIT_DEFAULT) -> list[Attempt]:
+def latest_attempts(tx: Tx, endpoint_id: str, *, limit: Limit = LIMIT_DEFAULT) -> list[Attempt]:
     """What was tried of the messages that were sent last, the newest first. `limit` is 1 to 1,000."""
     rows = tx.all(
         """SELECT message_id, attempt, outcome, status, took_ms, detail, at_ms FROM onefold.webhook_attempts
@@ -205,7 +205,7 @@ def backlog(tx: Tx, endpoint_id: str) -> Backlog:
 
 
 @operation
-def list_failed(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Failed]:
+def list_failed(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Failed]:
     """What was given up for an endpoint, the oldest message first. `limit` is 1 to 1,000."""
     rows = tx.all(
         """SELECT f.message_id, (SELECT m.type FROM onefold.webhook_messages m
@@ -219,7 +219,7 @@ def list_failed(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: in
 
 
 @operation
-def list_pending(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Pending]:
+def list_pending(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Pending]:
     """What waits for an endpoint or is on its way, the oldest message first. `limit` is 1 to 1,000."""
     rows = tx.all(
         """SELECT message_id, at_ms, attempt, failures FROM onefold.webhook_pending

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onefold.core import codec
 from onefold.core.errors import Denied, NotFound
 from onefold.core.money import Money
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 from onefold.products.booking.records import BY_LENGTH_MAX, ID_LENGTH_MAX, Block, Order, text
 
@@ -33,7 +33,7 @@ def order_of(tx: Tx, order_id: str, *, by: str | None = None) -> Order:
 
 @operation
 def list_orders(
-    tx: Tx, *, by: str | None = None, show_id: str | None = None, after: str | None = None, limit: int = LIMIT_DEFAULT
+    tx: Tx, *, by: str | None = None, show_id: str | None = None, after: str | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Page[Order]:
     """Orders, the newest first, also cancelled ones.
 

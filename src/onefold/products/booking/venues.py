@@ -8,7 +8,7 @@ from typing import Any
 from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.core.money import Money
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row as SqlRow
 from onefold.engine.tx import Tx, operation
 from onefold.products.booking.records import (
@@ -71,7 +71,7 @@ def add_venue(
 
 
 @operation
-def list_venues(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Venue]:
+def list_venues(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Venue]:
     """All venues, the oldest first."""
     rows = tx.all(
         """SELECT id, name, seats FROM onefold.booking_venues
@@ -157,7 +157,7 @@ def show_of(tx: Tx, show_id: str) -> Show:
 
 @operation
 def list_shows(
-    tx: Tx, *, from_ms: int = 0, after: str | None = None, limit: int = LIMIT_DEFAULT
+    tx: Tx, *, from_ms: int = 0, after: str | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Page[Show]:
     """Shows that begin at or after `from_ms`, in the order in which they begin.
 

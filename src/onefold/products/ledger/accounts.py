@@ -6,7 +6,7 @@ from typing import get_args
 
 from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.core.money import Money
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 from onefold.products.ledger.funds import release_lapsed
 from onefold.products.ledger.records import Account, AccountKind, check_account, check_overdraft, checked_after
@@ -90,7 +90,7 @@ def account_of(tx: Tx, account: str) -> Account:
 
 
 @operation
-def list_accounts(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Account]:
+def list_accounts(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Account]:
     """All accounts by name.
 
     Args:

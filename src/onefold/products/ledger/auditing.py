@@ -7,7 +7,7 @@ transfers: each line of history follows from the one before, and the balance is 
 from __future__ import annotations
 
 from onefold.core.errors import Invalid
-from onefold.core.page import LIMIT_DEFAULT, checked_limit
+from onefold.core.page import LIMIT_DEFAULT, Limit, checked_limit
 from onefold.engine.tx import Row, Tx, operation
 from onefold.products.ledger.records import ID_LENGTH_MAX, Audit, Fault, What, checked_after, counter_of
 
@@ -16,7 +16,7 @@ _LAST = "\U0010ffff"  # After every name and id.
 
 
 @operation
-def audit(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Audit:
+def audit(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Audit:
     """Check balances, in the order of the accounts' names.
 
     A limited account costs the same however long its history; an unlimited one is summed up, about a
@@ -48,7 +48,7 @@ def audit(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Au
 
 
 @operation
-def audit_journal(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Audit:
+def audit_journal(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Audit:
     """Check transfers and the lines of history that they left, in the order of their ids.
 
     The journal is never changed, so what was checked once need not be again: keep the last id (with

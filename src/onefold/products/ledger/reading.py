@@ -6,7 +6,7 @@ import re
 
 from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.core.money import MINOR_MAX, Money
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 from onefold.products.ledger.records import Balance, Entry, Transfer, counter_of
 
@@ -50,7 +50,7 @@ def balance(tx: Tx, account: str) -> Balance:
 
 
 @operation
-def history(tx: Tx, account: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Entry]:
+def history(tx: Tx, account: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Entry]:
     """What changed the account's posted balance, the newest first.
 
     Entries of a limited account are in the order in which they took place, numbered, each with the
@@ -82,7 +82,7 @@ def history(tx: Tx, account: str, *, after: str | None = None, limit: int = LIMI
 
 
 @operation
-def list_pendings(tx: Tx, account: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Transfer]:
+def list_pendings(tx: Tx, account: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Transfer]:
     """The pending transfers that reserve the account's funds, the first to lapse first.
 
     Args:

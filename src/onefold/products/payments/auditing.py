@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from onefold.core.errors import Invalid, NotFound
-from onefold.core.page import LIMIT_DEFAULT, LIMIT_MAX, checked_limit
+from onefold.core.page import LIMIT_DEFAULT, LIMIT_MAX, Limit, checked_limit
 from onefold.engine.tx import Tx, operation
 from onefold.products import ledger
 from onefold.products.payments import rows
@@ -80,7 +80,7 @@ def audit_charges(tx: Tx, provider: str, charges: Sequence[Charge]) -> IntentAud
 
 
 @operation
-def audit_intents(tx: Tx, provider: str, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> IntentAudit:
+def audit_intents(tx: Tx, provider: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> IntentAudit:
     """Check intents against the ledger's journal, in the order of their ids.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.core.money import Money
-from onefold.core.page import LIMIT_DEFAULT, Page, checked_limit, page_of
+from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging import jobs
 from onefold.products import ledger
@@ -303,7 +303,7 @@ def refund_of(tx: Tx, id: str) -> Refund:
 
 
 @operation
-def list_intents(tx: Tx, *, after: str | None = None, limit: int = LIMIT_DEFAULT) -> Page[Intent]:
+def list_intents(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Intent]:
     """Intents in the order of their ids.
 
     Args:
