@@ -252,7 +252,7 @@ def test_nothing_happens_to_who_asks_for_nothing(run) -> None:
 
 
 def test_all_its_names_are_its_own() -> None:
-    assert len(FIXTURES) == 13
+    assert len(FIXTURES) == 14
     assert {name for name in FIXTURES if not name.startswith("onefold_")} == set()
     assert plugin.MARKER.startswith("onefold_")
 
