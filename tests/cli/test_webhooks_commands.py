@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +53,22 @@ def test_an_endpoint_is_made_with_the_newest_key_and_its_secret_shown_once(
     db: Database, ask: Any, tmp_path: Path, db_url: str, capsys: Any
 ) -> None:
     file = str(tmp_path / "webhooks.key")
-    assert ask("create", "https://hooks.example.com/in", "--keys", file)[0] == 3, "no such file"
+    assert ask("webhooks", "create", "https://hooks.example.com/in", "--keys", file)[0] == 3, "no such file"
     webhooks.Keys.create(file)
     keys = webhooks.Keys.add(file)
     code, made = ask(
-        "create", "https://hooks.example.com/in", "--keys", file, "--space", "tenant/1", "--type", "order.*",
+        "webhooks", "create", "https://hooks.example.com/in", "--keys", file, "--space", "tenant/1", "--type", "order.*",
         "--type", "order.placed", "--concurrency", "2", "--per-second", "5",
     )  # fmt: skip
     stored = db.at("tenant/1").run(webhooks.get, made["id"])
     assert (code, stored.key_id, stored.types) == (0, "k2", ("order.*", "order.placed"))
     assert (stored.concurrency, stored.per_second) == (2, 5)
     assert [made["secret"]] == keys.secrets_of(stored, now_ms=0)
-    assert made["secret"] not in json.dumps(ask("ls", "--space", "tenant/1")[1])
-    assert ask("create", "ftp://hooks.example.com/in", "--keys", file)[1]["error"]["code"] == "url"
+    assert made["secret"] not in json.dumps(ask("webhooks", "ls", "--space", "tenant/1")[1])
+    assert ask("webhooks", "create", "ftp://hooks.example.com/in", "--keys", file)[1]["error"]["code"] == "url"
     assert run(["webhooks", "create", "https://hooks.example.com/b", "--keys", file, "--url", db_url]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("whsec_")
-    assert len(ask("ls")[1]["items"]) == 1, "what was refused made none"
+    assert len(ask("webhooks", "ls")[1]["items"]) == 1, "what was refused made none"
 
 
 def test_what_was_given_up_is_replayed_in_steps(
