@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from onefold.products.payments import signature
 
-TRIES_MAX = 8
-TRY_AGAIN_S_FIRST = 0.05
+TRIES_MAX = 600  # Of one callback: ten minutes of a shop that is down. Real ones go on for days.
+TRY_AGAIN_S_FIRST, TRY_AGAIN_S_MAX = 0.05, 1.0
 TIMEOUT_S = 5.0
 
 
@@ -69,7 +69,7 @@ class Callbacks:
         if self._taken(event_id, body):
             self.told += 1
         elif tries + 1 < TRIES_MAX:
-            self.tell(event_id, body, after_s=TRY_AGAIN_S_FIRST * 2**tries, tries=tries + 1)
+            self.tell(event_id, body, after_s=min(TRY_AGAIN_S_FIRST * 2**tries, TRY_AGAIN_S_MAX), tries=tries + 1)
         else:
             self.given_up += 1
 
