@@ -111,6 +111,8 @@ class Proxy:
                     server = await asyncio.wait_for(_connect(self.upstream), CONNECT_S)
             if server is not None and self.enabled:
                 await self._carry((reader, writer), server)
+        except asyncio.CancelledError:
+            pass  # The proxies end; Python 3.11 would print what becomes of a server's task.
         finally:
             for end in (writer, server[1] if server else writer):
                 end.transport.abort()
