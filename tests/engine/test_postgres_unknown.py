@@ -199,11 +199,11 @@ def test_another_server_or_branch_of_history_proves_only_presence(direct: Databa
     wire = parts.pool.take(time.monotonic_ns() + 10**10)
     gone = wire.identity._replace(backend_start="1.5")  # The same pid, an older process.
     parts.pool.give(wire)
-    assert unknown.committed(parts.pool, gone, row[0]) is True
-    assert unknown.committed(parts.pool, gone, 5) is False
+    assert unknown.committed(parts.pool, gone, row[0], deadline_ms=10_000) is True
+    assert unknown.committed(parts.pool, gone, 5, deadline_ms=10_000) is False
     for other in (gone._replace(system="another"), gone._replace(timeline="00000009")):
-        assert unknown.committed(parts.pool, other, row[0]) is True
-        assert unknown.committed(parts.pool, other, 5) is None
+        assert unknown.committed(parts.pool, other, row[0], deadline_ms=10_000) is True
+        assert unknown.committed(parts.pool, other, 5, deadline_ms=10_000) is None
 
 
 def test_ids_of_attempts_differ_between_threads_and_series(monkeypatch: pytest.MonkeyPatch) -> None:

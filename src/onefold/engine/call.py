@@ -53,7 +53,8 @@ class Options:
 
     Attributes:
         space_name: the space of the transaction, at once the tenant and the unit of sharding.
-        deadline_ms: from submission to the start of the COMMIT; past it the call is undone.
+        deadline_ms: from submission to the start of the COMMIT; past it the call is undone. The answer may come
+            later: see "When the answer comes" in the engine's README.
         durability: None takes the database's own.
         isolation: only engine loops go below "serializable", with statements safe there.
         read_only: a snapshot; writes are refused.

@@ -26,9 +26,12 @@ def asking(url: str, *, name: str, autocommit: bool = True) -> Generator[Any]:
     """
     import psycopg
 
+    from onefold.engine.postgres.pool import conninfo_of
+
+    conninfo = conninfo_of(url).decode()
     try:
         with psycopg.connect(
-            url, autocommit=autocommit, connect_timeout=CONNECT_S, application_name=name
+            conninfo, autocommit=autocommit, connect_timeout=CONNECT_S, application_name=name
         ) as connection:
             yield connection
     except psycopg.OperationalError as error:

@@ -226,7 +226,7 @@ class PostgresEngine:
 
     def _resolve(self, call: Call, parts: _Parts, wire: Wire, lost: _LostAtCommit) -> bool:
         """True: it committed. False: it did not, and may run again."""
-        answer = unknown.committed(parts.pool, wire.identity, lost.attempt_id)
+        answer = unknown.committed(parts.pool, wire.identity, lost.attempt_id, deadline_ms=call.options.deadline_ms)
         _log.warning("connection lost at COMMIT of %s; it committed: %s", name_of(call.fn), answer)
         if answer is None:
             raise Unknown(

@@ -25,6 +25,11 @@ WAITING_MAX = 10_000
 CLOCK_AGE_NS_MAX = 30_000_000_000
 CONNECT_NS_MAX = 10_000_000_000  # One attempt.
 CONNECT_PAUSE_S = (0.01, 0.5)  # First and longest pause between attempts.
+# A peer that is gone without a word is found out in 25 s, also by who waits for it without a deadline.
+DEFAULTS = {
+    "application_name": "onefold", "client_encoding": "utf8", "connect_timeout": "10",
+    "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000",
+}  # fmt: skip
 
 
 def conninfo_of(url: str) -> bytes:
@@ -40,8 +45,7 @@ def conninfo_of(url: str) -> bytes:
         given = conninfo_to_dict(url)
         for port in str(given.get("port", "5432")).split(","):
             int(port or "5432")
-        defaults = {"application_name": "onefold", "client_encoding": "utf8", "connect_timeout": "10"}
-        return make_conninfo("", **{**defaults, **given}).encode()
+        return make_conninfo("", **{**DEFAULTS, **given}).encode()
     except (DriverError, UnicodeError, ValueError):
         raise Invalid("This is not a PostgreSQL URL.", code="url") from None
 

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import select
+import socket
 import time
 import weakref
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from onefold.engine.postgres.errors import POOLER, Lost, lost, refused, sqlstate
 from onefold.engine.require import Refusal
 
 PREPARED_MAX = 2_000
+CANCEL_NS_MAX = 1_000_000_000  # To deliver a cancel, over a connection of its own.
 CANCEL_GRACE_NS = 5_000_000_000  # How long a cancelled server may take to say so.
 LOCK_TIMEOUT_MS = 5_000
 IDLE_IN_TRANSACTION_MS = 60_000
@@ -79,8 +81,8 @@ class Wire:
     """One connection. Used by one thread at a time."""
 
     __slots__ = (
-        "__weakref__", "_cancelled", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader", "_unconfirmed",
-        "abandoned", "broken", "clock", "deadline_ns", "generation", "identity", "lent", "suspicious",
+        "__weakref__", "_cancelled", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader",
+        "_unconfirmed", "abandoned", "broken", "clock", "deadline_ns", "generation", "identity", "lent", "suspicious",
     )  # fmt: skip
 
     def __init__(self, pg: pq.abc.PGconn, *, deadline_ns: int) -> None:
@@ -270,8 +272,7 @@ class Wire:
     def _wait(self) -> None:
         """Sleep until the socket is ready; at the deadline ask the server to cancel."""
         while True:
-            deadline_ns = self.deadline_ns + CANCEL_GRACE_NS if self._cancelled else self.deadline_ns
-            left_ns = deadline_ns - time.monotonic_ns()
+            left_ns = self.deadline_ns - time.monotonic_ns()
             if left_ns > 0 and self._poll.poll(left_ns / 1e6 + 1):
                 return
             if left_ns > 0:
@@ -279,21 +280,31 @@ class Wire:
             if self._cancelled:
                 raise lost("no answer to a cancel")
             self._cancelled = self.suspicious = True
-            self.deadline_ns = time.monotonic_ns()
-            self._cancel()
+            self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
+            if not self._cancel():
+                raise lost("nobody takes a cancel")
 
-    def _cancel(self) -> None:
-        """Ask the server to stop; a cancel that fails is made up for by the grace period."""
+    def _cancel(self) -> bool:
+        """Ask the server to stop; False when nothing came back in time, not even a refusal: the network is gone.
+
+        A cancel that is refused is made up for by the grace period.
+        """
+        give_up_ns = time.monotonic_ns() + CANCEL_NS_MAX
         with contextlib.suppress(psycopg.Error):
             try:
                 request = self._pg.cancel_conn()
-            except psycopg.NotSupportedError:  # libpq before 17.
+            except psycopg.NotSupportedError:
+                # libpq before 17 waits as long as the kernel does, and the whole process with it.
+                if not _reachable(self._pg):
+                    return False
                 self._pg.get_cancel().cancel()
-                return
-            request.start()
-            give_up_ns = time.monotonic_ns() + CANCEL_GRACE_NS
-            _drive(request, request.poll, give_up_ns)
-            request.finish()
+                return True
+            try:
+                request.start()
+                return _drive(request, request.poll, give_up_ns) or time.monotonic_ns() < give_up_ns
+            finally:
+                request.finish()
+        return True
 
     # -- the clock, and the end --------------------------------------------------------------
 
@@ -308,7 +319,8 @@ class Wire:
     def settled(self) -> bool:
         """After a cancel: whether the wire is clean again. A late cancel would hit the next user."""
         try:
-            self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
+            self.deadline_ns = time.monotonic_ns() + CANCEL_NS_MAX
+            self._cancelled = True  # This is not worth another.
             self.command(b"SELECT 1")
             self.sync()
         except OnefoldError:
@@ -401,6 +413,19 @@ def open_wire(conninfo: bytes, *, deadline_ns: int) -> Wire:
     except BaseException:
         pg.finish()
         raise
+
+
+def _reachable(pg: pq.abc.PGconn) -> bool:
+    """Whether the server's host answers in time, be it with a refusal."""
+    if not pg.hostaddr:  # A Unix socket.
+        return True
+    try:
+        socket.create_connection((pg.hostaddr.decode(), int(pg.port)), timeout=CANCEL_NS_MAX / 1e9).close()
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _noticed(unconfirmed: list[str], notice: pq.abc.PGresult) -> None:
