@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from load import Load
@@ -43,6 +44,19 @@ def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> No
         for text in ("node1        is killed", "node3        is paused", "POST /v1/locks/acquire: 409"):
             assert text in story
         assert three.stop() == 0
+
+
+def test_nodes_with_wrong_clocks_tell_one_story() -> None:
+    with cluster("sqlite", nodes=2, skew_ms=(-3_600_000,)) as made:
+        late, right = made.nodes
+        now_ms = time.time_ns() // 1_000_000
+        for node, ahead_ms in ((late, -3_600_000), (right, 0)):
+            status, lock = node.request("POST", "/v1/locks/acquire", {"name": node.name, "owner": "ana", "ttl_ms": 60_000})
+            assert status == 200
+            assert abs(lock["acquired_at_ms"] - now_ms - ahead_ms) < 60_000
+        lines = [line for line in made.story().splitlines() if " s  " in line]
+        assert {line.split("s  ", 1)[1].split()[0] for line in lines} >= {"node1", "node2"}
+        assert max(float(line.split(" s  ")[0]) for line in lines) < 600.0
 
 
 def test_a_failover_to_a_synchronous_standby_loses_nothing_acknowledged() -> None:
@@ -87,8 +101,11 @@ def test_a_failure_inside_tells_the_story(capsys: pytest.CaptureFixture[str]) ->
     assert "test         divides by zero" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", [{"nodes": 17}, {"nodes": -1}, {"standbys": 5}, {"shards": 2}, {"standbys": 1}])
-def test_what_cannot_be_is_refused(given: dict[str, int]) -> None:
+BAD_CLOCK, MORE_CLOCKS = {"skew_ms": (86_400_001,)}, {"nodes": 1, "skew_ms": (0, 0)}
+
+
+@pytest.mark.parametrize("given", [{"nodes": 17}, {"nodes": -1}, {"standbys": 5}, {"shards": 2}, {"standbys": 1}, BAD_CLOCK, MORE_CLOCKS])
+def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(Invalid), cluster("sqlite", **given):
         pass
 

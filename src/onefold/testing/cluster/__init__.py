@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from onefold.identity import tokens
 from onefold.testing.cluster.node import Node
 from onefold.testing.cluster.timeline import Timeline
 from onefold.testing.postgres import Cluster as Postgres
+from onefold.testing.skewed import SKEW_MS_MAX
 from onefold.testing.standby import Standby
 from onefold.testing.toxiproxy import Toxiproxy
 
@@ -74,13 +75,16 @@ class Installation:
         servers: Mapping[str, Postgres] = {
             **({"primary": self.primary} if self.primary else {}), **{one.name: one for one in self.standbys}
         }  # fmt: skip
-        return self.timeline.told([*logs, *((name, server.log) for name, server in servers.items())])
+        ahead_ms = {node.name: node.skew_ms for node in self.nodes}
+        return self.timeline.told(
+            [*logs, *((name, server.log) for name, server in servers.items())], ahead_ms=ahead_ms
+        )
 
 
 @contextlib.contextmanager
 def cluster(
     engine: Literal["sqlite", "postgres"] = "sqlite", *, nodes: int = 3, standbys: int = 0, synchronous: bool = True,
-    shards: int = 1,
+    shards: int = 1, skew_ms: Sequence[int] = (),
 ) -> Generator[Installation]:
     """Start an installation; end it with the block, and tell its story on stderr when the block failed.
 
@@ -90,12 +94,16 @@ def cluster(
         standbys: streaming standbys, 0 to 4; PostgreSQL only.
         synchronous: a COMMIT waits until the first standby has it, so that a failover loses nothing.
         shards: 1; there is no more than one yet.
+        skew_ms: by how much the wall clocks of the first nodes are ahead; -86,400,000 to 86,400,000 each. See
+            `onefold.testing.skewed` for which clocks those are.
 
     Raises:
         Invalid: a number is out of range.
     """
     if not 0 <= nodes <= NODES_MAX or not 0 <= standbys <= STANDBYS_MAX or shards != 1:
         raise Invalid("A cluster has 0 to 16 nodes, 0 to 4 standbys and one shard.", nodes=nodes, standbys=standbys)
+    if len(skew_ms) > nodes or any(abs(skew) > SKEW_MS_MAX for skew in skew_ms):
+        raise Invalid("A clock is wrong by a day at most, and of a node that there is.", nodes=nodes, skew_ms=skew_ms)
     if standbys and engine == "sqlite":
         raise Invalid("SQLite has no standbys.", standbys=standbys)
     with contextlib.ExitStack() as stack:
@@ -109,7 +117,8 @@ def cluster(
             token = db.run(tokens.create, "cluster", digest=digest, rights=("*",))
         bearer = tokens.bearer(token.id, secret)
         for number in range(1, nodes + 1):
-            node = Node(f"node{number}", made.url, folder, token=bearer, timeline=made.timeline)
+            skew = skew_ms[number - 1] if number <= len(skew_ms) else 0
+            node = Node(f"node{number}", made.url, folder, token=bearer, timeline=made.timeline, skew_ms=skew)
             made.nodes.append(node)
             stack.callback(node.stop)
             node.launch()  # All at once; then they are waited for.

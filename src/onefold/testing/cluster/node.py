@@ -23,8 +23,11 @@ REQUEST_S = 30.0
 class Node:
     """A server of a cluster. After `kill` and `start` it has another port."""
 
-    def __init__(self, name: str, url: str, folder: Path, *, token: str, timeline: Timeline) -> None:
+    def __init__(
+        self, name: str, url: str, folder: Path, *, token: str, timeline: Timeline, skew_ms: int = 0
+    ) -> None:
         self.name = name
+        self.skew_ms = skew_ms  # By how much its wall clock is ahead.
         self.port = 0
         self._url = url
         self._log = folder / f"{name}.log"
@@ -35,9 +38,10 @@ class Node:
 
     def launch(self) -> None:
         """Begin to start; `ready` waits."""
+        clock = ["-m", "onefold.testing.skewed", str(self.skew_ms)] if self.skew_ms else ["-m"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  This very package.
-                [sys.executable, "-m", "onefold.cli.main", "serve", "--json", "--port", "0", "--log", "json",
+                [sys.executable, *clock, "onefold.cli.main", "serve", "--json", "--port", "0", "--log", "json",
                  "--access-log", "--url", self._url],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,11 +34,17 @@ class Timeline:
         """It happens now."""
         self._entries.append(Entry(time.time_ns() // 1_000_000, who, text))
 
-    def told(self, logs: Iterable[tuple[str, str]]) -> str:
-        """The last 400 lines of all, in the order of their times. `logs`: who wrote what."""
+    def told(self, logs: Iterable[tuple[str, str]], *, ahead_ms: Mapping[str, int] | None = None) -> str:
+        """The last 400 lines of all, in the order of their times.
+
+        Args:
+            logs: who wrote what.
+            ahead_ms: by how much the clocks of some of them are ahead.
+        """
         entries = list(self._entries)
         for who, text in logs:
-            entries += read(who, text)
+            skew_ms = (ahead_ms or {}).get(who, 0)
+            entries += [entry._replace(at_ms=entry.at_ms - skew_ms) for entry in read(who, text)]
         entries.sort(key=lambda entry: entry.at_ms)  # Stable: lines of one log stay in their order.
         first = entries[0].at_ms if entries else 0
         lines = [f"{(e.at_ms - first) / 1_000:9.3f} s  {e.who:<12} {e.text[:TEXT_LENGTH_MAX]}" for e in entries]
