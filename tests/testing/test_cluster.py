@@ -46,17 +46,18 @@ def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> No
         assert three.stop() == 0
 
 
-def test_nodes_with_wrong_clocks_tell_one_story() -> None:
-    with cluster("sqlite", nodes=2, skew_ms=(-3_600_000,)) as made:
-        late, right = made.nodes
+def test_a_node_with_a_wrong_clock_has_its_place_in_the_story() -> None:
+    with cluster("sqlite", nodes=1, skew_ms=(-3_600_000,)) as made:
+        (late,) = made.nodes
         now_ms = time.time_ns() // 1_000_000
-        for node, ahead_ms in ((late, -3_600_000), (right, 0)):
-            status, lock = node.request("POST", "/v1/locks/acquire", {"name": node.name, "owner": "ana", "ttl_ms": 60_000})
-            assert status == 200
-            assert abs(lock["acquired_at_ms"] - now_ms - ahead_ms) < 60_000
-        lines = [line for line in made.story().splitlines() if " s  " in line]
-        assert {line.split("s  ", 1)[1].split()[0] for line in lines} >= {"node1", "node2"}
-        assert max(float(line.split(" s  ")[0]) for line in lines) < 600.0
+        status, lock = late.request("POST", "/v1/locks/acquire", {"name": "till", "owner": "ana", "ttl_ms": 60_000})
+        assert status == 200
+        assert abs(lock["acquired_at_ms"] - (now_ms - 3_600_000)) < 60_000
+        until(lambda: '"onefold.access"' in late.log, "its line in the log")
+        lines = [line.split(" s  ", 1) for line in made.story().splitlines()]
+        (ours,) = [float(at) for at, text in lines if "/v1/locks/acquire: 200" in text]
+        (theirs,) = [float(at) for at, text in lines if "logger=onefold.access" in text]
+        assert abs(ours - theirs) < 60.0
 
 
 def test_a_failover_to_a_synchronous_standby_loses_nothing_acknowledged() -> None:
