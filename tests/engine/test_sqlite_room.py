@@ -102,6 +102,22 @@ def test_a_disk_without_room_commits_as_before(path: Path, monkeypatch: pytest.M
     assert counted(path) == 5
 
 
+def test_commits_of_many_pages_get_no_room(path: Path) -> None:
+    def fill(tx: Tx) -> None:
+        tx.many(
+            "INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)",
+            [{"key": tx.new_id("k") + "x" * 150} for _ in range(1_000)],
+        )
+
+    with onefold.connect(path) as db:
+        for _ in range(3):
+            db.run(fill)
+            assert log_of(path).stat().st_size % FRAME == 32, "a head and whole frames, nothing else"
+        db.run(count)
+        db.run(count)
+        assert log_of(path).stat().st_size % FRAME != 32
+
+
 def test_a_log_longer_than_what_is_kept_gets_no_room(path: Path) -> None:
     made = room.Room(path)
     log_of(path).write_bytes(b"")

@@ -15,7 +15,8 @@ from pathlib import Path
 from onefold.engine.sqlite.connection import WAL_BYTES_KEPT, wal_of
 from onefold.host.files import append_zeros
 
-STEP_BYTES = 1 << 20  # A millisecond of the disk's time, for about 250 pages that save a tenth of one each.
+STEP_BYTES = 1 << 20  # Some milliseconds of one commit, for about 250 pages whose commits save a tenth of one each.
+GROWTH_BYTES_MAX = 8 << 12  # A larger commit waits for its bytes: twice as many cost it more than they save.
 
 
 class Room:
@@ -33,7 +34,7 @@ class Room:
         """
         try:
             size = os.stat(self._wal).st_size  # noqa: PTH116  Path.stat costs twice as much, and this is every commit.
-            if self._end is not None and self._end < size < WAL_BYTES_KEPT:
+            if self._end is not None and self._end < size < min(WAL_BYTES_KEPT, self._end + GROWTH_BYTES_MAX):
                 append_zeros(self._wal, size, STEP_BYTES)
                 size += STEP_BYTES
         except OSError:  # There is no log yet, or no space: then commits are slower, or fail and say so.
