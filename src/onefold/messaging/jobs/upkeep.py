@@ -86,8 +86,8 @@ def sweep(tx: Tx) -> bool:
                SELECT f.space, f.id, f.attempt FROM onefold.jobs_failures f WHERE f.ended_at_ms <= :now_ms - :keep_ms
                ORDER BY f.ended_at_ms LIMIT :most {for_update} {skip_locked})
            DELETE FROM onefold.jobs_failures
-           WHERE (onefold.jobs_failures.space, onefold.jobs_failures.id, onefold.jobs_failures.attempt)
-                 IN (SELECT space, id, attempt FROM picked)
+           WHERE (onefold.jobs_failures.id, onefold.jobs_failures.space, onefold.jobs_failures.attempt)
+                 IN (SELECT id, space, attempt FROM picked)
            RETURNING id -- all spaces""",
         most=SWEEP_MAX, keep_ms=DEAD_KEEP_MS,
     )  # fmt: skip

@@ -101,6 +101,7 @@ def replay_failed(tx: Tx, endpoint_id: str, *, limit: int = REPLAY_MAX) -> int:
         Conflict: it is disabled.
     """
     _enabled(tx, endpoint_id)
+    # A column that RETURNING hands to a subquery has no type for SQLite, and no index serves it: hence the CAST.
     rows = tx.all(
         """WITH picked AS MATERIALIZED (
                SELECT f.message_id FROM onefold.webhook_failed f
@@ -109,7 +110,7 @@ def replay_failed(tx: Tx, endpoint_id: str, *, limit: int = REPLAY_MAX) -> int:
            DELETE FROM onefold.webhook_failed
            WHERE space = :space AND endpoint_id = :endpoint_id AND message_id IN (SELECT message_id FROM picked)
            RETURNING message_id, (SELECT m.id FROM onefold.webhook_messages m
-                                  WHERE m.space = :space AND m.id = onefold.webhook_failed.message_id)""",
+                                  WHERE m.space = :space AND m.id = CAST(onefold.webhook_failed.message_id AS TEXT))""",
         endpoint_id=endpoint_id, most=checked_limit(limit),
     )
     _again(tx, endpoint_id, sorted(row[0] for row in rows if row[1] is not None))
