@@ -1,131 +1,41 @@
 """Change the engine in small ways, one at a time, and see which changes no test notices.
 
-    python -m tests.mutation [--mutants 100] [--seed 1] [--workers 2] [--within engine/sqlite]
+    python -m tests.mutation [--mutants 100] [--seed 1] [--tests-s 30] [--workers 2] [--within engine/sqlite] [--again]
 
-Cosmic Ray makes the mutants and runs the tests; this program says which mutants, and `covering.py` which tests.
-Mutants are made in copies of the checkout, so that a run which is broken off leaves nothing behind here. Every
-survivor is printed with its change; rfd/ holds the answers to those that stay.
+Cosmic Ray makes the mutants (`mutants.py`), coverage says which tests could notice one (`measure.py`, `covering.py`),
+and `judge.py` runs them in a copy of the checkout. Verdicts are kept in .data/mutation/verdicts.jsonl as they come: a
+run goes on where the last one ended, and `--again` judges the survivors once more. Every survivor is printed with its
+change; rfd/ holds the answers to those that stay.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import random
-import shlex
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
-from cosmic_ray.ast import ast_nodes, get_ast_from_path
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator
-from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkItem, WorkResult
-from tests.mutation.covering import ENGINE
-from tests.mutation.measure import contexts
+from tests.mutation.covering import ENGINE, Measured
+from tests.mutation.judge import Task, Verdict
+from tests.mutation.measure import measure
+from tests.mutation.mutants import Mutant, in_turn, mutants, mutated
 
-ORIGIN = "mutation.origin"
-MUTANT_S_MAX = 600  # covering.py has its own, tighter limits; this one is for when it cannot keep them.
-
-# Each operator in its boundary and its opposite; the rest of a table of ten would be found by the same tests.
-_REPLACED = {
-    "BinaryOperator": (
-        "Add_Sub Sub_Add Mul_Div Div_Mul FloorDiv_Mul Mod_FloorDiv LShift_RShift RShift_LShift BitAnd_BitOr BitOr_BitAnd Pow_Mul"
-    ),
-    "ComparisonOperator": "Lt_LtE Lt_GtE LtE_Lt LtE_Gt Gt_GtE Gt_LtE GtE_Gt GtE_Lt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is",
-    "UnaryOperator": "Delete_Not USub_UAdd",
-}  # fmt: skip
-OPERATORS = {f"core/Replace{kind}_{pair}" for kind, pairs in _REPLACED.items() for pair in pairs.split()} | {
-    f"core/{name}"
-    for name in (
-        "AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd",
-        "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ExceptionReplacer", "NumberReplacer",
-        "RemoveDecorator", "ZeroIterationForLoop",
-    )
-}  # fmt: skip
+VERDICTS = Path(".data/mutation/verdicts.jsonl")
+OUTCOMES = ("killed", "timed out", "survived")
 
 
-class _Meaning(ast.NodeTransformer):
-    """Leaves out what no test could notice or none should: annotations, marks in signatures, values of named constants.
-
-    A constant is a limit or a wait that tests read by its name: another number is another choice, not a fault.
-    """
-
-    def visit_arguments(self, node: ast.arguments) -> ast.AST:
-        node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
-        node.defaults = [*node.defaults, *filter(None, node.kw_defaults)]
-        node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
-        return self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        node.annotation = ast.Constant(None)
-        return self.generic_visit(node)
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:
-        if all(isinstance(target, ast.Name) and target.id.isupper() for target in node.targets):
-            node.value = ast.Constant(None)
-        return self.generic_visit(node)
-
-
-def meaning(source: str) -> str:
-    """What two texts share that do the same."""
-    return ast.dump(_Meaning().visit(ast.parse(source)))
-
-
-def candidates(within: str) -> Iterator[WorkItem]:
-    """Every mutant of the engine, in the order of files."""
-    operators = {name: get_operator(name)() for name in OPERATORS}
-    for path in sorted(path for path in ENGINE.rglob("*.py") if within in str(path)):
-        tree = get_ast_from_path(path)
-        for name, operator in sorted(operators.items()):
-            places = (place for node in ast_nodes(tree) for place in operator.mutation_positions(node))
-            for occurrence, (begin, end) in enumerate(places):
-                mutation = MutationSpec(
-                    module_path=path, operator_name=name, occurrence=occurrence, start_pos=begin, end_pos=end
-                )
-                yield WorkItem.single(job_id=f"{path}:{name}:{occurrence}", mutation=mutation)
-
-
-def tells(item: WorkItem, originals: dict[Path, str]) -> bool:
-    """Whether the mutant can be run and does something else."""
-    [mutation] = item.mutations
-    source = mutation.module_path.read_text("utf-8")
-    before = originals.setdefault(mutation.module_path, meaning(source))
-    try:
-        mutated = mutate_code(source, get_operator(mutation.operator_name)(), mutation.occurrence)
-        return mutated is not None and meaning(mutated) != before
-    except SyntaxError:  # The bare `*` of a signature is no product.
-        return False
-    except AttributeError:  # Cosmic Ray cannot replace an exception with a dotted name.
-        return False
-
-
-def draw(count: int, seed: int, within: str) -> list[WorkItem]:
-    """A sample of the mutants that tell something; the same seed draws the same one from the same sources."""
-    originals: dict[Path, str] = {}
-    drawn = list(candidates(within))
-    random.Random(seed).shuffle(drawn)  # noqa: S311  A sample.
-    return list(islice((item for item in drawn if tells(item, originals)), count))
+def verdicts() -> dict[str, Verdict]:
+    """The last word on each mutant."""
+    if not VERDICTS.exists():
+        return {}
+    told: list[Verdict] = [json.loads(line) for line in VERDICTS.read_text("utf-8").splitlines()]
+    return {verdict["name"]: verdict for verdict in told}
 
 
 def copy_to(folder: Path) -> None:
@@ -144,58 +54,59 @@ def copy_to(folder: Path) -> None:
     )  # fmt: skip
 
 
-def start(folder: Path, items: list[WorkItem], measured: Path) -> subprocess.Popen[bytes]:
-    """Cosmic Ray over these mutants, in a copy of its own."""
+def start(folder: Path, sample: list[tuple[Mutant, str]], measured: Measured, tests_s: float) -> subprocess.Popen[bytes]:
+    """A judge of these mutants, in a copy of its own."""
+    folder.chmod(0o711)  # The user under whom PostgreSQL runs goes through it.
     copy_to(folder)
-    shutil.copytree(ENGINE, folder / ORIGIN / ENGINE)  # The checkout's may be edited meanwhile.
-    command = [sys.executable, "-m", "tests.mutation.covering", str(measured), ORIGIN]
-    (folder / "mutation.toml").write_text(
-        f"[cosmic-ray]\nmodule-path = '{ENGINE}'\ntimeout = {MUTANT_S_MAX}\nexcluded-modules = []\n"
-        f"test-command = \"{shlex.join(command)}\"\n[cosmic-ray.distributor]\nname = 'local'\n"
-    )
-    with use_db(folder / "mutation.sqlite", WorkDB.Mode.create) as session:
-        session.add_work_items(items)
-    program = [str(Path(sys.executable).with_name("cosmic-ray")), "exec", "mutation.toml", "mutation.sqlite"]
+    task = Task(
+        mutants=[(mutant.name, str(mutant.path), text) for mutant, text in sample],
+        measured=measured, verdicts=str(VERDICTS.absolute()), tests_s=tests_s,
+    )  # fmt: skip
+    (folder / "mutation.task.json").write_text(json.dumps(task), encoding="utf-8")
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": f"{folder / 'src'}:{folder}"}
-    return subprocess.Popen(program, cwd=folder, env=environment)  # noqa: S603  Ours.
+    command = [sys.executable, "-m", "tests.mutation.judge", "mutation.task.json"]
+    return subprocess.Popen(command, cwd=folder, env=environment)  # noqa: S603  Ours.
 
 
-def results(folder: Path) -> Iterator[tuple[MutationSpec, WorkResult]]:
-    """What became of the mutants so far."""
-    with use_db(folder / "mutation.sqlite", WorkDB.Mode.open) as session:
-        mutations = {item.job_id: item.mutations[0] for item in session.work_items}
-        for job_id, result in session.results:
-            yield mutations[job_id], result
-
-
-def report(done: list[tuple[MutationSpec, WorkResult]]) -> None:
-    """Survivors with their changes, then the totals."""
-    outcomes: Counter[str] = Counter()
-    for mutation, result in sorted(done, key=lambda pair: (str(pair[0].module_path), pair[0].start_pos)):
-        outcome = result.test_outcome or TestOutcome.INCOMPETENT
-        outcomes[outcome.value] += 1
-        if outcome is not TestOutcome.KILLED:
-            print(f"\n{outcome.value}: {mutation.module_path}:{mutation.start_pos[0]} {mutation.operator_name}")
-            said = (result.diff or result.output or "").splitlines()
-            print("\n".join(line for line in said if line[:1] in "+-" and line[:3] not in {"---", "+++"}))
-    print(f"\n{len(done)} mutants: {', '.join(f'{count} {outcome}' for outcome, count in sorted(outcomes.items()))}")
+def report(there: list[Mutant], known: dict[str, Verdict]) -> None:
+    """Survivors with their changes, then the totals by module, of mutants that there still are."""
+    totals: dict[Path, Counter[str]] = defaultdict(Counter)
+    for mutant in there:
+        if (verdict := known.get(mutant.name)) is None:
+            continue
+        totals[mutant.path][verdict["outcome"]] += 1
+        if verdict["outcome"] == "survived":
+            print(f"\n{mutant.path}:{mutant.line} {mutant.operator} ({verdict['tests']} tests)")
+            print("\n".join(verdict["change"]))
+    print(f"\n{'judged':>32} {'':6} {' '.join(f'{outcome:>9}' for outcome in OUTCOMES)}")
+    for path, counts in [*sorted(totals.items()), ("together", sum(totals.values(), Counter()))]:
+        named = path.relative_to(ENGINE) if isinstance(path, Path) else path
+        print(f"{named!s:32} {counts.total():6} {' '.join(f'{counts[outcome]:9}' for outcome in OUTCOMES)}")
 
 
 def main() -> None:
-    """Draw, run, report."""
+    """Draw, judge, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutants", type=int, default=100, help="how many at most")
-    parser.add_argument("--seed", type=int, default=1, help="which sample")
+    parser.add_argument("--mutants", type=int, default=100, help="how many more at most")
+    parser.add_argument("--seed", type=int, default=1, help="which first")
+    parser.add_argument("--tests-s", type=float, default=30, help="seconds of tests for each, as measured")
     parser.add_argument("--workers", type=int, default=2, help="how many at a time")
-    parser.add_argument("--within", default="", help="only files whose path contains this")
+    parser.add_argument("--within", default="", help="only mutants whose name, PATH:OPERATOR:N:LINE, contains this")
+    parser.add_argument("--again", action="store_true", help="those that survived, instead of those not judged")
     asked = parser.parse_args()
-    measured = contexts()
-    sample = draw(asked.mutants, asked.seed, asked.within)
+    measured, known = measure(), verdicts()
+    there = list(mutants())
+
+    def wanted(mutant: Mutant) -> bool:
+        verdict = known.get(mutant.name)
+        return asked.within in mutant.name and (verdict is not None and verdict["outcome"] == "survived" if asked.again else verdict is None)
+
+    drawn = ((mutant, mutated(mutant)) for mutant in in_turn(filter(wanted, there), asked.seed))
+    sample = list(islice(((mutant, text) for mutant, text in drawn if text is not None), asked.mutants))
     print(f"{len(sample)} mutants, seed {asked.seed}", flush=True)
-    began = time.monotonic()
     with ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutation-"))) for _ in range(asked.workers)]
-        running = [start(folder, sample[n :: asked.workers], measured) for n, folder in enumerate(folders)]
+        running = [start(folder, sample[n :: asked.workers], measured, asked.tests_s) for n, folder in enumerate(folders)]
         try:
             for process in running:
                 process.wait()
@@ -205,8 +116,7 @@ def main() -> None:
             for process in running:
                 process.terminate()
                 process.wait()
-        report([pair for folder in folders for pair in results(folder)])
-    print(f"{time.monotonic() - began:.0f} s, seed {asked.seed}")
+    report(there, verdicts())
 
 
 if __name__ == "__main__":

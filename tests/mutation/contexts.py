@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,5 +35,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Leave the seconds where the environment says."""
-    Path(os.environ["MUTATION_SECONDS"]).write_text(json.dumps({test: s for test, s in _seconds.items() if test not in _failed}), encoding="utf-8")
+    """Leave the seconds where the environment says, and what the tests imported of other people's."""
+    seconds = {test: s for test, s in _seconds.items() if test not in _failed}
+    modules = [name for name, module in sys.modules.items() if "site-packages" in (getattr(module, "__file__", None) or "")]
+    Path(os.environ["MUTATION_SECONDS"]).write_text(json.dumps({"seconds": seconds, "modules": modules}), encoding="utf-8")

@@ -1,47 +1,41 @@
-"""What is run against one mutant: the tests that run the mutated lines, the quickest first, until one fails.
-
-    python -m tests.mutation.covering CONTEXTS ORIGIN
-
-In the working directory one file of the engine is not as in the folder ORIGIN: the mutant. CONTEXTS was written by
-`measure.py`. Exits with 0 where the mutant survives.
-"""
+"""Which tests could notice a change, those first that most likely do so soonest."""
 
 from __future__ import annotations
 
 import ast
 import difflib
-import json
-import os
-import select
-import sys
-import threading
-from itertools import accumulate
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import TypedDict
 
 ENGINE = Path("src/onefold/engine")
-TEST_S_MAX = 30  # No test of the engine takes more than four, and many wait for twenty before they give up.
-SLACK_S = 40  # Start, and a machine that has other work.
-TIMES_LONGER = 4
-TESTS_S_MAX = 60  # Lines that every test runs: the quickest tests that fit, as measured.
+COLLECT_S = 0.02  # What a test costs beside its own seconds.
 
-# Programs of their own, whose lines the measurement does not see.
+# Programs of their own, whose lines the measurement does not see; they get half as much time as the others, besides.
 IN_OTHER_PROCESSES = {
     "sqlite": ("tests/engine/test_sqlite_processes.py", "tests/engine/test_sqlite_forks.py"),
     "postgres": ("tests/engine/test_postgres_wakes.py::test_a_child_",),
 }
 
 
-def changed(origin: Path) -> tuple[Path, set[int]]:
-    """The mutated file, and which lines of the original are changed in it."""
-    for path in sorted(ENGINE.rglob("*.py")):
-        before, after = (origin / path).read_text("utf-8").split("\n"), path.read_text("utf-8").split("\n")
-        if before != after:
-            blocks = difflib.SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes()
-            return path, {n + 1 for what, low, high, _, _ in blocks if what != "equal" for n in range(low, max(high, low + 1))}
-    raise SystemExit("nothing is mutated here")
+class Measured(TypedDict):
+    """What `measure.py` measured.
+
+    Attributes:
+        lines: per file of the engine and line, the tests that run it.
+        seconds: how long each test takes.
+        modules: what is imported by the end of all tests, from packages of others.
+    """
+
+    lines: dict[str, dict[str, list[str]]]
+    seconds: dict[str, float]
+    modules: list[str]
+
+
+def changed(before: str, after: str) -> set[int]:
+    """Which lines of the original are changed."""
+    blocks = difflib.SequenceMatcher(a=before.split("\n"), b=after.split("\n"), autojunk=False).get_opcodes()
+    return {n + 1 for what, low, high, _, _ in blocks if what != "equal" for n in range(low, max(high, low + 1))}
 
 
 def around(source: str, lines: set[int]) -> list[set[int]]:
@@ -56,47 +50,35 @@ def around(source: str, lines: set[int]) -> list[set[int]]:
     return [lines, *(span[1] for span in wider), set(range(1, source.count("\n") + 2))]
 
 
-def chosen(contexts: dict[str, Any], origin: Path) -> list[str]:
-    """The tests to run, in order."""
-    path, lines = changed(origin)
-    by_line: dict[str, list[str]] = contexts["lines"].get(str(path), {})
-    seconds: dict[str, float] = contexts["seconds"]
-    for region in around((origin / path).read_text("utf-8"), lines):
+def chosen(measured: Measured, kills: dict[tuple[str, str], int], path: str, before: str, after: str, *, tests_s: float) -> list[str]:
+    """The tests to run against a change of `path`, in order.
+
+    Args:
+        measured: which tests run which lines.
+        kills: how many mutants of a file each test has noticed, by file and test.
+        path: of the file.
+        before: its text.
+        after: its text with the change.
+        tests_s: as many tests as take so long, as measured.
+    """
+    by_line, seconds = measured["lines"].get(path, {}), measured["seconds"]
+    found: set[str] = set()
+    for region in around(before, changed(before, after)):
         if found := {test for line in region for test in by_line.get(str(line), ())}:
             break
-    else:
-        found = set()
-    elsewhere = {test for test in seconds if test.startswith(IN_OTHER_PROCESSES.get(path.parent.name, ()))} - found
+    stem, folder = Path(path).stem, Path(path).parent.name
+    elsewhere = {test for test in seconds if test.startswith(IN_OTHER_PROCESSES.get(folder, ()))} - found
 
-    def place(test: str) -> tuple[bool, float, str]:
-        """First those that are named after the module: of a line that all tests run they say most."""
-        return path.stem not in Path(test.partition("::")[0]).stem, seconds[test], test
+    def worth(test: str) -> float:
+        """How likely it notices, for each second that it takes: what noticed before, what is named after the module."""
+        file = Path(test.partition("::")[0]).stem
+        named = 1 if stem in file else 0.3 if folder in file else 0.1
+        return (kills.get((path, test), 0) + named) / (seconds[test] + COLLECT_S)
 
-    ordered = sorted(found, key=place) + sorted(elsewhere, key=place)
-    used = accumulate(seconds[test] for test in ordered)
-    return [test for test, so_far in zip(ordered, used, strict=True) if so_far <= TESTS_S_MAX]
+    def best(tests: Iterable[str], most_s: float) -> Iterator[str]:
+        for test in sorted(sorted(tests), key=worth, reverse=True):
+            if seconds[test] <= most_s:
+                most_s -= seconds[test]
+                yield test
 
-
-def end_after(limit_s: float) -> None:
-    """A deadlock is a death too; and nothing outlives a run that is broken off."""
-    poll = select.poll()
-    poll.register(os.pidfd_open(os.getppid()), select.POLLIN)  # Linux; readable when that process has ended.
-    poll.poll(limit_s * 1000)
-    os._exit(3)
-
-
-def main() -> None:
-    """Run them."""
-    contexts = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    tests = chosen(contexts, Path(sys.argv[2]))
-    if not tests:
-        os._exit(0)
-    limit_s = SLACK_S + TIMES_LONGER * sum(contexts["seconds"][test] for test in tests)
-    threading.Thread(target=end_after, args=(limit_s,), daemon=True).start()
-    code = pytest.main(["-x", "-q", "--tb=line", "-o", f"timeout={TEST_S_MAX}", "-p", "no:xdist", *tests])
-    sys.stdout.flush()
-    os._exit(code)  # Threads that a mutant left behind keep nobody here.
-
-
-if __name__ == "__main__":
-    main()
+    return [*best(found, tests_s), *best(elsewhere, tests_s / 2)]
