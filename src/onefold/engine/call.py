@@ -28,6 +28,7 @@ DEADLINE_MS_DEFAULT = 10_000
 DEADLINE_MS_MAX = 600_000
 SPACE_NAME_LENGTH_MAX = 200
 HOT_KEY_LENGTH_MAX = 200
+NEVER_NS = 1 << 62  # A deadline that does not come.
 
 _COROUTINE_OR_GENERATOR = (
     inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR | inspect.CO_ITERABLE_COROUTINE
@@ -196,6 +197,11 @@ class Call:
             future.set_exception(_caused("The function raised StopIteration.", error))
         else:
             future.set_exception(error)
+
+
+def seconds_left(deadline_ns: int) -> float:
+    """Until a deadline; less than nothing when it is over."""
+    return (deadline_ns - time.monotonic_ns()) / 1e9
 
 
 def late_in_queue() -> Retry:

@@ -19,6 +19,7 @@ from onefold.engine.postgres.asking import asking
 from onefold.index import schema_directories
 
 _CLIENT_PORT = "SELECT client_port FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+BUSY_TIMEOUT_S = 2.0
 _DAMAGE_MAX = 20  # Lines of an integrity check.
 
 _SETTINGS = (
@@ -93,7 +94,8 @@ def inspect_sqlite(path: Path, *, thorough: bool = False) -> SqliteFacts:
         Retry: another program holds it.
     """
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, timeout=2)
+        uri = f"file:{quote(str(path))}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     except sqlite3.Error as error:
         raise Invalid("The database file cannot be opened.", path=str(path), why=str(error)) from error
     with contextlib.closing(connection):
@@ -107,7 +109,8 @@ def inspect_sqlite(path: Path, *, thorough: bool = False) -> SqliteFacts:
 
 def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool) -> SqliteFacts:
     def one(sql: str) -> Any:
-        return connection.execute(sql).fetchone()[0]
+        (value,) = connection.execute(sql).fetchone()
+        return value
 
     page = one("PRAGMA page_size")
     applied: list[tuple[str, int, str]] = []
@@ -115,7 +118,7 @@ def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool) -> SqliteFact
         applied = connection.execute("SELECT block, version, digest FROM onefold_schema").fetchall()
     damage = None
     if thorough:
-        lines = [str(row[0]) for row in connection.execute(f"PRAGMA quick_check({_DAMAGE_MAX})")]
+        lines = [str(line) for (line,) in connection.execute(f"PRAGMA quick_check({_DAMAGE_MAX})")]
         damage = [] if lines == ["ok"] else lines
     return SqliteFacts(
         journal_mode=one("PRAGMA journal_mode"), bytes_total=page * one("PRAGMA page_count"),
@@ -137,7 +140,8 @@ def inspect_postgres(url: str) -> PostgresFacts:
 
 def _ask_postgres(connection: Any) -> PostgresFacts:
     def one(sql: str) -> Any:
-        return connection.execute(sql).fetchone()[0]
+        (value,) = connection.execute(sql).fetchone()
+        return value
 
     before = time.time_ns()
     server_ms = int(one("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, LiteralString
+from typing import Any
 
 from onefold.core.errors import Conflict, Invalid
-from onefold.engine.tx import Row, Tx
+from onefold.engine.tx import Tx
 
 # PostgreSQL's clock counts there, not this host's.
 NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
@@ -15,15 +15,6 @@ class JoinedTx(Tx):
     """A `tx` whose COMMIT is somebody else's; see `onefold.use`."""
 
     __slots__ = ()
-
-    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
-        """See `Tx.one`."""
-        rows = self.all(sql, **parameters)
-        if len(rows) > 1:
-            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
-            self.doom(error)
-            raise error
-        return rows[0] if rows else None
 
     def committed(self) -> None:
         """Say that the owner's COMMIT returned: wakes whoever waits, runs callbacks; once.
@@ -72,13 +63,13 @@ def register_space(tx: Tx) -> None:
         tx.run(
             "INSERT INTO onefold.spaces (space, name) VALUES (:space, :name) ON CONFLICT DO NOTHING", name=tx.space_name
         )
-        stored = tx.one("SELECT name FROM onefold.spaces WHERE space = :space")
+        [(stored,)] = tx.all("SELECT name FROM onefold.spaces WHERE space = :space")
     except Invalid as error:
         raise Conflict(
             "The database has no Onefold schema; run `onefold migrate --url URL`.", code="schema_missing"
         ) from error
-    if stored is not None and stored[0] != tx.space_name:
+    if stored != tx.space_name:
         raise Invalid(
             "Two names of spaces have the same number; rename one.", code="space_collision",
-            ours=tx.space_name, stored=stored[0],
+            ours=tx.space_name, stored=stored,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from itertools import accumulate
 from typing import Any
 
 _BUCKETS = 64  # Powers of two of nanoseconds.
@@ -29,12 +30,8 @@ class Histogram:
         total = sum(self.counts)
         if not total:
             return 0.0
-        rank, seen = q * total, 0
-        for bucket, count in enumerate(self.counts):
-            seen += count
-            if seen >= rank:
-                return (1 << bucket) / 1e6
-        return (1 << _BUCKETS) / 1e6
+        bucket = next(bucket for bucket, seen in enumerate(accumulate(self.counts)) if seen >= q * total)
+        return (1 << bucket) / 1e6
 
     def summary(self) -> dict[str, float]:
         """Count, mean, median and 99th percentile in ms."""

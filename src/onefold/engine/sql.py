@@ -26,11 +26,14 @@ other comments, strings and quoted names are left as they are.
 from __future__ import annotations
 
 import re
+from collections.abc import Sized
 from typing import Literal, NamedTuple, get_args
 
 from onefold.core.errors import Invalid
 
 Dialect = Literal["sqlite", "postgres"]
+
+TEXTS_MAX = 10_000  # That are kept compiled, of each driver.
 
 _TOKENS = re.compile(
     r"""(?P<literal>'(?:[^']|'')*'|"(?:[^"]|"")*")"""
@@ -110,6 +113,12 @@ def compile_statement(sql: str, dialect: Dialect) -> Statement:
     return Statement(text, tuple(parameters), not reads)
 
 
+def check_room(texts: Sized) -> None:
+    """Refuse another text where so many are kept that values must be written into them."""
+    if len(texts) >= TEXTS_MAX:
+        raise Invalid("Too many different SQL texts; pass values as parameters.", most=TEXTS_MAX)
+
+
 def compile_schema(script: str, dialect: Dialect) -> list[str]:
     """The statements of a schema file for one engine, in order. A statement ends with ";" at a line's end."""
     statements: list[str] = []
@@ -128,9 +137,10 @@ def _is_for(raw: str, dialect: Dialect) -> bool:
     marks = _ENGINE.findall(raw)
     if not marks:
         return True
-    if len(marks) > 1 or marks[0] not in get_args(Dialect):
+    *others, mark = marks
+    if others or mark not in get_args(Dialect):
         raise Invalid("A statement is for both engines, or marked for one of them.", marks=marks)
-    return bool(marks[0] == dialect)
+    return bool(mark == dialect)
 
 
 def _rewrite(sql: str, dialect: Dialect, parameters: dict[str, int]) -> str:

@@ -77,7 +77,7 @@ class Tx:
         self._depth = 0
         self._hints: Hints | None = None  # Most transactions have none.
 
-    # -- statements; each engine has its own -------------------------------------------
+    # -- statements; each engine has its own way to run them ---------------------------
 
     def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
         """Run a statement and answer its only row, or None when there is none.
@@ -86,10 +86,18 @@ class Tx:
             Invalid: it gave more than one row, or a parameter has no place in a column.
             Conflict: a unique key or reference refused it.
         """
-        raise NotImplementedError
+        rows = self._rows(sql, parameters)
+        if len(rows) > 1:
+            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
+            self.doom(error)
+            raise error
+        return rows[0] if rows else None
 
     def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
         """Run a statement and answer all its rows. Put a LIMIT in the text."""
+        return self._rows(sql, parameters)
+
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
         raise NotImplementedError
 
     def run(self, sql: LiteralString, /, **parameters: Any) -> None:
@@ -161,8 +169,7 @@ class Tx:
         _add(self._made_hints().callbacks, callback)
 
     def _made_hints(self) -> Hints:
-        if self._doom is not None:
-            self._check_alive()
+        self._check_alive()
         hints = self._hints
         if hints is None:
             hints = self._hints = Hints()
@@ -194,8 +201,8 @@ class Tx:
         """
         check_name(name)
         number = xxhash.xxh3_64_intdigest(f"{self.space}/{name}".encode()) - (1 << 63)
-        row = self.one("SELECT pg_try_advisory_xact_lock(:number) -- :space is in the number", number=number)
-        return bool(row and row[0])
+        [(claimed,)] = self.all("SELECT pg_try_advisory_xact_lock(:number) -- :space is in the number", number=number)
+        return bool(claimed)
 
     # -- counters without hot rows --------------------------------------------------------
 
@@ -216,15 +223,14 @@ class Tx:
 
     def total(self, key: str, /) -> int:
         """What was ever added to the counter `key`, exactly; 0 for one never used."""
-        row = self.one(
+        [(total,)] = self.all(
             """SELECT coalesce((SELECT total FROM onefold.counter_totals
                                 WHERE space = :space AND key = :key), 0)
                     + coalesce((SELECT sum(delta) FROM onefold.counter_deltas
                                 WHERE space = :space AND key = :key), 0)""",
             key=key,
         )
-        assert row is not None
-        return int(row[0])
+        return int(total)
 
     def driver_connection(self) -> Any:
         """The driver's own connection, for bridges such as `onefold.sqlalchemy.session`. Never end its transaction."""

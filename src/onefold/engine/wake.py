@@ -16,6 +16,7 @@ from typing import Any
 
 _log = logging.getLogger("onefold.wake")
 
+CLOSE_S = 5.0  # For callbacks that are queued.
 HINTS_QUEUED_MAX = 100_000  # Transactions whose facts and callbacks wait for a slow callback.
 
 Fact = tuple[str, dict[str, Any]]
@@ -155,7 +156,7 @@ class Hub:
         if (thread := self._thread) is not None:
             self._queue.put(None)
             if thread is not threading.current_thread():
-                thread.join(timeout=5)
+                thread.join(CLOSE_S)
 
     def _dispatch(self) -> None:
         while (entry := self._queue.get()) is not None:

@@ -50,8 +50,7 @@ class SqlAlchemyTx(JoinedTx):
         self._connection = connection
         self._teller = teller
 
-    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
-        """See `Tx.all`."""
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
         self._check_alive()
         statement = compile_statement(sql, self.dialect)
         check_parameters(parameters)

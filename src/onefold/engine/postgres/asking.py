@@ -26,6 +26,7 @@ def asking(url: str, *, name: str, autocommit: bool = True) -> Generator[Any]:
     """
     import psycopg
 
+    from onefold.engine.postgres.errors import first_line
     from onefold.engine.postgres.pool import conninfo_of
 
     conninfo = conninfo_of(url).decode()
@@ -35,6 +36,6 @@ def asking(url: str, *, name: str, autocommit: bool = True) -> Generator[Any]:
         ) as connection:
             yield connection
     except psycopg.OperationalError as error:
-        raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=str(error).split("\n", 1)[0]) from error
+        raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=first_line(error)) from error
     except psycopg.Error as error:
-        raise Invalid("PostgreSQL refuses what is asked.", why=str(error).split("\n", 1)[0]) from error
+        raise Invalid("PostgreSQL refuses what is asked.", why=first_line(error)) from error

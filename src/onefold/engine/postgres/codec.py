@@ -20,11 +20,9 @@ from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, Loader, Transformer
 
 from onefold.core.errors import Invalid
-from onefold.engine.sql import compile_statement
+from onefold.engine.sql import check_room, compile_statement
 from onefold.engine.tx import Row
 from onefold.engine.values import check_parameters
-
-PLANS_MAX = 10_000
 
 _PLACES = re.compile(r"%%|%\((\w+)\)s")
 # Subclasses (a StrEnum, an IntEnum) are bound as what they are made of, not as they print.
@@ -140,8 +138,7 @@ def plan_of(sql: str, *, required: bool = False) -> Plan:
     """
     plan = _plans.get((sql, required))
     if plan is None:
-        if len(_plans) >= PLANS_MAX:
-            raise Invalid("Too many different SQL texts; pass values as parameters.", most=PLANS_MAX)
+        check_room(_plans)
         plan = _plans[sql, required] = Plan(sql, required=required)
     return plan
 

@@ -19,7 +19,17 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from onefold.core.errors import Invalid, OnefoldError, Retry, Unknown
-from onefold.engine.call import Call, Durability, Options, code_of, name_of, refuse_awaitable, running, settle
+from onefold.engine.call import (
+    Call,
+    Durability,
+    Options,
+    code_of,
+    name_of,
+    refuse_awaitable,
+    running,
+    seconds_left,
+    settle,
+)  # fmt: skip
 from onefold.engine.metrics import Metrics
 from onefold.engine.postgres import unknown
 from onefold.engine.postgres.clock import ServerClock
@@ -145,7 +155,7 @@ class PostgresEngine:
                 if key is not None:
                     parts.hot.leave(key)
                 raise
-        timer = future.get_loop().call_later((call.deadline_ns - time.monotonic_ns()) / 1e9, _expire, call)
+        timer = future.get_loop().call_later(seconds_left(call.deadline_ns), _expire, call)
         try:
             return await future
         except asyncio.CancelledError:
@@ -258,8 +268,7 @@ class PostgresEngine:
             refuse_awaitable(call, result)
             if tx.fatal is not None:
                 raise tx.fatal
-            if tx._doom is not None:
-                tx._check_alive()
+            tx._check_alive()
             before = time.monotonic_ns()
             if before > call.deadline_ns:
                 raise overdue()
@@ -390,8 +399,8 @@ class PostgresEngine:
 
 @reserved
 def _oldest_snapshot_ms(tx: Tx) -> float:
-    row = tx.one(OLDEST_SNAPSHOT)
-    return float(row[0]) if row else 0.0
+    [(oldest_ms,)] = tx.all(OLDEST_SNAPSHOT)
+    return float(oldest_ms)
 
 
 def _hot_key(call: Call) -> HotKey | None:
@@ -414,8 +423,7 @@ def _expire(call: Call) -> None:
 def _pause_s(conflicts: int, deadline_ns: int) -> float:
     """Full jitter, doubling, never past the deadline."""
     most = min(PAUSE_S_FIRST * 2**conflicts, PAUSE_S_MAX)
-    left_s = (deadline_ns - time.monotonic_ns()) / 1e9
-    return max(0.0, min(random.uniform(0, most), left_s))  # noqa: S311  Jitter.
+    return max(0.0, min(random.uniform(0, most), seconds_left(deadline_ns)))  # noqa: S311  Jitter.
 
 
 def engine_at(place: tuple[bytes, bytes, bytes]) -> PostgresEngine | None:

@@ -63,7 +63,7 @@ def from_psycopg(error: BaseException) -> OnefoldError:
     diagnosis = error.diag
     if error.sqlstate is None:
         if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-            return lost(str(error).split("\n", 1)[0])
+            return lost(first_line(error))
         return Invalid("The SQL text and its parameters do not fit.", code="statement", why=str(error))
     return _meaning(
         error.sqlstate, diagnosis.severity_nonlocalized or "", why=diagnosis.message_primary or "",
@@ -110,6 +110,11 @@ def refused(message: str) -> OnefoldError:
     if 'role "' in text and "does not exist" in text:
         return Invalid("The user does not exist.", code="refused", why=text)
     return Retry("PostgreSQL cannot be reached.", code="unavailable", retry_after_ms=200, why=text)
+
+
+def first_line(error: Exception) -> str:
+    """What a driver's error says; the rest are hints and places."""
+    return str(error).partition("\n")[0]
 
 
 def _transient(state: str, why: str, *, cancelled: bool) -> OnefoldError | None:

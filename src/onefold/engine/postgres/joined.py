@@ -17,11 +17,9 @@ from onefold.engine.joined import NOW_MS, JoinedTx, register_space
 from onefold.engine.postgres.codec import register_loaders
 from onefold.engine.postgres.engine import engine_at
 from onefold.engine.postgres.errors import from_psycopg
-from onefold.engine.sql import Statement, compile_statement
+from onefold.engine.sql import Statement, check_room, compile_statement
 from onefold.engine.tx import ADD_POSTGRES, Row
 from onefold.engine.values import check_parameters
-
-STATEMENTS_MAX = 10_000
 
 _statements: dict[str, Statement] = {}
 
@@ -37,8 +35,7 @@ class JoinedPostgresTx(JoinedTx):
         super().__init__(space=space, space_name=space_name, now_ms=now_ms, seed=seed)
         self._cursor = cursor
 
-    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
-        """See `Tx.all`."""
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
         self._check_alive()
         try:
             self._execute(sql, parameters)
@@ -130,12 +127,11 @@ def join_postgres(connection: object, *, space_name: str, make: Callable[..., J]
         cursor.adapters.register_dumper(int, Int8Dumper)
         cursor.adapters.register_dumper(str, StrDumper)
         register_loaders(cursor.adapters)
-        row = cursor.execute(NOW_MS).fetchone()
+        [(now_ms,)] = cursor.execute(NOW_MS).fetchall()
     except psycopg.Error as error:
         raise from_psycopg(error) from error
-    assert row is not None
     tx = make(
-        cursor, space=space_of(space_name), space_name=space_name, now_ms=row[0], seed=new_seed()
+        cursor, space=space_of(space_name), space_name=space_name, now_ms=now_ms, seed=new_seed()
     )
     register_space(tx)
     return tx
@@ -144,8 +140,7 @@ def join_postgres(connection: object, *, space_name: str, make: Callable[..., J]
 def _compiled(sql: str) -> Statement:
     statement = _statements.get(sql)
     if statement is None:
-        if len(_statements) >= STATEMENTS_MAX:
-            raise Invalid("Too many different SQL texts; pass values as parameters.", most=STATEMENTS_MAX)
+        check_room(_statements)
         statement = _statements[sql] = compile_statement(sql, "postgres")
     return statement
 

@@ -28,7 +28,7 @@ COALESCE_S = 0.002
 PAYLOAD_BYTES_MAX = 7_900  # PostgreSQL takes 7,999.
 ANSWER_NS_MAX = 5_000_000_000
 CHECK_S = 30.0  # A connection that died silently is noticed after this.
-PAUSE_S = (0.05, 2.0)  # Between attempts to connect.
+PAUSE_S_FIRST, PAUSE_S_MAX = 0.05, 2.0  # Between attempts to connect.
 START_S = 0.25  # How long the first waiter waits for the connection that listens.
 TOPICS_MAX = 10_000  # Waiting to be told; beyond it the others are told to look at everything.
 
@@ -150,11 +150,11 @@ class Listener:
             os.close(descriptor)
 
     def _loop(self) -> None:
-        pause_s, longest_s = PAUSE_S
+        pause_s = PAUSE_S_FIRST
         while not self._closing:
             try:
                 self._listen()
-                pause_s = PAUSE_S[0]
+                pause_s = PAUSE_S_FIRST
             except OnefoldError as error:
                 if not self._closing:
                     _log.info("listening for wake-ups broke off: %s", error)
@@ -162,7 +162,7 @@ class Listener:
             self._deaf = True
             if not self._closing:
                 time.sleep(pause_s)
-                pause_s = min(pause_s * 2, longest_s)
+                pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
     def _listen(self) -> None:
         assert self._doorbell is not None
@@ -173,14 +173,13 @@ class Listener:
             self.listening.set()
             if self._deaf:
                 self._hub.wake_all()
-            checked = time.monotonic()
             while not self._closing:
-                for payload in wire.notifications(self._doorbell[0], CHECK_S):
+                payloads = wire.notifications(self._doorbell[0], CHECK_S)
+                for payload in payloads:
                     self._heard(payload)
-                if time.monotonic() - checked > CHECK_S and not self._closing:
+                if not payloads and not self._closing:  # Silence: does anybody speak there?
                     wire.deadline_ns = time.monotonic_ns() + ANSWER_NS_MAX
                     wire.read_clock()
-                    checked = time.monotonic()
         finally:
             wire.close()
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import psycopg
 
+from onefold.core.clock import SYSTEM
 from onefold.core.errors import Conflict, Invalid, OnefoldError, Retry
 from onefold.engine import schema
 from onefold.engine.postgres.codec import plan_of
-from onefold.engine.postgres.errors import refused
+from onefold.engine.postgres.errors import first_line, refused
 from onefold.engine.postgres.pool import conninfo_of
 from onefold.engine.postgres.wire import Wire
 from onefold.engine.tx import Row
@@ -42,9 +42,9 @@ def migrate_postgres(url: str, files: Sequence[schema.SchemaFile]) -> list[tuple
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
         raise Retry("A table was in use for too long; nothing was changed.", code="lock_timeout") from None
     except psycopg.OperationalError as error:
-        raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=_first_line(error)) from None
+        raise Retry("PostgreSQL cannot be reached.", code="unavailable", why=first_line(error)) from None
     except psycopg.Error as error:
-        raise Invalid("PostgreSQL refuses the migration.", code="migration", why=_first_line(error)) from None
+        raise Invalid("PostgreSQL refuses the migration.", code="migration", why=first_line(error)) from None
 
 
 def check_schema(wire: Wire, files: Sequence[schema.SchemaFile]) -> None:
@@ -57,8 +57,9 @@ def check_schema(wire: Wire, files: Sequence[schema.SchemaFile]) -> None:
     if wire.server_version < VERSION_MIN:
         raise Invalid("PostgreSQL 15 or newer is needed.", have=wire.server_version // 10_000)
     todo = list(files)
-    if _all(wire, EXISTS)[0][0]:
-        todo = schema.missing(files, [(row[0], row[1], row[2]) for row in _all(wire, APPLIED)])
+    [(exists,)] = _all(wire, EXISTS)
+    if exists:
+        todo = schema.missing(files, _all(wire, APPLIED))
     if todo:
         raise Conflict(
             "The database lacks the schema of this release; run: onefold migrate --url URL",
@@ -67,7 +68,7 @@ def check_schema(wire: Wire, files: Sequence[schema.SchemaFile]) -> None:
 
 
 def _migrate(
-    connection: psycopg.Connection[tuple[object, ...]], files: Sequence[schema.SchemaFile]
+    connection: psycopg.Connection[Row], files: Sequence[schema.SchemaFile]
 ) -> list[tuple[str, int]]:
     if connection.info.server_version < VERSION_MIN:
         raise Invalid("PostgreSQL 15 or newer is needed.", have=connection.info.server_version // 10_000)
@@ -76,15 +77,14 @@ def _migrate(
     connection.execute(f"SET LOCAL lock_timeout = {TABLE_LOCK_MS}".encode())
     # A snapshot from before the lock would not see what its last holder did; READ COMMITTED
     # takes a new one for each statement.
-    exists = connection.execute("SELECT to_regclass('onefold.schema') IS NOT NULL").fetchone()
+    [(exists,)] = connection.execute(EXISTS).fetchall()
     applied: list[tuple[str, int, str]] = []
-    if exists and exists[0]:
-        rows = connection.execute("SELECT block, version, digest FROM onefold.schema").fetchall()
-        applied = [(str(row[0]), int(str(row[1])), str(row[2])) for row in rows]
+    if exists:
+        applied = connection.execute(APPLIED).fetchall()
     else:
         connection.execute("CREATE SCHEMA IF NOT EXISTS onefold")
     todo = schema.missing(files, applied)
-    schema.apply(todo, "postgres", connection.execute, now_ms=time.time_ns() // 1_000_000)
+    schema.apply(todo, "postgres", connection.execute, now_ms=SYSTEM.now_ms())
     return [(file.block, file.version) for file in todo]
 
 
@@ -97,7 +97,3 @@ def _all(wire: Wire, sql: str) -> list[Row]:
         if error.code == "statement":
             raise Invalid("The schema onefold cannot be read by this user.", code="refused", **error.facts) from None
         raise
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]

@@ -15,6 +15,7 @@ from psycopg import Error as DriverError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from onefold.core.errors import Invalid, Retry
+from onefold.engine.call import seconds_left
 from onefold.engine.postgres.clock import ServerClock
 from onefold.engine.postgres.errors import Lost
 from onefold.engine.postgres.wire import Wire, open_wire
@@ -91,7 +92,7 @@ class Places:
             bell = threading.Lock()
             bell.acquire()
             queue.append(bell)
-        left_s = (deadline_ns - time.monotonic_ns()) / 1e9
+        left_s = seconds_left(deadline_ns)
         rang = False
         try:
             rang = left_s > 0 and bell.acquire(timeout=left_s)
@@ -227,8 +228,7 @@ class Pool:
             try:
                 return self.connect(deadline_ns)
             except Retry:
-                left_s = (deadline_ns - time.monotonic_ns()) / 1e9
-                if left_s <= pause_s:
+                if seconds_left(deadline_ns) <= pause_s:
                     raise
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  Jitter.
             pause_s = min(pause_s * 2, longest_s)

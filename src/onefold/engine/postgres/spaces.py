@@ -30,7 +30,7 @@ class Spaces:
         for sql in (STORE, STORED):
             plan = plan_of(sql)
             wire.execute(plan, *plan.encode({"space": space, "name": name}))
-        stored = wire.rows()[0][0]
+        [(stored,)] = wire.rows()
         if stored != name:
             raise Invalid(
                 "Two names of spaces have the same number; rename one.", code="space_collision",

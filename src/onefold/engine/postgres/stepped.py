@@ -88,9 +88,8 @@ class SteppedTx(PostgresTx):
         super().__init__(wire, options, durability, **more)
         self._stepper = stepper
 
-    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
-        """See `PostgresTx.all`."""
-        return self._step(lambda: super(SteppedTx, self).all(sql, **parameters))
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
+        return self._step(lambda: super(SteppedTx, self)._rows(sql, parameters))
 
     def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
         """See `PostgresTx.many`: a step for each row, as the server takes them."""
@@ -148,7 +147,7 @@ class Overseer:
 
     def blocked(self) -> set[int]:
         """The backends that wait for a lock of another one."""
-        return {row[0] for row in self._rows(_BLOCKED)}
+        return {pid for (pid,) in self._rows(_BLOCKED)}
 
     def empty(self) -> None:
         """Forget all rows and tables that were made since, and where sequences stood."""
@@ -170,7 +169,7 @@ class Overseer:
         return self._texts(" UNION ALL ".join(looks))
 
     def _texts(self, sql: str) -> list[str]:
-        return [row[0] for row in self._rows(sql)]
+        return [text for (text,) in self._rows(sql)]
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         self._wire.deadline_ns = time.monotonic_ns() + LOOK_NS_MAX

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, LiteralString
 
-from onefold.core.errors import Doomed, Invalid, OnefoldError, Unknown
+from onefold.core.errors import Doomed, OnefoldError, Unknown
 from onefold.engine.call import Durability, Options
 from onefold.engine.postgres.codec import plan_of
 from onefold.engine.postgres.errors import FATAL
@@ -60,19 +60,8 @@ class PostgresTx(Deferring):
 
     # -- statements ---------------------------------------------------------------------------
 
-    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
-        """See `Tx.one`."""
-        rows = self.all(sql, **parameters)
-        if len(rows) > 1:
-            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
-            self.doom(error)
-            raise error
-        return rows[0] if rows else None
-
-    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
-        """See `Tx.all`."""
-        if self._doom is not None:
-            self._check_alive()
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
+        self._check_alive()
         try:
             self._queue(sql, parameters)
             rows = self._wire.rows()
@@ -92,8 +81,7 @@ class PostgresTx(Deferring):
         self._later(sql, parameters, refusal)
 
     def _later(self, sql: str, parameters: dict[str, Any], refusal: Refusal | None = None) -> None:
-        if self._doom is not None:
-            self._check_alive()
+        self._check_alive()
         try:
             self._queue(sql, parameters, refusal)
             if self._wire.queued >= QUEUE_MAX:
@@ -104,8 +92,7 @@ class PostgresTx(Deferring):
 
     def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
         """See `Tx.many`."""
-        if self._doom is not None:
-            self._check_alive()
+        self._check_alive()
         try:
             for row in rows:
                 self._queue(sql, dict(row))

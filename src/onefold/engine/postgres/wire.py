@@ -108,7 +108,7 @@ class Wire:
         before = time.monotonic_ns()
         pg.send_query_params(_HELLO, None)
         self._pending.append(_COMMAND)
-        row = self._reader.rows(self.sync())[0]
+        [row] = self.rows()
         self.identity = Identity(*row[7:11])
         self.clock = ClockReading(row[11], before, time.monotonic_ns())
 
@@ -312,8 +312,8 @@ class Wire:
         """Read the server's clock; a round trip, so that it also tells whether the wire lives."""
         self.command(_CLOCK)
         before = time.monotonic_ns()
-        row = self.rows()[0]
-        self.clock = ClockReading(row[0], before, time.monotonic_ns())
+        [(server_us,)] = self.rows()
+        self.clock = ClockReading(server_us, before, time.monotonic_ns())
         return self.clock
 
     def settled(self) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from onefold.core.errors import Invalid, Retry
-from onefold.engine.call import Call
+from onefold.engine.call import Call, seconds_left
 
 QUEUE_MAX = 65_536
 HOT_WAITING_MAX = 10_000
@@ -131,7 +130,7 @@ class HotKeys:
         bell.acquire()
         if self.enter(key, bell.release):
             return
-        left_s = (deadline_ns - time.monotonic_ns()) / 1e9
+        left_s = seconds_left(deadline_ns)
         rang = False
         try:
             rang = left_s > 0 and bell.acquire(timeout=left_s)

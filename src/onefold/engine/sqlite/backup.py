@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 import xxhash
 
+from onefold.core.clock import SYSTEM
 from onefold.core.errors import Conflict, Invalid, NotFound, Retry
 from onefold.engine.sqlite.connection import real_path, translated, wal_of
 from onefold.engine.sqlite.snapshot import snapshot
@@ -179,7 +179,7 @@ def _examined(file: Path, tell: Tell) -> Manifest:
     try:
         uri = f"file:{quote(str(file))}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-            lines = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({DAMAGE_MAX})")]
+            lines = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({DAMAGE_MAX})")]
             if lines != ["ok"]:
                 raise Invalid("The file is damaged.", code="corrupt", damage=lines[:3])
             tables = table_reports(connection, tell)
@@ -192,7 +192,7 @@ def _examined(file: Path, tell: Tell) -> Manifest:
         digest.update(chunk)
         tell("hashing", done, size)
     sync_file(file)
-    return Manifest(time.time_ns() // 1_000_000, size, digest.hexdigest(), schema, tables)
+    return Manifest(SYSTEM.now_ms(), size, digest.hexdigest(), schema, tables)
 
 
 def _tables(connection: sqlite3.Connection) -> list[str]:
@@ -201,7 +201,7 @@ def _tables(connection: sqlite3.Connection) -> list[str]:
         """SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
            AND sql NOT LIKE 'CREATE VIRTUAL %' ORDER BY name"""
     )
-    return [str(row[0]).replace('"', '""') for row in rows]
+    return [str(name).replace('"', '""') for (name,) in rows]
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[str, int, str]]:
@@ -209,7 +209,8 @@ def _schema(connection: sqlite3.Connection) -> list[tuple[str, int, str]]:
 
 
 def _one(connection: sqlite3.Connection, sql: str) -> Any:
-    return connection.execute(sql).fetchone()[0]
+    (value,) = connection.execute(sql).fetchone()
+    return value
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from pathlib import Path
 from onefold.core.clock import Clock
 from onefold.core.errors import Doomed, OnefoldError, Retry, Unknown
 from onefold.engine.call import (
+    NEVER_NS,
     Call,
     Durability,
     code_of,
@@ -63,6 +64,7 @@ WAL_BYTES_LARGE = 128 << 20  # A full write-back is forced above it.
 RESTART_WAIT_MS = 100  # How long that may wait for readers; the writer stands still meanwhile.
 PROGRESS_STEPS = 10_000  # Virtual machine steps between two looks at the deadline, about 0.1 ms.
 LOSSES_BEFORE_ALONE = 2
+UNDO_NS_MAX = 1_000_000_000  # Undoing is not part of the deadline.
 
 
 class Batches:
@@ -232,7 +234,7 @@ class Batches:
                 self.mend()
             if self.connection is None:
                 self._open()
-            self._deadline_ns = 1 << 62
+            self._deadline_ns = NEVER_NS
             # A lone call may ask for less than the database's durability; in a batch one fsync serves all.
             wanted = (alone and first.options.durability) or self._durability
             if wanted != self._synchronous and (alone or self._synchronous != self._durability):
@@ -274,7 +276,7 @@ class Batches:
         try:
             if self.connection is None:
                 self._open()
-            self._deadline_ns = 1 << 62
+            self._deadline_ns = NEVER_NS
             self._cursor.execute(BEGIN_WRITE)  # Nobody appends meanwhile, gate or not.
             try:
                 write_again(wal_of(self._path))
@@ -333,8 +335,7 @@ class Batches:
                 result = call.fn(tx, *call.args, **call.kwargs)
             if result is not None:
                 refuse_awaitable(call, result)
-            if tx._doom is not None:
-                tx._check_alive()
+            tx._check_alive()
             now_ns = time.monotonic_ns()
             if now_ns > deadline_ns:
                 raise late_while_running()
@@ -387,10 +388,10 @@ class Batches:
         if self.forked_inside:
             raise Doomed("The process was forked inside the transaction.", code="forked")
         self._take_back()
-        self._deadline_ns = time.monotonic_ns() + 1_000_000_000  # Undoing is not part of the deadline.
+        self._deadline_ns = time.monotonic_ns() + UNDO_NS_MAX
 
     def _commit(self, cursor: sqlite3.Cursor, done: list[Call], hinted: list[Hints], started: int) -> None:
-        self._deadline_ns = 1 << 62
+        self._deadline_ns = NEVER_NS
         before = time.monotonic_ns()
         try:
             cursor.execute(COMMIT)

@@ -21,6 +21,8 @@ BUSY_PAUSE_S = 0.01
 CACHE_KIB = 65_536
 CHECKPOINT_PAGES = 8_000  # 32 MiB: a page that changes again and again is written back once.
 WAL_BYTES_KEPT = 64 << 20  # A WAL that grew beyond it, behind a long reader, is cut back afterwards.
+HEAP_BYTES_KEPT, HEAP_BYTES_STEP = 64 << 20, 1 << 20
+_M_TRIM_THRESHOLD, _M_TOP_PAD = -1, -2  # Of glibc's mallopt.
 
 BEGIN_WRITE = "BEGIN IMMEDIATE -- the engine's"
 BEGIN_READ = "BEGIN -- the engine's"
@@ -101,11 +103,13 @@ def _to_wal(connection: sqlite3.Connection) -> str:
     give_up = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            return connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                 raise
             time.sleep(BUSY_PAUSE_S)
+        else:
+            return str(mode)
 
 
 def real_path(path: Path) -> Path:
@@ -126,8 +130,8 @@ def steady_heap() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)
-            libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-            libc.mallopt(-2, 1 << 20)  # M_TOP_PAD
+            libc.mallopt(_M_TRIM_THRESHOLD, HEAP_BYTES_KEPT)
+            libc.mallopt(_M_TOP_PAD, HEAP_BYTES_STEP)
 
 
 def translated(error: BaseException, *, at_commit: bool = False) -> OnefoldError:

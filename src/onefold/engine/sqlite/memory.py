@@ -73,7 +73,7 @@ class MemoryWriter:
 
     def reset(self) -> None:
         """Forget all rows and all tables that were made since; the next transaction finds it as it was."""
-        if self._connection.execute("PRAGMA schema_version").fetchone()[0] != self._version:
+        if self._schema_version() != self._version:
             self._start_over()
         self._connection.execute("PRAGMA foreign_keys = OFF")
         self._connection.execute(BEGIN_WRITE)
@@ -100,7 +100,11 @@ class MemoryWriter:
         self._pristine.backup(self._connection)
         tables = self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         self._emptying = [f'DELETE FROM "{name}"' for (name,) in tables if name != "onefold_schema"]  # noqa: S608
-        self._version = self._connection.execute("PRAGMA schema_version").fetchone()[0]
+        self._version = self._schema_version()
+
+    def _schema_version(self) -> int:
+        (version,) = self._connection.execute("PRAGMA schema_version").fetchone()
+        return version
 
     def _read(self, call: Call) -> Any:
         cursor = self._batches._cursor

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from onefold.core.clock import SYSTEM
 from onefold.core.errors import Invalid, Retry
 from onefold.engine import schema
 from onefold.engine.sqlite.connection import open_connection, real_path, translated
@@ -36,7 +36,7 @@ def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple
         try:
             connection.execute("BEGIN IMMEDIATE")
             todo = schema.missing(files, _applied(connection))
-            schema.apply(todo, "sqlite", connection.execute, now_ms=time.time_ns() // 1_000_000)
+            schema.apply(todo, "sqlite", connection.execute, now_ms=SYSTEM.now_ms())
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise translated(error) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from onefold.core.clock import Clock
 from onefold.core.errors import Doomed, Retry
-from onefold.engine.call import Call, code_of, name_of, refuse_awaitable, running, settle
+from onefold.engine.call import NEVER_NS, Call, code_of, name_of, refuse_awaitable, running, seconds_left, settle
 from onefold.engine.metrics import Metrics
 from onefold.engine.sqlite.connection import BEGIN_READ, COMMIT, open_connection, translated
 from onefold.engine.sqlite.parked import Parked
@@ -120,7 +120,7 @@ class Readers:
         return Retry("All readers were busy until the deadline.", code="readers_busy", most=READERS_MAX)
 
     def _run(self, call: Call) -> Any:
-        left_s = (call.deadline_ns - time.monotonic_ns()) / 1e9
+        left_s = seconds_left(call.deadline_ns)
         if left_s <= 0 or not self._permits.acquire(timeout=left_s):
             raise self._busy(call)
         try:
@@ -155,8 +155,7 @@ class Readers:
             running.fn = call.fn
             result = call.fn(tx, *call.args, **call.kwargs)
             refuse_awaitable(call, result)
-            if tx._doom is not None:
-                tx._check_alive()
+            tx._check_alive()
         except BaseException as error:
             code = "doomed" if isinstance(error, Doomed) else code_of(error)
             self._metrics.abort(name_of(call.fn), code)
@@ -168,7 +167,7 @@ class Readers:
             tx._doom = OVER
             reader.connection.take_back()
             reader.since_ns = 0
-            reader.deadline_ns = 1 << 62
+            reader.deadline_ns = NEVER_NS
             if reader.connection.in_transaction:
                 cursor.execute(COMMIT)
 

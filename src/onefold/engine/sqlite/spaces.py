@@ -29,11 +29,11 @@ class Spaces:
             "INSERT INTO onefold_spaces (space, name) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (tx.space, tx.space_name),
         )
-        stored = cursor.execute("SELECT name FROM onefold_spaces WHERE space = ?", (tx.space,)).fetchone()
-        if stored[0] != tx.space_name:
+        (stored,) = cursor.execute("SELECT name FROM onefold_spaces WHERE space = ?", (tx.space,)).fetchone()
+        if stored != tx.space_name:
             raise Invalid(
                 "Two names of spaces have the same number; rename one.", code="space_collision",
-                ours=tx.space_name, stored=stored[0],
+                ours=tx.space_name, stored=stored,
             )
         self._new.append(tx.space)
 

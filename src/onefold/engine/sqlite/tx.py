@@ -8,12 +8,10 @@ from operator import itemgetter
 from typing import Any, ClassVar, LiteralString
 
 from onefold.core.errors import Invalid, OnefoldError
-from onefold.engine.sql import Dialect, compile_statement
+from onefold.engine.sql import Dialect, check_room, compile_statement
 from onefold.engine.sqlite.connection import EngineConnection, translated
 from onefold.engine.tx import ADD_SQLITE, Row, Tx
 from onefold.engine.values import check_name, check_parameters
-
-STATEMENTS_MAX = 10_000
 
 Binder = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
@@ -32,26 +30,11 @@ class SqliteTx(Tx):
         super().__init__(space=space, space_name=space_name, now_ms=now_ms, seed=seed)
         self._cursor = cursor
 
-    def one(self, sql: LiteralString, /, **parameters: Any) -> Row | None:
-        """See `Tx.one`."""
-        rows = self._fetch(sql, parameters)
-        if not rows:
-            return None
-        if len(rows) > 1:
-            error = Invalid("The statement gave more than one row; use all.", code="many_rows")
-            self.doom(error)
-            raise error
-        return rows[0]
-
-    def all(self, sql: LiteralString, /, **parameters: Any) -> list[Row]:
-        """See `Tx.all`."""
-        return self._fetch(sql, parameters)
-
     def run(self, sql: LiteralString, /, **parameters: Any) -> None:
         """See `Tx.run`."""
-        self._fetch(sql, parameters)
+        self._rows(sql, parameters)
 
-    def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
         if self._doom is not None:
             self._check_alive()
         try:
@@ -66,8 +49,7 @@ class SqliteTx(Tx):
 
     def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
         """See `Tx.many`."""
-        if self._doom is not None:
-            self._check_alive()
+        self._check_alive()
         bound = {"space": self.space, "now_ms": self.now_ms}
         try:
             given = [{**row, **bound} for row in rows]
@@ -123,8 +105,7 @@ class SqliteTx(Tx):
 
 
 def _compiled(sql: str) -> tuple[str, Binder]:
-    if len(_statements) >= STATEMENTS_MAX:
-        raise Invalid("Too many different SQL texts; pass values as parameters.", most=STATEMENTS_MAX)
+    check_room(_statements)
     statement = compile_statement(sql, "sqlite")
     compiled = _statements[sql] = (statement.text, _binder(statement.parameters))
     return compiled

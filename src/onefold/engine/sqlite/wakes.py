@@ -31,6 +31,8 @@ POLL_S = 0.25
 PEERS_REFRESH_S = 0.25
 DATAGRAM_BYTES_MAX = 4_096
 PEERS_MAX = 256
+OUT_MAX = 1_000  # Commits of which the others are not told yet.
+CLOSE_S = 2.0
 
 
 class Peers:
@@ -123,7 +125,7 @@ class Wakes:
         self._hub = hub
         self._seen: list[str] = []  # Peers, as last looked at.
         self._seen_at = 0.0
-        self._out: deque[list[str]] = deque(maxlen=1_000)
+        self._out: deque[list[str]] = deque(maxlen=OUT_MAX)
         self._ring = threading.Event()
         self._closing = False
         self._connection: sqlite3.Connection | None = None
@@ -167,7 +169,7 @@ class Wakes:
             peers.send(self._name, b"")  # The listener looks up.
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(timeout=2)
+                thread.join(CLOSE_S)
         self._socket.close()
         if peers is not None:
             peers.unlink(self._name)
@@ -236,7 +238,7 @@ class Wakes:
         try:
             if self._connection is None:
                 self._connection = open_connection(self._path, readonly=True)
-            version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         except Exception as error:
             _log.debug("no look at the file: %s", error)
             return

@@ -16,6 +16,8 @@ _log = logging.getLogger("onefold.watchdog")
 
 TICK_S = 0.1
 HOLDS_WRITER_NS = 250_000_000
+FRAMES = 4  # Of the function that holds it.
+CLOSE_S = 2.0
 
 
 class Watchdog:
@@ -32,7 +34,7 @@ class Watchdog:
     def close(self) -> None:
         """Stop looking."""
         self._stop.set()
-        self._thread.join(timeout=2)
+        self._thread.join(CLOSE_S)
 
     def _loop(self) -> None:
         while not self._stop.wait(TICK_S):
@@ -52,7 +54,7 @@ class Watchdog:
         self._named = current
         call, thread, since = current
         frame = sys._current_frames().get(thread)
-        where = "".join(traceback.format_stack(frame, limit=4)) if frame else ""
+        where = "".join(traceback.format_stack(frame, limit=FRAMES)) if frame else ""
         _log.warning(
             "%s holds the writer for %d ms; every other call waits. A function over tx does no I/O and no long "
             "computing.\n%s", name_of(call.fn), (now - since) // 1_000_000, where,

@@ -29,6 +29,7 @@ _log = logging.getLogger("onefold.writer")
 
 QUEUE_MAX = 65_536
 MEND_WAIT_S = 5.0  # For the gate.
+STOP_LOOK_S = 0.05  # Between two looks whether the thread sleeps at the gate.
 
 
 class Writer:
@@ -205,7 +206,7 @@ class Writer:
         self._closing = True
         self._ring()
         while self._thread.is_alive():
-            self._thread.join(0.05)
+            self._thread.join(STOP_LOOK_S)
             if self.waits_since_ns and not self._any_open():
                 # Another process holds the gate, and nobody here waits for it any more.
                 self._stopped = self.abandoned = True

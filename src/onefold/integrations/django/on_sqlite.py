@@ -25,9 +25,9 @@ class DjangoSqliteTx(InBlock, JoinedSqliteTx):
         self._check_alive()
         super().many(sql, rows)
 
-    def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
         self._check_alive()
-        return super()._fetch(sql, parameters)
+        return super()._rows(sql, parameters)
 
 
 def join(block: Block, *, space_name: str) -> DjangoSqliteTx:
