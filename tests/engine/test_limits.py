@@ -10,8 +10,13 @@ import pytest
 from engine_words import WAIT_S, count, put
 
 from onefold import Database, Invalid, Tx
+from onefold.engine import sql as sql_module
 from onefold.engine import tx as tx_module
 from onefold.engine import wake
+from onefold.engine.postgres import codec
+from onefold.engine.postgres import spaces as postgres_spaces
+from onefold.engine.sqlite import spaces as sqlite_spaces
+from onefold.engine.sqlite import tx as sqlite_tx
 
 
 def refused(db: Database, work: Callable[[Tx], object]) -> str:
@@ -84,3 +89,34 @@ class Metres(float):
 def test_a_subclass_of_float_is_held_to_what_floats_are(db: Database) -> None:
     assert db.run(lambda tx: tx.one("SELECT CAST(:v AS DOUBLE PRECISION)", v=Metres(1.5))) == (1.5,)
     assert refused(db, lambda tx: tx.one("SELECT CAST(:v AS DOUBLE PRECISION)", v=Metres("inf"))) == "not_finite"
+
+
+def test_an_option_at_its_limit_is_taken(db: Database) -> None:
+    for deadline_ms in (1, 600_000):
+        db.options(deadline_ms=deadline_ms)
+    assert db.at("s" * 200).options(deadline_ms=600_000, hot="h" * 200).run(lambda tx: len(tx.space_name)) == 200
+    assert db.options(hot="h").run(lambda tx: tx.wake("t" * 10_000)) is None
+    with pytest.raises(Invalid):
+        db.options(deadline_ms=600_001)
+
+
+def test_only_so_many_texts_are_kept_and_those_go_on_to_work(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    db.run(count)
+    kept = sqlite_tx._statements if db.dialect == "sqlite" else codec._plans
+    monkeypatch.setattr(sql_module, "TEXTS_MAX", len(kept) + 1)
+    assert db.run(lambda tx: tx.one(f"SELECT 1 -- {id(db)}")) == (1,)
+    assert "SQL texts" in str(pytest.raises(Invalid, db.run, lambda tx: tx.one(f"SELECT 2 -- {id(db)}")).value)
+    assert db.run(lambda tx: tx.one(f"SELECT 1 -- {id(db)}")) == (1,)
+
+
+def test_only_so_many_spaces_are_remembered_and_all_can_be_used(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (sqlite_spaces, postgres_spaces):
+        monkeypatch.setattr(module, "KNOWN_MAX", 2)
+    engine = db._engine
+    known = engine._spaces if db.dialect == "postgres" else engine._parts.writer.batches._spaces  # type: ignore[attr-defined]
+    sizes = []
+    for name in ("a", "b", "c", "a"):
+        db.at(name).run(put, "k")
+        sizes.append(len(known._known))
+    assert sizes == [1, 2, 1, 2]
+    assert [db.at(name).run(count) for name in "abc"] == [1, 1, 1]

@@ -14,6 +14,7 @@ from waiting import let_pass
 import onefold
 from onefold import Database, Doomed, Invalid, Retry, Tx
 from onefold.engine.postgres import pool as pool_module
+from onefold.engine.postgres import wire as wire_module
 from onefold.engine.postgres import workers as workers_module
 from onefold.engine.reserved import reserved
 
@@ -187,6 +188,18 @@ def test_pool_max_has_a_range(postgres_url: str) -> None:
     for wrong in (2, 101):
         with pytest.raises(Invalid, match="pool_max"):
             onefold.connect(postgres_url, pool_max=wrong)
+    for right in (3, 100):
+        onefold.connect(postgres_url, pool_max=right).close()
+
+
+def test_only_so_many_statements_are_prepared_and_the_others_are_run_as_well(
+    plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = "SELECT count(*) FROM pg_prepared_statements"
+    [already] = plain.run(lambda tx: tx.one(prepared)) or ()
+    monkeypatch.setattr(wire_module, "PREPARED_MAX", already + 1)
+    assert [plain.run(lambda tx, n=n: tx.one(f"SELECT {n} + :n", n=n)) for n in range(4)] == [(0,), (2,), (4,), (6,)]
+    assert plain.run(lambda tx: tx.one(prepared)) == (already + 1,)
 
 
 # -- what stands between -----------------------------------------------------------------------------

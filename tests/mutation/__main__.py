@@ -1,10 +1,10 @@
 """Change the engine in small ways, one at a time, and see which changes no test notices.
 
-    python -m tests.mutation [--mutants 100] [--seed 1] [--tests-s 30] [--workers 2] [--within engine/sqlite] [--again]
+    python -m tests.mutation [--mutants 100] [--seed 1] [--tests-s 30] [--workers 2] [--within engine/sqlite] [--again survived]
 
 Cosmic Ray makes the mutants (`mutants.py`), coverage says which tests could notice one (`measure.py`, `covering.py`),
 and `judge.py` runs them in a copy of the checkout. Verdicts are kept in .data/mutation/verdicts.jsonl as they come: a
-run goes on where the last one ended, and `--again` judges the survivors once more. Every survivor is printed with its
+run goes on where the last one ended, and `--again survived` judges the survivors once more. Every survivor is printed with its
 change; rfd/ holds the answers to those that stay.
 """
 
@@ -92,14 +92,14 @@ def main() -> None:
     parser.add_argument("--tests-s", type=float, default=30, help="seconds of tests for each, as measured")
     parser.add_argument("--workers", type=int, default=2, help="how many at a time")
     parser.add_argument("--within", default="", help="only mutants whose name, PATH:OPERATOR:N:LINE, contains this")
-    parser.add_argument("--again", action="store_true", help="those that survived, instead of those not judged")
+    parser.add_argument("--again", default="", choices=OUTCOMES, help="those that ended so, instead of those not judged")
     asked = parser.parse_args()
     measured, known = measure(), verdicts()
     there = list(mutants())
 
     def wanted(mutant: Mutant) -> bool:
         verdict = known.get(mutant.name)
-        return asked.within in mutant.name and (verdict is not None and verdict["outcome"] == "survived" if asked.again else verdict is None)
+        return asked.within in mutant.name and (verdict["outcome"] if verdict else "") == asked.again
 
     drawn = ((mutant, mutated(mutant)) for mutant in in_turn(filter(wanted, there), asked.seed))
     sample = list(islice(((mutant, text) for mutant, text in drawn if text is not None), asked.mutants))
