@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from engine_words import INSERT, get, put
@@ -18,6 +19,7 @@ from onefold import Conflict, Database, Invalid, Retry, Tx
 from onefold.cli.main import parser
 from onefold.engine import schema
 from onefold.engine.postgres import engine as engine_module
+from onefold.engine.postgres.rehearsing import Expected
 from onefold.testing.postgres import Cluster
 
 # -- values, and errors -------------------------------------------------------------------------------
@@ -117,6 +119,24 @@ def test_a_plan_that_a_migration_made_stale_is_made_anew(plain: Database, postgr
         owner.execute("ALTER TABLE changing ALTER a TYPE text")
         owner.execute("INSERT INTO changing VALUES ('x')")
     assert plain.run(lambda tx: tx.all("SELECT * FROM changing")) == [("x",)]
+
+
+class Made(msgspec.Struct):
+    id: int
+    name: str
+
+
+def test_a_rehearsal_forgives_drawn_numbers_and_nothing_else() -> None:
+    drawn = ({1, 2}, {3, 4})
+    for first, second, same in (
+        (1, 3, True), (1, 1, True), (9, 9, True), (1, 5, False), (5, 3, False), (3, 1, False), (1, "3", False), (True, 3, False),
+        ([1, "a"], [4, "a"], True), ([1, "a"], [4, "b"], False), ([1], [3, 4], False), ([1], (3,), False),
+        ({"id": 1}, {"id": 3}, True), ({"id": 1}, {"id": 5}, False), ({1: "a"}, {3: "a"}, True), ({"a": 1}, {"b": 3}, False),
+        ({"a": 1}, {}, False), (Made(1, "a"), Made(3, "a"), True), (Made(1, "a"), Made(3, "b"), False), (1.0, 3, False),
+    ):  # fmt: skip
+        expected = Expected(first, drawn, anything=False)
+        assert (expected == second, expected != second) == (same, not same), (first, second)
+        assert Expected(first, drawn, anything=True) == second
 
 
 # -- connecting --------------------------------------------------------------------------------------

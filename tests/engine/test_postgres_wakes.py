@@ -157,6 +157,9 @@ def test_closing_lets_running_calls_finish(postgres_url: str) -> None:
     assert entered.wait(20)
     closer = threading.Thread(target=db.close)
     closer.start()
+    until(lambda: db._engine._parts.pool._closing, "the beginning of its end")  # type: ignore[attr-defined]
+    closer.join(0.05)
+    assert closer.is_alive(), "it did not wait for the call"
     leave.set()
     thread.join(20)
     closer.join(20)

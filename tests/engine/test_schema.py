@@ -13,6 +13,7 @@ import pytest
 import onefold
 from onefold import Conflict, Invalid
 from onefold.engine import schema
+from onefold.engine.call import space_of
 from onefold.engine.schema import SchemaFile
 from onefold.index import schema_directories
 
@@ -120,6 +121,11 @@ def test_every_shipped_file_can_be_read() -> None:
     for file in files:
         assert file.statements("sqlite")
         assert file.statements("postgres")
+
+
+def test_the_number_of_a_space_is_the_one_that_databases_hold() -> None:
+    assert space_of("") == 1_622_210_670_741_801_569
+    assert space_of("tenant/7") == 2_958_391_650_828_566_476
 
 
 def test_two_versions_starting_together(tmp_path: Path) -> None:

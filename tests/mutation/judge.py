@@ -37,7 +37,7 @@ TEST_S = 8.0  # Each test may take so long (a PostgreSQL may have to start), and
 TIMES_LONGER = 10  # so many times as long as when it was measured. Many wait for twenty seconds before they give up.
 START_S = 40.0  # Until the first test, and after the last one.
 LEAVE_S = 4.0  # A PostgreSQL goes by itself, when whoever started it is gone.
-CALM_S = 10.0  # So many seconds of tests must pass without a mutant.
+CALM_S = 5.0  # So many seconds of tests must pass without a mutant.
 
 _FIRST = Path("mutation.first.json").absolute()  # What a child failed of.
 _SAID = Path("mutation.said").absolute()  # What it printed.

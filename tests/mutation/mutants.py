@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from hashlib import sha256
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -87,6 +88,7 @@ class _Meaning(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+@lru_cache(maxsize=1_000)
 def meaning(source: str) -> str:
     """What two texts share that do the same."""
     return ast.dump(_Meaning().visit(ast.parse(source)))
