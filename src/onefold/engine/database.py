@@ -150,18 +150,3 @@ class Database(Handle):
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
-
-
-class inside:  # noqa: N801  Reads as a phrase: `with inside(call):`.
-    """Marks this thread as being in a transaction, so that a nested `run` is refused."""
-
-    __slots__ = ("_fn",)
-
-    def __init__(self, call: Call) -> None:
-        self._fn = call.fn
-
-    def __enter__(self) -> None:
-        running.fn = self._fn
-
-    def __exit__(self, *_: object) -> None:
-        running.fn = None

@@ -192,11 +192,6 @@ class PostgresTx(Deferring):
             self._wire.command(_LAZY)
 
     @property
-    def begun(self) -> bool:
-        """Whether there is anything to end."""
-        return self._begun
-
-    @property
     def wrote(self) -> bool:
         """Whether a COMMIT that got lost can be looked up."""
         return self._marked >= 0
