@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -225,3 +226,29 @@ def test_the_drivers_own_connection_cannot_end_the_transaction(db: Database, way
     half = 1 if error is None else 0  # SQLite refuses the word and nothing else; PostgreSQL dooms the function.
     assert isinstance(error, (Doomed, Invalid)) or (lazy and error is None and db.dialect == "sqlite")
     assert [db.run(Tx.total, key) for key in ("a", "half", "b", "c")] == [1, half, 1, 1]
+
+
+def test_a_waiter_says_whether_it_was_woken_and_forgets_it_then(db: Database) -> None:
+    waiter, other = db.waiter("t"), db.waiter("t")
+    other.close()  # Of two that wait for one topic.
+    assert db._engine.hub.has_waiters()
+    assert not waiter.wait(0)
+    assert not asyncio.run(waiter.await_(0))
+    for wait in (waiter.wait, lambda seconds: asyncio.run(waiter.await_(seconds))):
+        db.run(lambda tx: tx.wake("t"))
+        assert wait(20)
+        assert not wait(0)
+    waiter.close()
+    assert not db._engine.hub.has_waiters()
+
+
+def test_a_subscription_that_was_ended_hears_nothing(db: Database) -> None:
+    heard: list[str] = []
+    last = threading.Event()
+    end = db.subscribe("jobs.", lambda fact, _: heard.append(f"ended {fact}"))
+    db.subscribe("jobs.", lambda fact, facts: heard.append(f"{fact} {facts['n']}"))
+    db.subscribe("last", lambda *_: last.set())
+    end()
+    db.run(lambda tx: (tx.emit("jobs.done", n=1), tx.emit("mail.sent", n=2), tx.emit("last")))
+    assert last.wait(20)
+    assert heard == ["jobs.done 1"]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 from engine_words import UPDATE, Blocker, get, put
 from waiting import let_pass
@@ -184,6 +185,40 @@ def test_callers_of_a_hot_key_do_not_take_all_connections(postgres_url: str) -> 
         assert db.options(hot="sku/1").run(get, "hot") == 19
 
 
+def test_every_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "WAITING_MAX", 0)
+    monkeypatch.setattr(workers_module, "HOT_WAITING_MAX", 1)
+    never_ns = time.monotonic_ns() + 60_000_000_000
+    places, hot = pool_module.Places(most=pool_module.RESERVED), workers_module.HotKeys()
+    places.enter(reserved=True, deadline_ns=never_ns)
+    assert [hot.enter((0, "key"), lambda: None) for _ in range(2)] == [True, False]
+    for enter in (
+        lambda: places.enter(reserved=False, deadline_ns=never_ns), lambda: hot.enter((0, "key"), lambda: None),
+    ):  # fmt: skip
+        with pytest.raises(Retry) as full:
+            enter()
+        assert full.value.code == "queue_full"
+    assert (places.waiting, hot.waiting) == (0, 1)
+
+
+def test_the_servers_clock_is_read_again_and_a_wire_that_died_meanwhile_is_replaced(
+    plain: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain.run(put, "a", 1)
+    monkeypatch.setattr(pool_module, "CLOCK_AGE_NS_MAX", 0)
+    clock = plain._engine._parts.clock  # type: ignore[attr-defined]
+    for kill in (False, True):
+        clock._offset_ns, clock._last_ms = 0, 0  # As if the timer had run wrong for years.
+        if kill:
+            with psycopg.connect(postgres_url, autocommit=True) as admin:
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+        assert abs(plain.run(lambda tx: tx.now_ms) - time.time() * 1_000) < 60_000
+    assert plain.metrics()["retries"] == []
+
+
 def test_pool_max_has_a_range(postgres_url: str) -> None:
     for wrong in (2, 101):
         with pytest.raises(Invalid, match="pool_max"):
@@ -241,6 +276,22 @@ def test_a_transaction_that_failed_behind_our_back_is_not_said_to_be_unknown(pla
     with pytest.raises(Doomed):
         plain.run(fails)
     assert plain.run(get, "half") is None
+
+
+def test_the_drivers_own_connection_does_what_else_it_can(plain: Database) -> None:
+    insert = "INSERT INTO onefold.counter_totals (space, key, total) VALUES (%s, %s, 1)"
+
+    def works(tx: Tx) -> object:
+        connection = tx.driver_connection()
+        connection.cursor().executemany(insert, [(tx.space, key) for key in "ab"])
+        return connection.execute(b"SELECT count(*) FROM onefold.counter_totals").fetchone()
+
+    assert plain.run(works) == (2,)
+    for end in (lambda connection: connection.close(), lambda connection: connection.execute("SELECT 1; COMMIT")):
+        with pytest.raises(Invalid) as refused:
+            plain.run(lambda tx, end=end: end(tx.driver_connection()))
+        assert refused.value.code == "inner_commit"
+    assert plain.run(get, "b") == 1
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onefold
-from onefold import Conflict, Database, Invalid, Retry, Tx
+from onefold import Conflict, Database, Invalid, OnefoldError, Retry, Tx
 from onefold.cli.main import parser
 from onefold.engine import schema
 from onefold.engine.postgres import engine as engine_module
+from onefold.engine.postgres import migrate as migrate_module
+from onefold.engine.postgres.errors import from_psycopg
 from onefold.engine.postgres.rehearsing import Expected
 from onefold.testing.postgres import Cluster
 
@@ -119,6 +121,33 @@ def test_a_plan_that_a_migration_made_stale_is_made_anew(plain: Database, postgr
         owner.execute("ALTER TABLE changing ALTER a TYPE text")
         owner.execute("INSERT INTO changing VALUES ('x')")
     assert plain.run(lambda tx: tx.all("SELECT * FROM changing")) == [("x",)]
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "code"),
+    [
+        ("23505", Conflict, "unique"), ("23P01", Conflict, "unique"), ("23503", Conflict, "reference"), ("23001", Conflict, "reference"),
+        ("23514", Invalid, "check"), ("22012", Invalid, "check"), ("26000", Invalid, "pooler"), ("25006", Invalid, "read_only"),
+        ("42601", Invalid, "statement"), ("40001", Retry, "conflict"), ("40P01", Retry, "conflict"), ("57014", Retry, "cancelled"),
+        ("55P03", Retry, "lock_timeout"), ("53100", Retry, "disk_full"), ("58030", Retry, "disk_full"), ("53300", Retry, "unavailable"),
+        ("57P01", Retry, "unavailable"), ("58000", Retry, "unavailable"), ("08006", Retry, "unavailable"),
+    ],
+)  # fmt: skip
+def test_what_a_foreign_connection_raises_is_said_in_our_words(state: str, kind: type[OnefoldError], code: str) -> None:
+    found = from_psycopg(psycopg.errors.lookup(state)("said"))
+    assert isinstance(found, kind)
+    assert found.code == code
+
+
+def test_what_the_driver_itself_raises_is_said_in_our_words() -> None:
+    for error, kind, code, why in (
+        (psycopg.OperationalError("gone\nand a hint"), Retry, "unavailable", "gone"),
+        (psycopg.InterfaceError("closed"), Retry, "unavailable", "closed"),
+        (psycopg.ProgrammingError("no place for %s"), Invalid, "statement", "no place for %s"),
+        (ValueError("x"), Invalid, "statement", "ValueError"),
+    ):
+        found = from_psycopg(error)
+        assert (type(found).kind, found.code, found.facts["why"]) == (kind.kind, code, why)
 
 
 class Made(msgspec.Struct):
@@ -224,3 +253,37 @@ def test_no_error_tells_the_password(postgres_cluster: Cluster, monkeypatch: pyt
 def test_a_connection_over_tcp_with_a_password_works(postgres_cluster: Cluster) -> None:
     with onefold.connect(postgres_cluster.dsn("onefold_template", tcp=True)) as db:
         assert db.reader().run(get, "a") is None
+
+
+def test_a_server_that_is_too_old_is_refused(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with psycopg.connect(postgres_url) as owner:
+        version = owner.info.server_version
+    monkeypatch.setattr(migrate_module, "VERSION_MIN", version + 1)
+    for door in (onefold.connect, onefold.migrate):
+        with pytest.raises(Invalid, match="or newer is needed") as refused:
+            door(postgres_url)
+        assert refused.value.facts == {"have": version // 10_000}
+    monkeypatch.setattr(migrate_module, "VERSION_MIN", version)
+    assert onefold.migrate(postgres_url) == []
+    onefold.connect(postgres_url).close()
+
+
+def test_a_migration_waits_for_another_one_only_so_long(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate_module, "LOCK_WAIT_MS", 20)
+    with psycopg.connect(postgres_url) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [migrate_module.LOCK_KEY])
+        with pytest.raises(Retry) as busy:
+            onefold.migrate(postgres_url)
+    assert busy.value.code == "lock_timeout"
+    assert onefold.migrate(postgres_url) == []
+
+
+def test_a_user_who_may_not_read_the_schema_is_told(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute("CREATE ROLE stranger LOGIN")
+        try:
+            with pytest.raises(Invalid, match="cannot be read by this user") as refused:
+                onefold.connect(postgres_url.replace("postgres@", "stranger@", 1))
+        finally:
+            owner.execute("DROP ROLE stranger")
+    assert refused.value.code == "refused"
