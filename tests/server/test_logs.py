@@ -113,7 +113,7 @@ def test_no_secret_is_in_the_log_of_a_server(db_url: str, tmp_path: Path) -> Non
         good, other = bearer_for(db), bearer_for(db, "jobs:read")
     wrong = good[:-4] + "AAAA"
     basic = base64.b64encode(f"me:{good}".encode()).decode()
-    with running("--log", "json", "--access-log", url=db_url, folder=tmp_path) as process:
+    with running("--log", "json", "--access-log", "--transaction-log", url=db_url, folder=tmp_path) as process:
         for token in (good, other, wrong, f"{SECRET} {SECRET}"):
             process.request("GET", "/v1/tokens", token=token)
             process.request("GET", f"/v1/tokens?token={good}&password={SECRET}", token=token)
@@ -129,6 +129,9 @@ def test_no_secret_is_in_the_log_of_a_server(db_url: str, tmp_path: Path) -> Non
     access = [line for line in lines if line["logger"] == "onefold.access"]
     assert len(access) == 17
     assert len({line["request_id"] for line in access}) == 17
+    done = [line for line in lines if line["logger"] == "onefold.transaction" and "request_id" in line]
+    assert {line["request_id"] for line in done} <= {line["request_id"] for line in access}
+    assert {line["outcome"] for line in done if line["message"].endswith("tokens.ops.list_tokens")} == {"read"}
     for secret in (good, other, wrong, basic, SECRET, good.split("_", 2)[2], wrong.split("_", 2)[2]):
         assert secret not in text
 

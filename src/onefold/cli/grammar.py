@@ -104,6 +104,7 @@ def _serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--no-loops", action="store_true", help="leave background loops to other processes")
     serve.add_argument("--keys", metavar="FILE", help="the key file of webhooks; endpoints must name a key of it (any)")
     serve.add_argument("--access-log", action="store_true", help="one line for each request")
+    serve.add_argument("--transaction-log", action="store_true", help="one line for each transaction of a request")
     serve.add_argument("--log", choices=("text", "json"), help="form of the log (text on a terminal, else json)")
     serve.add_argument("--fd", type=int, help=argparse.SUPPRESS)  # The parent's socket, in a worker.
     serve.add_argument("--link-fd", type=int, help=argparse.SUPPRESS)

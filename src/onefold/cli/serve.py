@@ -18,7 +18,7 @@ SWITCH_INTERVAL_S = 0.0005  # The writer's thread must not wait 5 ms for the loo
 
 def command(options: argparse.Namespace) -> int:
     """Serve until a signal says to end."""
-    logs.configure(options.log, access=options.access_log)
+    logs.configure(options.log, access=options.access_log, transactions=options.transaction_log)
     if options.fd is not None:
         return _serve(options, socket.socket(fileno=options.fd))
     if not is_loopback(options.host):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from logging import DEBUG
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 
 from onefold.core.errors import Invalid
 from onefold.engine.call import Call, Durability, Isolation, Options, name_of, running, space_of
 from onefold.engine.metrics import Metrics
+from onefold.engine.told import told, transactions
 from onefold.engine.tx import Tx
 from onefold.engine.wake import Hub, Waiter
 
@@ -58,11 +60,19 @@ class Handle:
             Retry: the deadline passed, or conflicts did not end; nothing was written.
             Unknown: the connection broke at COMMIT and the outcome cannot be told.
         """
-        return self._engine.run(self._call(fn, args, kwargs))
+        call = self._call(fn, args, kwargs)
+        if transactions.isEnabledFor(DEBUG):
+            with told(call):
+                return self._engine.run(call)
+        return self._engine.run(call)
 
     async def arun(self, fn: Callable[Concatenate[Tx, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """`run` for tasks. A cancelled task withdraws the call or waits for its outcome."""
-        return await self._engine.arun(self._call(fn, args, kwargs))
+        call = self._call(fn, args, kwargs)
+        if transactions.isEnabledFor(DEBUG):
+            with told(call):
+                return await self._engine.arun(call)
+        return await self._engine.arun(call)
 
     def at(self, space_name: str) -> Handle:
         """The same in another space: other rows, other locks, other counters."""

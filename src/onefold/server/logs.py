@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from onefold.core.errors import OnefoldError
+from onefold.engine import told
 
 Form = Literal["text", "json"]
 
@@ -22,7 +23,7 @@ FACT_LENGTH_MAX = 500
 request_id: ContextVar[str] = ContextVar("onefold_request_id", default="")
 
 # What our own calls add with `extra=`; nothing else of a record is written.
-_EXTRA = ("error_id", "status", "ms", "token", "worker", "event", "facts")
+_EXTRA = ("error_id", "status", "outcome", "ms", "token", "worker", "event", "facts")
 _SECRET_NAMES = re.compile(r"passw|secret|authorization|credential|api_?key|private_?key", re.IGNORECASE)
 # What looks like a secret, whoever logged it: our tokens, headers, passwords in URLs and in key=value.
 _SECRETS = re.compile(
@@ -96,13 +97,16 @@ class TextFormatter(logging.Formatter):
         return (f"{line} {added}" if added else line).translate(_BREAKS)
 
 
-def configure(form: Form | None = None, *, access: bool = False, level: int = logging.INFO) -> None:
+def configure(
+    form: Form | None = None, *, access: bool = False, transactions: bool = False, level: int = logging.INFO
+) -> None:
     """Send all logs to stderr.
 
     Args:
         form: None is text on a terminal and JSON elsewhere.
         access: one line for each request, with the path's template, not what the client sent.
-        level: of everything but the access lines.
+        transactions: one line for each transaction of a request, and for each that failed in a background loop.
+        level: of everything but those lines.
     """
     handler = logging.StreamHandler(sys.stderr)
     if (form or ("text" if sys.stderr.isatty() else "json")) == "json":
@@ -113,8 +117,15 @@ def configure(form: Form | None = None, *, access: bool = False, level: int = lo
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.getLogger("onefold.access").setLevel(logging.INFO if access else logging.CRITICAL)
+    told.transactions.setLevel(logging.DEBUG if transactions else logging.WARNING)
+    told.transactions.addFilter(_of_requests)
     # uvicorn tells the same as we do, in other words.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def _of_requests(record: logging.LogRecord) -> bool:
+    """What a background loop does every second, without failing, would hide the rest."""
+    return bool(request_id.get()) or getattr(record, "outcome", "") not in {told.COMMITTED, told.READ}
 
 
 def _plain(name: str, value: Any) -> Any:
