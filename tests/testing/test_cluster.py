@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,13 @@ from onefold.testing.postgres import Cluster
 from onefold.testing.standby import Standby
 
 READY_S_MAX = 2.0
-BUSY = 10  # A machine that runs other tests beside is that much slower at worst.
+CORES = 2  # On which that was to be reached. Processor time is the same, or nearly, beside other tests; the bench has the clock on the wall.
+
+
+def cpu_s(process: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def ask(node: Node, owner: str) -> int:
@@ -25,10 +33,10 @@ def ask(node: Node, owner: str) -> int:
 
 
 def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> None:
-    started = time.perf_counter()
+    own_s = time.process_time()
     with cluster("sqlite", nodes=3) as made:
-        assert time.perf_counter() - started < READY_S_MAX * BUSY
         one, two, three = made.nodes
+        assert time.process_time() - own_s + sum(cpu_s(node.pid) for node in made.nodes) < READY_S_MAX * CORES
         assert {node.request("GET", "/readyz")[0] for node in made.nodes} == {200}
         assert ask(one, "ana") == 200
         one.kill()
@@ -38,11 +46,17 @@ def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> No
         assert two.request("GET", "/readyz")[0] == 200
         three.resume()
         assert three.request("GET", "/readyz")[0] == 200
+        until(lambda: '"onefold.access","message":"POST' in two.log, "the line of the request")
         one.start()
         assert one.request("GET", "/readyz")[0] == 200
         story = made.story()
-        for text in ("node1        is killed", "node3        is paused", "POST /v1/locks/acquire: 409"):
+        for text in ("node1        is killed", "node3        is paused", "POST /v1/locks/acquire: 409 request_id=node2-2"):
             assert text in story
+        of_it = [line.split("s  ", 1)[1] for line in story.splitlines() if "request_id=node2-2" in line.split()]
+        assert [line.split()[0] for line in of_it] == ["node2"] * 4, "asked, the token, the lock, answered"
+        (held,) = [line.split() for line in of_it if "onefold.coordination.locks.ops.acquire" in line]
+        assert {"logger=onefold.transaction", "outcome=held"} <= set(held)
+        assert sum("info POST /v1/locks/acquire 409" in line for line in of_it) == 1
         assert three.stop() == 0
 
 
@@ -60,11 +74,14 @@ def test_a_node_with_a_wrong_clock_has_its_place_in_the_story() -> None:
         assert abs(ours - theirs) < 60.0
 
 
-def test_a_failover_to_a_synchronous_standby_loses_nothing_acknowledged() -> None:
+def test_failovers_to_synchronous_standbys_lose_nothing_acknowledged() -> None:
     with cluster("postgres", nodes=1, standbys=1) as made, made.connect() as db:
         load = Load(db)
         try:
             load.progress(by=100)
+            made.fail_over()
+            load.progress(by=100)
+            assert made.add_standby().name == "standby2"
             made.fail_over()
             load.progress(by=100)
         finally:
@@ -73,7 +90,11 @@ def test_a_failover_to_a_synchronous_standby_loses_nothing_acknowledged() -> Non
         node = made.nodes[0]
         until(lambda: node.request("GET", "/readyz")[0] == 200, "the node to find the new primary")
         assert ask(node, "ana") == 200
-        assert "standby1     is promoted" in made.story()
+        story = made.story()
+        assert "standby1     is promoted" in story
+        assert "standby2     is promoted" in story
+        for lost in ("primary", "standby1"):
+            assert f"{lost:<12} LOG:  database system is ready to accept connections" in story
         with pytest.raises(Invalid, match="no standby"):
             made.fail_over()
 

@@ -24,15 +24,22 @@ class Standby(Cluster):
     Args:
         primary: it must run now.
         name: of its replication slot, and under which the primary knows it; small letters, digits and "_".
+        through: a port of loopback that leads to the primary's socket, as a proxy's does, for the stream of changes;
+            0 takes the socket itself.
         fsync: as for `Cluster`.
     """
 
     def __init__(
-        self, primary: Cluster, name: str = "standby", *, fsync: bool = False, version: int = VERSION_DEFAULT
-    ) -> None:
+        self, primary: Cluster, name: str = "standby", *, through: int = 0, fsync: bool = False,
+        version: int = VERSION_DEFAULT,
+    ) -> None:  # fmt: skip
         self._primary = primary
         self.name = name
-        super().__init__(fsync=fsync, version=version)
+        settings = {"wal_retrieve_retry_interval": "100ms"}  # Five seconds are the default, too long for a test.
+        if through:
+            where = f"host=127.0.0.1 port={through} user=postgres sslmode=disable gssencmode=disable"
+            settings["primary_conninfo"] = f"{where} application_name={name}"
+        super().__init__(fsync=fsync, version=version, settings=settings)
         self.password = primary.password
 
     def confirm_commits(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ NODES_MAX = 16
 STANDBYS_MAX = 4
 DATABASE = "onefold"
 PROXY = "primary"
+LOG_LENGTH_MAX = 100_000  # Of a server that is lost; the end of it.
 
 
 class Installation:
@@ -33,19 +34,26 @@ class Installation:
 
     Attributes:
         url: of the database, as the nodes have it: on PostgreSQL behind `toxiproxy`.
+        token: a bearer token of all rights.
         nodes: the servers, on one database.
         timeline: to note in it what a test does besides.
-        toxiproxy: between the nodes and the primary; None on SQLite.
+        toxiproxy: before each node, between all and the primary, and between each standby and the primary that it
+            follows; by their names. None where there is none of them.
         primary, standbys: the PostgreSQL servers; None and none on SQLite.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.token = ""
         self.nodes: list[Node] = []
         self.timeline = Timeline()
         self.toxiproxy: Toxiproxy | None = None
         self.primary: Postgres | None = None
         self.standbys: list[Standby] = []
+        self._servers: dict[str, Postgres] = {}  # All that there ever were, by the names of the story.
+        self._logs: dict[str, str] = {}  # Of those whose files are gone.
+        self._stack = contextlib.ExitStack()
+        self._synchronous = False
 
     def connect(self) -> Database:
         """This process's own way in; close it."""
@@ -60,7 +68,8 @@ class Installation:
         if self.primary is None or self.toxiproxy is None or not self.standbys:
             raise Invalid("There is no standby to fail over to.", code="no_standby")
         chosen = self.standbys.pop(0)
-        self.timeline.note("primary", "is killed")
+        lost = next(name for name, server in self._servers.items() if server is self.primary)
+        self.timeline.note(lost, "is killed")
         self.primary.kill9()
         chosen.promote()
         self.timeline.note(chosen.name, "is promoted")
@@ -69,16 +78,42 @@ class Installation:
         self.timeline.note("toxiproxy", f"leads to {chosen.name}")
         return chosen
 
+    def add_standby(self) -> Standby:
+        """Start another standby of the present primary; when it returns, the standby has all that was committed.
+
+        In a synchronous installation a COMMIT waits for the first standby from now on, if it waited for none. The
+        files of lost primaries are removed; what they said stays in the story.
+
+        Raises:
+            Invalid: there are four standbys already, or no primary.
+            TimeoutError: it did not attach in time.
+        """
+        if self.primary is None or self.toxiproxy is None or len(self.standbys) >= STANDBYS_MAX:
+            raise Invalid("An installation on PostgreSQL has 0 to 4 standbys.", standbys=len(self.standbys))
+        for name, server in list(self._servers.items()):
+            if server is not self.primary and server not in self.standbys:
+                self._logs[name] = server.log[-LOG_LENGTH_MAX:]
+                self._servers.pop(name).close()
+                if isinstance(server, Standby):
+                    self.toxiproxy.remove(name)
+        name = f"standby{len(self._servers) + len(self._logs)}"
+        through = self.toxiproxy.create(name, upstream=f"unix:{self.primary.socket_path}")
+        standby = Standby(self.primary, name, through=through)
+        self._stack.push(standby)
+        standby.start()
+        self._servers[standby.name] = standby
+        self.standbys.append(standby)
+        if self._synchronous:
+            self.standbys[0].confirm_commits()
+        standby.catch_up()
+        self.timeline.note(standby.name, "follows the primary")
+        return standby
+
     def story(self) -> str:
-        """Requests, faults and the lines of all logs, in the order of their times."""
+        """Requests, transactions, faults and the lines of all logs, in the order of their times."""
         logs = [(node.name, node.log) for node in self.nodes]
-        servers: Mapping[str, Postgres] = {
-            **({"primary": self.primary} if self.primary else {}), **{one.name: one for one in self.standbys}
-        }  # fmt: skip
-        ahead_ms = {node.name: node.skew_ms for node in self.nodes}
-        return self.timeline.told(
-            [*logs, *((name, server.log) for name, server in servers.items())], ahead_ms=ahead_ms
-        )
+        logs += [*self._logs.items(), *((name, server.log) for name, server in self._servers.items())]
+        return self.timeline.told(logs, ahead_ms={node.name: node.skew_ms for node in self.nodes})
 
 
 @contextlib.contextmanager
@@ -106,21 +141,24 @@ def cluster(
         raise Invalid("A clock is wrong by a day at most, and of a node that there is.", nodes=nodes, skew_ms=skew_ms)
     if standbys and engine == "sqlite":
         raise Invalid("SQLite has no standbys.", standbys=standbys)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as served:  # Nodes end before what they stand on.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="of-cluster-")))
         made = Installation(str(folder / "onefold.db"))
+        made._stack, made._synchronous = stack, synchronous
+        if nodes or engine == "postgres":
+            made.toxiproxy = stack.enter_context(Toxiproxy())
         if engine == "postgres":
-            _start_postgres(stack, made, standbys, synchronous=synchronous)
+            _start_postgres(made, standbys)
         migrate(made.url)
         secret, digest = tokens.new_secret()
         with connect(made.url) as db:
             token = db.run(tokens.create, "cluster", digest=digest, rights=("*",))
-        bearer = tokens.bearer(token.id, secret)
+        made.token = tokens.bearer(token.id, secret)
         for number in range(1, nodes + 1):
             skew = skew_ms[number - 1] if number <= len(skew_ms) else 0
-            node = Node(f"node{number}", made.url, folder, token=bearer, timeline=made.timeline, skew_ms=skew)
+            node = Node(f"node{number}", made, folder, skew_ms=skew)
             made.nodes.append(node)
-            stack.callback(node.stop)
+            served.callback(node.stop)
             node.launch()  # All at once; then they are waited for.
         for node in made.nodes:
             node.ready()
@@ -129,15 +167,16 @@ def cluster(
         except BaseException:
             print(made.story(), file=sys.stderr)
             raise
+        finally:
+            for node in made.nodes:
+                node.end()  # All at once; then they are waited for.
 
 
-def _start_postgres(stack: contextlib.ExitStack, made: Installation, standbys: int, *, synchronous: bool) -> None:
-    primary = made.primary = stack.enter_context(Postgres())
+def _start_postgres(made: Installation, standbys: int) -> None:
+    primary = made.primary = made._servers["primary"] = made._stack.enter_context(Postgres())
     primary.create_database(DATABASE)
-    for number in range(1, standbys + 1):
-        made.standbys.append(stack.enter_context(Standby(primary, f"standby{number}")))
-    if made.standbys and synchronous:
-        made.standbys[0].confirm_commits()
-    toxiproxy = made.toxiproxy = stack.enter_context(Toxiproxy())
-    port = toxiproxy.create(PROXY, upstream=f"unix:{primary.socket_path}")
+    for _ in range(standbys):
+        made.add_standby()
+    assert made.toxiproxy is not None
+    port = made.toxiproxy.create(PROXY, upstream=f"unix:{primary.socket_path}")
     made.url = f"postgresql://postgres@127.0.0.1:{port}/{DATABASE}?sslmode=disable&gssencmode=disable"

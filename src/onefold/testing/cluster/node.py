@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from onefold.testing.cluster.timeline import Timeline
+if TYPE_CHECKING:
+    from onefold.testing.cluster import Installation
 
 END_S = 30.0
 REQUEST_S = 30.0
 
 
 class Node:
-    """A server of a cluster. After `kill` and `start` it has another port."""
+    """A server of a cluster. After `kill` and `start` it has another port; `door` stays.
 
-    def __init__(
-        self, name: str, url: str, folder: Path, *, token: str, timeline: Timeline, skew_ms: int = 0
-    ) -> None:
+    Attributes:
+        name: "node1"; also of its proxy.
+        port: where it listens.
+        door: the port of the proxy before it, for whoever wants to be cut off or to find it again.
+        skew_ms: by how much its wall clock is ahead.
+    """
+
+    def __init__(self, name: str, made: Installation, folder: Path, *, skew_ms: int = 0) -> None:
         self.name = name
-        self.skew_ms = skew_ms  # By how much its wall clock is ahead.
+        self.skew_ms = skew_ms
         self.port = 0
-        self._url = url
+        self.door = 0
+        self._made = made
+        self._requests = itertools.count(1)
         self._log = folder / f"{name}.log"
-        self._token = token
-        self._timeline = timeline
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
 
@@ -42,7 +49,7 @@ class Node:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  This very package.
                 [sys.executable, *clock, "onefold.cli.main", "serve", "--json", "--port", "0", "--log", "json",
-                 "--access-log", "--url", self._url],
+                 "--access-log", "--transaction-log", "--lame-duck-ms", "0", "--url", self._made.url],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._note("starts")
@@ -55,6 +62,12 @@ class Node:
         if not line:
             raise RuntimeError(f"The server did not start:\n{self.log[-4_000:]}")
         self.port = int(msgspec.json.decode(line, type=dict[str, Any])["url"].rpartition(":")[2])
+        assert self._made.toxiproxy is not None, "every installation with nodes has one"
+        upstream = f"127.0.0.1:{self.port}"
+        if self.door:
+            self._made.toxiproxy.lead(self.name, upstream)
+        else:
+            self.door = self._made.toxiproxy.create(self.name, upstream=upstream)
         self._note(f"is ready on port {self.port}")
 
     def start(self) -> None:
@@ -81,14 +94,19 @@ class Node:
         self._paused = False
         self._signal(signal.SIGCONT)
 
+    def end(self) -> None:
+        """Tell it to end in good order; `stop` waits until it has."""
+        if self._process is not None:
+            if self._paused:
+                self.resume()
+            self._signal(signal.SIGTERM)
+
     def stop(self) -> int:
         """End it in good order; its exit code."""
         process = self._process
         if process is None:
             return 0
-        if self._paused:
-            self.resume()
-        self._signal(signal.SIGTERM)
+        self.end()
         try:
             return process.wait(END_S)
         except subprocess.TimeoutExpired:
@@ -101,6 +119,12 @@ class Node:
     def running(self) -> bool:
         """Whether the process lives, paused or not."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        assert self._process is not None, "it was not launched"
+        return self._process.pid
 
     @property
     def log(self) -> str:
@@ -123,7 +147,9 @@ class Node:
             OSError, http.client.HTTPException: no answer came; the outcome is not known.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=REQUEST_S)
-        given = {"authorization": f"Bearer {self._token}", "content-type": "application/json", **(headers or {})}
+        request = f"{self.name}-{next(self._requests)}"  # Stands in the server's lines about it, too.
+        given = {"authorization": f"Bearer {self._made.token}", "content-type": "application/json",
+                 "x-request-id": request, **(headers or {})}  # fmt: skip
         if key:
             given["idempotency-key"] = key
         with contextlib.closing(connection):
@@ -132,9 +158,9 @@ class Node:
                 answer = connection.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
-                self._note(f"{method} {path}: no answer ({type(error).__name__})")
+                self._note(f"{method} {path}: no answer ({type(error).__name__}) request_id={request}")
                 raise
-        self._note(f"{method} {path}: {answer.status}")
+        self._note(f"{method} {path}: {answer.status} request_id={request}")
         return answer.status, msgspec.json.decode(body) if body else None
 
     def _signal(self, number: int) -> None:
@@ -150,4 +176,4 @@ class Node:
             process.stdout.close()
 
     def _note(self, text: str) -> None:
-        self._timeline.note(self.name, text)
+        self._made.timeline.note(self.name, text)

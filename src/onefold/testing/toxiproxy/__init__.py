@@ -66,6 +66,10 @@ class Toxiproxy:
         """Another upstream for the proxy, on the same port; whoever is in is cut off."""
         self._run(self._proxies.update(name, {"upstream": upstream}))
 
+    def remove(self, name: str) -> None:
+        """No more of the proxy; whoever is in is cut off. NotFound when there is none."""
+        self._run(self._proxies.remove(name))
+
     @contextlib.contextmanager
     def toxic(
         self, proxy: str, type: str, *, stream: str = "downstream", toxicity: float = 1.0, **attributes: int

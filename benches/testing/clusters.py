@@ -1,0 +1,45 @@
+"""How soon a cluster is ready: processes started, database migrated, every node taking requests."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from benches.harness import Size, Table
+from onefold.testing.cluster import cluster
+
+NAME = "clusters"
+PAGE = "src/onefold/testing/cluster/README.md"
+BAR_S = 2.0  # Three nodes on SQLite.
+MADE: list[tuple[str, dict[str, Any], float | None]] = [
+    ("SQLite, 1 node", {"engine": "sqlite", "nodes": 1}, None),
+    ("SQLite, 3 nodes", {"engine": "sqlite", "nodes": 3}, BAR_S),
+    ("PostgreSQL, 3 nodes", {"engine": "postgres", "nodes": 3}, None),
+    ("PostgreSQL, 3 nodes, a synchronous standby", {"engine": "postgres", "nodes": 3, "standbys": 1}, None),
+]
+
+
+def run(size: Size) -> list[Table]:
+    """From the call of `cluster` to the first request that is answered by each node."""
+    table = Table("From the call to nodes that answer", ("cluster", "median", "slowest", "bar"))
+    for what, how, bar_s in MADE if size.rounds > 1 else MADE[:1]:
+        if size.rounds > 1:
+            lap(**how)
+        laps = sorted(lap(**how) for _ in range(size.of(10)))
+        slowest = laps[-1]
+        missed = bar_s is not None and slowest > bar_s
+        table.missed += missed
+        bar = "" if bar_s is None else f"<= {bar_s:g} s{': missed' if missed else ''}"
+        table.rows.append((what, f"{laps[len(laps) // 2]:.2f} s", f"{slowest:.2f} s", bar))
+    table.notes.append("Ten of each, after one that was not counted: PostgreSQL's initdb runs once per process.")
+    return [table]
+
+
+def lap(**how: Any) -> float:
+    """Seconds until every node answered."""
+    began = time.monotonic()
+    with cluster(**how) as made:
+        for node in made.nodes:
+            status, _ = node.request("GET", "/readyz")
+            assert status == 200
+        return time.monotonic() - began
