@@ -244,6 +244,27 @@ def test_clocks_differ_and_step_but_go_back_in_no_life() -> None:
     assert max(differences) > 1_000
 
 
+def test_clocks_drift_apart_by_no_more_than_they_may() -> None:
+    """Without a step: after a million seconds a drift of 200 millionths is 200 seconds."""
+    differences: list[int] = []
+
+    def scenario(sim: Simulation) -> None:
+        def watcher(client: Client) -> None:
+            client.sleep_ms(1_000_000_000)
+            differences.append(client.run(lambda tx: tx.now_ms) - sim.time.now_ms)
+
+        sim.clients(watcher, 3, least=3)
+
+    explore(scenario, seeds=10, faults=QUIET.but(drift_ppm=200))
+    assert len(differences) == 30
+    assert min(differences) < -50_000
+    assert max(differences) > 50_000
+    assert max(map(abs, differences)) <= 200_001
+    differences.clear()
+    explore(scenario, seeds=2, faults=QUIET)
+    assert set(differences) == {0}
+
+
 def test_a_pause_lasts_until_a_lease_is_over() -> None:
     pauses: list[int] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from onefold.testing.simulation.simulation import Simulation
 
 ROUNDS_MAX = 10_000
+ROUNDS_DEFAULT = 20
+_TRANSACTION: Entry = {"transaction": True}
 
 
 class _Undo(BaseException):
@@ -55,7 +58,7 @@ class SimulatedEngine:
         if client._operation is not None:
             return self._stepped(call)
         asked = (*call.args, *call.kwargs.values())
-        with client.operation(getattr(call.fn, "__name__", "run"), asked) as op:
+        with client._recorded(getattr(call.fn, "__name__", "run"), asked, _TRANSACTION) as op:
             op["value"] = result = self._stepped(call)
         return result
 
@@ -161,43 +164,51 @@ class Client(Database):
         """The clock of this process, which may be wrong; as `tx.now_ms` shows it."""
         return self._actor.clock.now_ms()
 
-    def rounds(self, most: int) -> Iterator[int]:
+    def unique(self) -> int:
+        """A number that no client gets again in this run: what histories ask of written values."""
+        return next(self._run.unique)
+
+    def rounds(self, most: int = ROUNDS_DEFAULT) -> Iterator[int]:
         """For `for _ in client.rounds(10)`: 1 to `most` rounds, drawn; a smaller failure has fewer."""
         if type(most) is not int or not 1 <= most <= ROUNDS_MAX:
             raise Invalid("There are 1 to 10,000 rounds.", most=most)
         stream = self._run.choices.stream(f"rounds of {self.name}")
         return iter(range(1 + stream.take(most, lambda dice: dice.randrange(most))))
 
-    @contextlib.contextmanager
-    def operation(self, f: str, value: Any = None) -> Generator[Entry]:
+    def operation(self, f: str, value: Any = None) -> AbstractContextManager[Entry]:
         """Write what the block does into the history as one operation, for a checker.
 
             with client.operation("read") as op:
                 op["value"] = client.run(read, "x")
 
         It ends "ok" where the block ends, "fail" where a OnefoldError leaves it, "info" where that is
-        Unknown or the process dies.
+        Unknown or the process dies. Transactions outside of any block are operations by themselves, and marked
+        with `transaction`.
         """  # fmt: skip
+        return self._recorded(f, value, {})
+
+    @contextlib.contextmanager
+    def _recorded(self, f: str, value: Any, mark: Entry) -> Generator[Entry]:
         run = self._run
         process = run.process_of(self._actor)
-        run.history.add(process, "invoke", f, value, client=self.name)
+        run.history.add(process, "invoke", f, value, client=self.name, **mark)
         op: Entry = {"value": value}
         self._operation = op
         try:
             yield op
         except (Unknown, Crashed) as error:
-            self._end(process, "info", f, op["value"], error=type(error).__name__)
+            self._end(process, "info", f, op["value"], error=type(error).__name__, **mark)
             raise
         except OnefoldError as error:
-            self._end(process, "fail", f, op["value"], error=f"{type(error).__name__} {error.code}")
+            self._end(process, "fail", f, op["value"], error=f"{type(error).__name__} {error.code}", **mark)
             raise
         except Stopped:
             raise
         except BaseException as error:
-            self._end(process, "info", f, op["value"], error=repr(error))
+            self._end(process, "info", f, op["value"], error=repr(error), **mark)
             raise
         else:
-            self._end(process, "ok", f, op["value"])
+            self._end(process, "ok", f, op["value"], **mark)
         finally:
             self._operation = None
 

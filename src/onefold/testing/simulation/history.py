@@ -16,7 +16,7 @@ class History(list[Entry]):
     Each has `index` (its place), `time` (simulated nanoseconds since the run began), `process`, `type`, `f`
     and `value`. A process is a number; what it invoked ends as "ok", as "fail" (it did not happen) or as
     "info" (nobody knows). After "info" a client goes on under another number. Faults are "info" of the
-    process "nemesis". `client` names the client, for people.
+    process "nemesis". `client` names the client, for people; `transaction` marks what no program called an operation.
     """
 
     def __init__(self, time: Time) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -72,6 +73,7 @@ class Simulation:
         self.history = History(self.time)
         self.wakes = Wakes(self.choices, self.time, faults, self.history)
         self.calm = False
+        self.unique = itertools.count(1)
         self.transactions = 0
         self.faults_seen: dict[str, int] = {}
         self._limits = limits
