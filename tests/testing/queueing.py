@@ -53,8 +53,7 @@ def work(client: Client, *, at_end: bool = False) -> None:
     Args:
         at_end: until all is done, without pauses; otherwise until the run ends.
     """
-    client.incarnation += 1
-    name = f"{client.name}/{client.incarnation}"
+    name = f"{client.name}/{client.unique()}"
     kinds = as_list(["workload.element"])
     client.run(enlist, name, queues=["default"], kinds=["workload.element"], lease_ms=LEASE_MS_MIN)
     loops = client.options(isolation="read_committed")

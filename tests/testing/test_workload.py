@@ -9,18 +9,37 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from asking import ASKING
+from buying import BUYING
 from careless import CARELESS, FAILING
 from queueing import JOBS
+from scenarios import PAUSES
 
 from onefold import Invalid
 from onefold.testing import check, read_history
 from onefold.testing.cluster import Installation, cluster
-from onefold.testing.workload import BANK, FAULTS, LIST_APPEND, LOCKS, RW_REGISTER, Workload, run
-from onefold.testing.workload.nemesis import ON_CLIENTS
+from onefold.testing.simulation import Faults, SimulationFailed, explore
+from onefold.testing.workload import (
+    BANK,
+    FAULTS,
+    LIST_APPEND,
+    LOCKS,
+    RW_REGISTER,
+    STREAMS,
+    Workload,
+    faults_for,
+    run,
+    simulated,
+)
+from onefold.testing.workload.nemesis import ON_CLIENTS, ON_NODES, ON_POSTGRES
 from onefold.testing.workload.recording import Recorder, counts_of, events_of
 
-WORKLOADS = {"list-append": LIST_APPEND, "rw-register": RW_REGISTER, "bank": BANK, "locks": LOCKS, "jobs": JOBS}
+WORKLOADS = {
+    "list-append": LIST_APPEND, "rw-register": RW_REGISTER, "bank": BANK, "locks": LOCKS, "jobs": JOBS,
+    "idempotency": ASKING, "booking": BUYING, "streams": STREAMS,
+}  # fmt: skip
 LONG_S = 60.0
+SEEDS = 3  # Of each workload that can be simulated.
 EXACT = ("lost-update", "G-single-item", "G2-item", "internal")  # What READ COMMITTED is known for.
 
 
@@ -33,10 +52,23 @@ def test_processes_on_one_file_are_killed_and_paused(tmp_path: Path) -> None:
     assert {"kill", "pause"} <= set(report.faults)
 
 
+def test_servers_are_killed_and_their_answers_lost(tmp_path: Path) -> None:
+    """What is sent again under its key, because nobody answered, is done once."""
+    faults = ["kill_node", "limit_data"]
+    with cluster("sqlite", nodes=2) as made:
+        assert set(faults_for(made)) == FAULTS.keys() - set(ON_POSTGRES)
+        report = run(STREAMS, made, path=tmp_path / "history.jsonl", seconds=0.3, seed=732, faults=faults, processes=1, clients=4)
+    report.expect_valid()
+    assert report.verdict.strongest_models == ["strict-serializable"]
+    assert report.counts["ok"] > 20
+    assert set(faults) <= set(report.faults)
+
+
 def test_a_failover_and_broken_connections(tmp_path: Path) -> None:
-    faults = ["backends", "reset_peer", "failover"]
+    faults = ["backends", "reset_peer", "cut_standby", "failover"]
     with cluster("postgres", nodes=0, standbys=1) as made:
-        report = run(LIST_APPEND, made, path=tmp_path / "history.jsonl", seconds=1, seed=2, faults=faults, clients=2)
+        assert set(faults_for(made)) == FAULTS.keys() - set(ON_NODES)
+        report = run(LIST_APPEND, made, path=tmp_path / "history.jsonl", seconds=1, seed=4, faults=faults, clients=2)
     report.expect_valid()
     assert report.verdict.strongest_models == ["strict-serializable"]
     assert report.counts["ok"] > 20
@@ -54,6 +86,23 @@ def test_read_committed_is_what_it_says_and_no_more(postgres_url: str, tmp_path:
     assert {"lost-update", "G-single-item", "G2-item"} & set(stronger.counts)
     known = {*EXACT, "G-nonadjacent-item"}
     assert set(stronger.counts) <= known | {f"{name}-{order}" for name in known for order in ("process", "realtime")}
+
+
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if name != "streams"])
+def test_under_simulation_its_history_is_right(name: str, onefold_seeds) -> None:
+    seeds = onefold_seeds(SEEDS)
+    assert explore(simulated(WORKLOADS[name]), seeds=seeds, faults=PAUSES).seeds == len(seeds)
+
+
+def test_a_simulated_history_that_is_wrong_is_told() -> None:
+    """The canary of the simulated ones; those of the blocks are among the mutants."""
+    with pytest.raises(SimulationFailed, match="nonlinearizable") as found:
+        explore(simulated(CARELESS), seeds=20, faults=Faults.none(), shrink_runs_max=0)
+    assert found.value.what == "the history is right"
+    with pytest.raises(Invalid):
+        simulated(CARELESS, clients=33)
+    with pytest.raises(SimulationFailed, match="ask"):
+        explore(simulated(STREAMS), seeds=1, shrink_runs_max=0)
 
 
 def test_a_holder_who_does_not_check_is_found(tmp_path: Path) -> None:
@@ -95,7 +144,7 @@ def test_files_become_one_history(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     made, path = Installation(str(tmp_path / "a.db")), tmp_path / "history.jsonl"
     for given in (
-        {"faults": ["flood"]}, {"faults": ["backends"]}, {"processes": 0}, {"processes": 17}, {"clients": 0},
+        {"faults": ["flood"]}, {"faults": ["backends"]}, {"faults": ["kill_node"]}, {"faults": ["latency"]}, {"processes": 0}, {"processes": 17}, {"clients": 0},
         {"clients": 128}, {"seconds": 0}, {"seconds": 1e6},
     ):  # fmt: skip
         with pytest.raises(Invalid):
@@ -109,15 +158,15 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
+@pytest.mark.usefixtures("onefold_scale")  # So that `make sim` runs it as well, from its seed.
 @pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-def test_long(name: str, engine: str, tmp_path: Path) -> None:
-    postgres = engine == "postgres"
-    for seed in range(3):
-        with cluster(engine, nodes=0, standbys=int(postgres)) as made:
-            path = tmp_path / f"{seed}.jsonl"
-            faults = FAULTS if postgres else ON_CLIENTS
-            report = run(WORKLOADS[name], made, path=path, seconds=LONG_S, seed=1_000 + seed, faults=faults)
-            report.expect_valid()
-        assert set(faults) <= set(report.faults)
-        print(report)
+def test_long(name: str, engine: str, tmp_path: Path, onefold_seed: int) -> None:
+    """Every fault that there can be, several failovers among them."""
+    with cluster(engine, nodes=2 if name == "streams" else 0, standbys=int(engine == "postgres")) as made:
+        faults = faults_for(made)
+        path = tmp_path / "history.jsonl"
+        report = run(WORKLOADS[name], made, path=path, seconds=LONG_S, seed=onefold_seed, faults=faults)
+        report.expect_valid()
+    assert set(faults) <= set(report.faults)
+    print(report)

@@ -13,6 +13,7 @@ from onefold.core.errors import Invalid, OnefoldError, Unknown
 from onefold.engine.call import Isolation
 from onefold.engine.database import Database
 from onefold.testing.workload.recording import Event, Recorder
+from onefold.testing.workload.servers import Servers
 
 CLIENTS_MAX = 256  # Of a run.
 STARTS_MAX = 10_000  # Of a process.
@@ -25,7 +26,7 @@ class Client(Database):
 
     def __init__(
         self, db: Database, recorder: Recorder, stop: threading.Event, *, number: int, start: int, seed: str,
-        isolation: Isolation, deadline_ms: int,
+        isolation: Isolation, deadline_ms: int, servers: Servers | None = None,
     ) -> None:
         super().__init__(db._engine, url=db.url)
         self._options = db.options(isolation=isolation, deadline_ms=deadline_ms)._options
@@ -38,6 +39,7 @@ class Client(Database):
         #: Dice of this client, thrown anew at each start of its process; the same in every run of one seed.
         self.random = Random(f"{seed}/{self.name}/{start}")  # noqa: S311
         self._recorder = recorder
+        self._servers = servers
         self._stop = stop
         self._processes = itertools.count(number + CLIENTS_MAX * UNIQUE_MAX * (start - 1), CLIENTS_MAX)
         self._process = next(self._processes)
@@ -60,6 +62,28 @@ class Client(Database):
     def unique(self) -> int:
         """A number that no client gets again in this run: what histories ask of written values."""
         return next(self._unique)
+
+    def ask(self, method: str, path: str, value: object = None, *, key: str = "") -> Any:
+        """One request to the nodes, over the proxies before them; answers JSON.
+
+        What may be asked twice is asked again, of the next node, until somebody answers or the deadline comes: a GET,
+        and what has a key.
+
+        Args:
+            method: "GET", "POST" and so on.
+            path: with its "/v1/" and query.
+            value: the body, sent as JSON; None for none.
+            key: the Idempotency-Key; "" for none.
+
+        Raises:
+            Invalid, Denied, NotFound, Conflict: a node refused it; `code` is that of its problem.
+            Retry: no node took it. Nothing was written.
+            Unknown: no node said what became of it.
+            RuntimeError: a node failed (500).
+        """
+        if self._servers is None:
+            raise Invalid("The installation has no nodes to ask.", code="no_nodes")
+        return self._servers.ask(method, path, value, key=key, deadline_ms=self._options.deadline_ms)
 
     @contextlib.contextmanager
     def operation(self, f: str, value: Any = None) -> Generator[Event]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable
 from random import Random
@@ -42,24 +41,22 @@ class Nemesis:
         self.dice = Random(f"{seed}/nemesis")  # noqa: S311
         self.done: list[str] = []
         self._recorder = recorder
-        self._left = list(dict.fromkeys(faults))
-        for name in self._left:
+        self._faults = list(dict.fromkeys(faults))
+        for name in self._faults:
             if name not in FAULTS:
                 raise Invalid("There is no such fault.", code="no_such_fault", fault=name, faults=list(FAULTS))
-            if name not in ON_CLIENTS and made.primary is None:
-                raise Invalid("Only PostgreSQL has that to break.", code="no_such_fault", fault=name)
-        if "failover" in self._left and not made.standbys:
-            raise Invalid("There is no standby to fail over to.", code="no_standby")
+            if name not in faults_for(made):
+                raise Invalid("This installation has not what that breaks.", code="no_such_fault", fault=name)
 
     def rage(self, seconds: float) -> None:
         """Break one thing after the other for so long, and until each fault was there: first each, then any of them."""
         give_up = time.monotonic() + seconds
-        first = list(self._left)
+        first = list(self._faults)
         self.dice.shuffle(first)
         while first or time.monotonic() < give_up:
             time.sleep(self.dice.randrange(PAUSE_MS_MAX) / 1_000)
-            if self._left:
-                self.strike(first.pop() if first else self.dice.choice(self._left))
+            if self._faults:
+                self.strike(first.pop() if first else self.dice.choice(self._faults))
 
     def strike(self, name: str) -> None:
         """One fault, from its beginning to its end."""
@@ -67,8 +64,6 @@ class Nemesis:
         FAULTS[name](self)
         self.note(name, "is over")
         self.done.append(name)
-        if name == "failover" and not self.made.standbys:
-            self._left.remove(name)
 
     def note(self, name: str, text: str) -> None:
         """Into the history, and into the story of the installation."""
@@ -78,6 +73,16 @@ class Nemesis:
     def somebody(self) -> Process:
         """One of the clients' processes."""
         return self.dice.choice(self.processes)
+
+    def standby(self) -> str:
+        """The name of the one that is promoted next; a new one where the last failover took the last."""
+        standbys = self.made.standbys
+        return (standbys[0] if standbys else self.made.add_standby()).name
+
+    def way(self) -> str:
+        """One of the proxies: to the primary, or to a node."""
+        ways = [node.name for node in self.made.nodes]
+        return self.dice.choice([PROXY, *ways] if self.made.primary is not None else ways)
 
     def lasts(self) -> None:
         """Let a fault last."""
@@ -99,6 +104,21 @@ def _pause(nemesis: Nemesis) -> None:
         process.resume()
 
 
+def _kill_node(nemesis: Nemesis) -> None:
+    node = nemesis.dice.choice(nemesis.made.nodes)
+    node.kill()
+    node.start()
+
+
+def _pause_node(nemesis: Nemesis) -> None:
+    node = nemesis.dice.choice(nemesis.made.nodes)
+    node.pause()
+    try:
+        nemesis.lasts()
+    finally:
+        node.resume()
+
+
 def _backends(nemesis: Nemesis) -> None:
     assert nemesis.made.primary is not None
     with nemesis.made.primary.admin() as connection:
@@ -111,12 +131,19 @@ def _restart(nemesis: Nemesis) -> None:
 
 
 def _failover(nemesis: Nemesis) -> None:
+    nemesis.standby()
     nemesis.made.fail_over()
+
+
+def _cut_standby(nemesis: Nemesis) -> None:
+    assert nemesis.made.toxiproxy is not None
+    with nemesis.made.toxiproxy.down(nemesis.standby()):
+        nemesis.lasts()
 
 
 def _down(nemesis: Nemesis) -> None:
     assert nemesis.made.toxiproxy is not None
-    with nemesis.made.toxiproxy.down(PROXY):
+    with nemesis.made.toxiproxy.down(nemesis.way()):
         nemesis.lasts()
 
 
@@ -125,25 +152,48 @@ def _toxic(type: str, attributes: Callable[[Random], dict[str, int]]) -> Callabl
         assert nemesis.made.toxiproxy is not None
         drawn: dict[str, Any] = attributes(nemesis.dice)
         stream, toxicity = nemesis.dice.choice(["upstream", "downstream"]), nemesis.dice.choice([0.3, 1.0])
-        nemesis.note(type, f"{stream} {drawn} for a share of {toxicity}")
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(nemesis.made.toxiproxy.toxic(PROXY, type, stream=stream, toxicity=toxicity, **drawn))
+        way = nemesis.way()
+        nemesis.note(type, f"to {way} {stream} {drawn} for a share of {toxicity}")
+        with nemesis.made.toxiproxy.toxic(way, type, stream=stream, toxicity=toxicity, **drawn):
             nemesis.lasts()
 
     return strike
 
 
 ON_CLIENTS = ("kill", "pause")
-#: What can befall a run. The first two befall the clients' processes, the others PostgreSQL and the way to it.
+ON_NODES = ("kill_node", "pause_node")
+ON_STANDBYS = ("cut_standby", "failover")
+ON_POSTGRES = ("backends", "restart", *ON_STANDBYS)
+#: What can befall a run: the clients' processes, the nodes, PostgreSQL, and the ways to both.
 FAULTS: dict[str, Callable[[Nemesis], None]] = {
     "kill": _kill,
     "pause": _pause,
+    "kill_node": _kill_node,
+    "pause_node": _pause_node,
     "backends": _backends,
     "restart": _restart,
+    "cut_standby": _cut_standby,
     "failover": _failover,
     "down": _down,
     "latency": _toxic("latency", lambda dice: {"latency": dice.randrange(5, 80), "jitter": 5}),
+    "bandwidth": _toxic("bandwidth", lambda dice: {"rate": dice.randrange(1, 20)}),
+    "slow_close": _toxic("slow_close", lambda dice: {"delay": dice.randrange(1, 200)}),
     "reset_peer": _toxic("reset_peer", lambda dice: {"timeout": dice.randrange(50)}),
     "timeout": _toxic("timeout", lambda dice: {"timeout": dice.randrange(1, 200)}),
+    "slicer": _toxic("slicer", lambda dice: {"average_size": dice.randrange(2, 64), "size_variation": 1, "delay": 20}),
     "limit_data": _toxic("limit_data", lambda dice: {"bytes": dice.randrange(1, BYTES_MAX)}),
 }
+
+
+def faults_for(made: Installation) -> list[str]:
+    """The names in `FAULTS` of what there is to break."""
+    lacks: set[str] = set()
+    if not made.nodes:
+        lacks.update(ON_NODES)
+    if made.primary is None:
+        lacks.update(ON_POSTGRES)
+        if not made.nodes:
+            lacks.update(set(FAULTS) - set(ON_CLIENTS))
+    elif not made.standbys:
+        lacks.update(ON_STANDBYS)
+    return [name for name in FAULTS if name not in lacks]

@@ -1,9 +1,11 @@
-"""Workloads to begin with: what a database promises to transactions, and what two blocks promise upon it."""
+"""Workloads to begin with: what a database promises to transactions, and what three blocks promise upon it."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any
+from urllib.parse import quote
 
 from onefold.coordination import locks
 from onefold.core.errors import Conflict
@@ -156,12 +158,12 @@ def holders(client: Client) -> None:
     The write itself compares nothing, so that the lock alone keeps two holders from writing over each other;
     some think longer than their lock lives.
     """
+    owner = f"{client.name}/{client.unique()}"
     for _ in client.rounds():
         if client.random.random() < 0.2:
             with client.operation("read") as op:
                 op["value"] = client.run(guarded)
             continue
-        owner = f"{client.name}/{client.incarnation}"
         lock = client.run(locks.try_acquire, "door", owner=owner, ttl_ms=TTL_MS)
         if lock is None:
             client.sleep_ms(client.random.randrange(1, 20))
@@ -173,7 +175,7 @@ def holders(client: Client) -> None:
                 client.run(write_guarded, lock, new)
             client.run(locks.release, lock)
         except Conflict:
-            client.incarnation += 1  # Deposed. Who asks again is somebody else.
+            owner = f"{client.name}/{client.unique()}"  # Deposed. Who asks again is somebody else.
 
 
 def guarded(tx: Tx) -> int | None:
@@ -192,7 +194,42 @@ def write_guarded(tx: Tx, lock: locks.Lock, value: int) -> None:
     )  # fmt: skip
 
 
+# -- streams of events, over HTTP: lists that servers keep ------------------------------------------------
+
+
+def streams(client: Client) -> None:
+    """Append to a few streams and read them, by requests that are repeated under their key until somebody answers."""
+    generation = [0] * KEYS
+    for _ in client.rounds():
+        slot = client.random.randrange(KEYS)
+        stream = f"list/{slot}.{generation[slot]}"
+        if client.random.random() < 0.5:
+            number = client.unique()
+            event = {"kind": "workload.element", "data": {"number": number}}
+            with client.operation("txn", [["append", stream, number]]):
+                client.ask("POST", "/v1/events", {"stream": stream, "events": [event]}, key=f"append-{number}")
+        elif len(read_stream(client, stream)) >= LIST_LENGTH_MAX:
+            generation[slot] += 1
+
+
+def read_stream(client: Client, stream: str) -> list[int]:
+    """One read of a stream, as an operation."""
+    with client.operation("txn", [["r", stream, None]]) as op:
+        found = client.ask("GET", f"/v1/events/stream?stream={quote(stream, safe='')}&limit=1000")
+        op["value"] = [["r", stream, numbers := [event["data"]["number"] for event in found["items"]]]]
+    return numbers
+
+
+def all_streams(client: Client) -> None:
+    """Read every stream there is, so that an event which was lost is missed."""
+    for slot in range(KEYS):
+        for generation in itertools.count():
+            if not read_stream(client, f"list/{slot}.{generation}"):
+                break
+
+
 LIST_APPEND = Workload(lists, "list-append", setup=create_lists, finish=all_lists)
 RW_REGISTER = Workload(registers, "rw-register", {"assume": ["linearizable-keys"]}, setup=create_registers)
 BANK = Workload(payers, "bank", {"total": GIFT_MINOR * len(WALLETS)}, setup=open_wallets, finish=look)
+STREAMS = Workload(streams, "list-append", finish=all_streams)
 LOCKS = Workload(holders, "cas-register", setup=create_guarded)

@@ -75,12 +75,12 @@ def run(
 
     Args:
         workload: what the clients do, and the model.
-        made: the installation, of `cluster`; it needs no nodes, since the clients are the processes.
+        made: the installation, of `cluster`; it needs nodes only for programs that `ask` them.
         path: of the history that is written.
         seconds: how long clients work at least, at most a day, longer until each fault was there once. Then they
             end, and `finish` reads.
         seed: of all dice.
-        faults: names in `FAULTS`.
+        faults: names in `FAULTS`; `faults_for(made)` are all that there can be.
         processes: of clients, 1 to 16.
         clients: on threads of each process; at most 255 in all.
         isolation: of the clients' transactions, on PostgreSQL.
@@ -103,7 +103,7 @@ def run(
         def process_of(number: int, program: Program, *, first: int, count: int, once: bool = False) -> Process:
             order = Order(
                 made.url, place_of(program), "", [path for path in sys.path if path], str(seed), first, count, 1,
-                isolation, deadline_ms, once,
+                isolation, deadline_ms, once, [node.door for node in made.nodes], made.token,
             )  # fmt: skip
             process = Process(f"process{number}", order, folder)
             stack.callback(process.kill)

@@ -15,6 +15,7 @@ from onefold.engine.connect import connect
 from onefold.engine.database import Database
 from onefold.testing.workload.client import Client
 from onefold.testing.workload.recording import Recorder
+from onefold.testing.workload.servers import Servers
 from onefold.testing.workload.workload import Program, program_at
 
 READY = "ready"
@@ -37,6 +38,9 @@ class Order(msgspec.Struct, frozen=True):
     deadline_ms: int
     once: bool
     """Its clients run the program once, instead of until stdin ends."""
+    doors: list[int]
+    """The ports of the proxies before the nodes."""
+    token: str
 
 
 def main() -> int:
@@ -67,9 +71,10 @@ def _live(
     order: Order, program: Program, db: Database, recorder: Recorder, number: int, stop: threading.Event,
     failed: threading.Event,
 ) -> None:
+    servers = Servers(order.doors, order.token, first=number) if order.doors else None
     client = Client(
         db, recorder, stop, number=number, start=order.start, seed=order.seed, isolation=order.isolation,
-        deadline_ms=order.deadline_ms,
+        deadline_ms=order.deadline_ms, servers=servers,
     )
     while not (stop.is_set() or failed.is_set()):
         try:
