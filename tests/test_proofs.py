@@ -84,6 +84,14 @@ def test_its_scenario_is_run_and_uses_it(block: str) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
+def test_its_scenario_finds_a_planted_bug(block: str) -> None:
+    """Or nobody knows that it can fail. `test_a_mutant_is_found` shows that it does."""
+    planted = ast.parse((SIMULATED / "mutants.py").read_text(encoding="utf-8"))
+    named = {node.attr for node in ast.walk(planted) if isinstance(node, ast.Attribute)}
+    assert PROOFS[block].scenario in named
+
+
+@pytest.mark.parametrize("block", BLOCKS)
 def test_its_processes_die_in_every_run_of_the_suite(block: str) -> None:
     path, _, name = PROOFS[block].real.partition("::")
     assert faults_of(ROOT / "tests" / path, block, name) == []

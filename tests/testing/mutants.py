@@ -17,17 +17,25 @@ import msgspec
 import paying
 import pytest
 import scenarios
+import visitors
+from asking import ASKING
+from buying import BUYING
 from registers import count_up
 
 from onefold import Conflict, Retry, Unknown
 from onefold.coordination.locks import ops as locks_ops
-from onefold.messaging.events import consuming, subscriptions
+from onefold.identity.audit import ops as audit_ops
+from onefold.identity.sessions import ops as sessions_ops
+from onefold.identity.tokens import ops as tokens_ops
+from onefold.messaging.events import consuming, sequencer, subscriptions
 from onefold.messaging.idempotency import ops as idempotency_ops
 from onefold.messaging.jobs import attempts
+from onefold.messaging.webhooks import delivering
 from onefold.products.booking import ops as booking_ops
 from onefold.products.ledger import ops as ledger_ops
 from onefold.products.payments import client as payments_client
 from onefold.testing.simulation import Faults
+from onefold.testing.workload import simulated
 
 Where = Literal["sqlite", "serializable", "read_committed"]
 Planting = Callable[[pytest.MonkeyPatch], None]
@@ -123,6 +131,23 @@ def effects_later() -> Planting:
     return plant
 
 
+def recorded_later() -> Planting:
+    """An entry of the audit trail is written in the next transaction that writes one."""
+    late: list[Any] = []
+    record = audit_ops.record
+
+    def other(tx: Any, *given: Any, **named: Any) -> None:
+        for before, told in late:
+            record(tx, *before, **told)
+        late[:] = [(given, named)]
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        late.clear()
+        whole(audit_ops, "record", other)(patch)
+
+    return plant
+
+
 def asked_anew(patch: pytest.MonkeyPatch) -> None:
     """A provider that kept silent is asked again under another key, and never what became of the first."""
     tries: Counter[str] = Counter()
@@ -134,6 +159,11 @@ def asked_anew(patch: pytest.MonkeyPatch) -> None:
         return msgspec.structs.replace(charge, key=intent.id)
 
     patch.setattr(payments_client._Settler, "_ask", ask)
+
+
+def done_again(tx: Any, _key: str, do: Callable[[], Any], **_: Any) -> Any:
+    """A key under which nothing is kept."""
+    return idempotency_ops.Answer(do(), replayed=False, at_ms=tx.now_ms)
 
 
 def forgetful(row: Any, now_ms: int) -> Any:
@@ -177,6 +207,25 @@ MUTANTS = [
     Mutant("a lapsed hold is forgotten by half", whole(booking_ops, "swept", forgetful), scenarios.box_office,
            "the hall is right"),
     Mutant("a silent provider is asked under a new key", asked_anew, paying.paid_once, "the books are the providers"),
+    Mutant("a position is taken from a sequence", text(sequencer, "_number",
+           "row_number() OVER (PARTITION BY space ORDER BY seq)\n                       + coalesce((SELECT max(p.pos) "
+           "FROM onefold.event_positions AS p WHERE p.space = fresh.space), 0)", "seq"),
+           scenarios.read_without_order, "all is handled", on="read_committed", seeds=40, faults=scenarios.FAULTS),
+    Mutant("a revoked token opens", text(tokens_ops, "verify", "AND revoked_at_ms IS NULL\n             ", ""),
+           visitors.revoked_is_over, "what maker expects", seeds=60),
+    Mutant("a session outlives its token", text(sessions_ops, "verify", "tokens.get(tx, row[1])", "row[1]"),
+           visitors.ended_is_over, "what person expects", seeds=60),
+    Mutant("an action is recorded in another transaction", recorded_later(), visitors.nothing_is_done_unseen,
+           "as many entries as actions", seeds=60),
+    Mutant("a refused delivery is not made again", text(delivering, "note",
+           'if one.outcome != "delivered" and not one.final and one.status != GONE:', "if False:"),
+           visitors.told_at_least_once, "all is told", seeds=60),
+    Mutant("what is asked again is done again", whole(idempotency_ops, "once", done_again), simulated(ASKING),
+           "the history is right", seeds=60),
+    Mutant("an attempt that was taken over may finish", text(idempotency_ops, "finish", " AND attempt = :token AND answer IS NULL",
+           ""), simulated(ASKING), "the history is right", seeds=60),
+    Mutant("a party in two rows is sold by half", text(booking_ops, "confirm", "for block in hold.blocks:",
+           "for block in hold.blocks[:1]:"), simulated(BUYING), "what buyers expects", seeds=100),
     Mutant("a composed function runs at READ COMMITTED", lambda _patch: None, scenarios.on_call,
            "somebody is on call", on="read_committed", faults=Faults.none(), seeds=60),
 ]  # fmt: skip

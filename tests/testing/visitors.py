@@ -77,6 +77,7 @@ def ended_is_over(sim: Simulation) -> None:
                 assert asked, "a token that nobody revoked begins no session"
                 continue
             assert not was_over, "a revoked token began a session"
+            client.sleep_ms(client.random.randrange(1_000))
             was_over = bool(over)
             inside = admitted(client, sessions.verify, session, digest=digest)
             assert inside or asked, "an acknowledged session is not there"
