@@ -40,6 +40,7 @@ with onefold.connect(path, durability=durability) as db:
             word = f"{error.kind} {error.code}"
         os.write(1, f"{n} {word}\\n".encode())
 """
+IMAGES_MAX = 2_000  # Of one recording, for `make sim`.
 BEFORE_THE_DISK = "from onefold.engine.sqlite import connection as c; c.SYNCHRONOUS.update(always='OFF')"
 TRUSTS_THE_NEXT_SYNC = """
 from onefold.engine.sqlite.batches import Batches
@@ -96,9 +97,9 @@ def wrong_with(image: Image, folder: Path) -> str | None:
     return f"refused, and there: {refused & seats}" if refused & seats else None
 
 
-def wrongs(recording: Recording, base: Path, *, most: int) -> Iterator[str]:
+def wrongs(recording: Recording, base: Path, *, most: int, seed: int = 0) -> Iterator[str]:
     number = 0
-    for number, image in enumerate(recording.images(most=most)):
+    for number, image in enumerate(recording.images(most=most, seed=seed)):
         if (wrong := wrong_with(image, base / f"image-{number}")) is not None:
             yield f"{image.how}: {wrong}"
         if number % 20 == 0:
@@ -107,10 +108,12 @@ def wrongs(recording: Recording, base: Path, *, most: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("durability", ["always", "everysec"])
-@pytest.mark.parametrize("most", [40, pytest.param(2_000, marks=pytest.mark.soak)])
-def test_a_power_cut_takes_nothing_acknowledged(tmp_path: Path, durability: str, most: int) -> None:
+def test_a_power_cut_takes_nothing_acknowledged(
+    tmp_path: Path, durability: str, onefold_seed: int, onefold_scale: int
+) -> None:
     """At any moment from the file's first byte on, in any state that the disk may be in."""
-    assert list(wrongs(sold(tmp_path / "shop", durability, begun=None), tmp_path, most=most)) == []
+    most = min(40 * onefold_scale, IMAGES_MAX)
+    assert list(wrongs(sold(tmp_path / "shop", durability, begun=None), tmp_path, most=most, seed=onefold_seed)) == []
 
 
 def test_an_acknowledgement_before_the_disk_is_found(tmp_path: Path, begun: Path) -> None:
