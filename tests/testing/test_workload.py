@@ -170,3 +170,17 @@ def test_long(name: str, engine: str, tmp_path: Path, onefold_seed: int) -> None
         report.expect_valid()
     assert set(faults) <= set(report.faults)
     print(report)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+@pytest.mark.usefixtures("onefold_scale")
+def test_one_failover_after_the_other(tmp_path: Path, onefold_seed: int) -> None:
+    """Each to a standby of the primary before; what the first one had acknowledged is on the last."""
+    faults = ["failover", "cut_standby", "kill", "backends"]
+    with cluster("postgres", nodes=0, standbys=1) as made:
+        path = tmp_path / "history.jsonl"
+        report = run(LIST_APPEND, made, path=path, seconds=LONG_S, seed=onefold_seed, faults=faults)
+    report.expect_valid()
+    assert report.faults.count("failover") > 1
+    print(report)
