@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from payments_till import (
     ship,
     written,
 )
-from waiting import until
+from waiting import let_pass, until
 
 import onefold
 from onefold import Conflict, Database, Handle, OnefoldError, Tx, jobs, ledger, payments
@@ -274,6 +277,35 @@ def test_the_way_out_is_bounded(fake: FakeProvider, provider: payments.HttpProvi
     assert caught.value.code == "provider_refused"
     with pytest.raises(onefold.Invalid):
         payments.HttpProvider("ftp://provider", token="t", callback_secret=b"x" * 16)
+
+
+@pytest.mark.parametrize("trickles", ["head", "body"])
+def test_an_answer_that_trickles_has_no_more_time_than_another(trickles: str) -> None:
+    """Each byte comes soon after the one before, and the end never."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n"
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(head[:8] if trickles == "head" else head)
+            for _ in range(200):
+                let_pass(30)
+                try:
+                    connection.sendall(b"7")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(payments.NoAnswer):
+            began = time.monotonic()
+            payments.HttpProvider(base, token="t", callback_secret=b"x" * 16).query("k", timeout_s=0.2)
+        took_s = time.monotonic() - began
+        thread.join()
+    assert took_s < 3, took_s
 
 
 def test_a_refused_create_asks_nobody(real_db: Database, provider: payments.HttpProvider) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
+import socket
 import threading
 import time
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from onefold.core.errors import Invalid
@@ -55,10 +57,10 @@ class HttpTransport:
         """See `Transport`."""
         until = time.monotonic() + timeout_s
         connection = self._taken(timeout_s)
+        connection.response_class = _answer_until(until)  # type: ignore[assignment]  It makes responses as a class does.
         try:
             connection.request(verb, self._prefix + path, body, dict(headers))
-            response = connection.getresponse()
-            answer = _read(connection, response, until)
+            answer = _read(response := connection.getresponse())
         except (OSError, http.client.HTTPException, NoAnswer) as error:
             connection.close()
             raise NoAnswer(type(error).__name__) from error
@@ -96,21 +98,54 @@ class HttpTransport:
         connection.close()
 
 
-def _read(connection: http.client.HTTPConnection, response: http.client.HTTPResponse, until: float) -> bytes:
-    """The body, which neither trickles past the deadline nor grows past the limit."""
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The body, which does not grow past the limit."""
     parts: list[bytes] = []
     size = 0
-    while True:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise NoAnswer("it trickles")
-        if connection.sock is not None:  # Else the last bytes are here already.
-            connection.sock.settimeout(left)
-        part = response.read1(_CHUNK_BYTES)
-        if not part:
-            response.read()  # Nothing; but `read1` does not tell the connection that it is free again.
-            return b"".join(parts)
+    while part := response.read1(_CHUNK_BYTES):
         size += len(part)
         if size > BODY_BYTES_MAX:
             raise NoAnswer("it does not end")
         parts.append(part)
+    response.read()  # Nothing; but `read1` does not tell the connection that it is free again.
+    return b"".join(parts)
+
+
+def _answer_until(until: float) -> Callable[..., http.client.HTTPResponse]:
+    def make(sock: socket.socket, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
+        bounded: Any = _Until(sock, until)  # All that is asked of it is `makefile`.
+        return http.client.HTTPResponse(bounded, *args, **kwargs)
+
+    return make
+
+
+class _Until:
+    """A socket whose file is read up to a moment: a socket's own timeout begins anew with every byte that trickles."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self._sock = sock
+        self._until = until
+
+    def makefile(self, mode: Any) -> io.BufferedReader:
+        return io.BufferedReader(_Reading(self._sock, self._sock.makefile(mode, buffering=0), self._until))
+
+
+class _Reading(io.RawIOBase):
+    def __init__(self, sock: socket.socket, raw: Any, until: float) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._until = until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
