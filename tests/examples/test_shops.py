@@ -149,3 +149,19 @@ def test_the_script_runs(new_url: NewUrl) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "left in the wallet: 37.50 EUR" in done.stdout
+
+
+def test_alembic_migrates_the_shops_table_beside_ours(new_url: NewUrl) -> None:
+    """It finds nothing left to migrate, so it neither misses its own table nor minds ours."""
+    url = new_url("alembic")
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.alembic_shop"],
+        cwd=ROOT, env=environment(url), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "No new upgrade operations detected." in done.stdout
+    ((order, buyer, cents),) = orders_of(url)
+    assert (buyer, cents) == ("ana", 1_250)
+    assert f"bought: order/{order}@1" in done.stdout
+    rows = rows_of(url)
+    assert [len(rows[table]) for table in ("ledger_transfers", "events", "jobs_ready")] == [2, 1, 1]
