@@ -1,9 +1,10 @@
-"""`python -m benches [NAME ...] [--tiny] [--no-write] [--minutes N]`: run benches, print and keep their tables."""
+"""`python -m benches [NAME ...] [--tiny] [--no-write] [--minutes N] [--json]`: run benches, print and keep their tables."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -29,31 +30,33 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="only prove that they run; nothing is written")
     parser.add_argument("--no-write", action="store_true", help="print, but leave the pages alone")
     parser.add_argument("--minutes", type=float, help="how long messaging/held works on each side")
+    parser.add_argument("--json", action="store_true", help="print each table as a line of JSON; the rest goes to stderr")
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(names()))
+        print(json.dumps(names()) if arguments.json else "\n".join(names()))
         return 0
+    said = sys.stderr if arguments.json else sys.stdout
     size = harness.TINY if arguments.tiny else harness.REAL
     missed = 0
     for name in arguments.names or names():
         module = importlib.import_module("benches." + name.replace("/", "."))
         started = time.monotonic()
-        print(f"== {name}", flush=True)
+        print(f"== {name}", file=said, flush=True)
         try:
             timed = {"minutes": arguments.minutes} if arguments.minutes and name == "messaging/held" else {}
             tables = module.run(size, **timed)
         except harness.MissingPeer as missing:
-            print(f"skipped: {missing}")
+            print(f"skipped: {missing}", file=said)
             continue
         for table in tables:
-            print(table.markdown(), flush=True)
+            print(json.dumps({"bench": name, **table.facts()}) if arguments.json else table.markdown(), flush=True)
             missed += table.missed
-        print(f"({time.monotonic() - started:.0f} s)\n", flush=True)
+        print(f"({time.monotonic() - started:.0f} s)\n", file=said, flush=True)
         if size is harness.REAL and not arguments.no_write:
             harness.write(harness.ROOT / module.PAGE, module.NAME, tables, f"python -m benches {name}" + "".join(f" --{option} {value:g}" for option, value in timed.items()))
     if missed and not arguments.tiny:
-        print(f"{missed} bars missed")
+        print(f"{missed} bars missed", file=said)
     return 1 if missed and not arguments.tiny else 0
 
 

@@ -73,6 +73,11 @@ class Table:
         lines += ["", *[f"{note}  " for note in self.notes]] if self.notes else []
         return "\n".join(lines)
 
+    def facts(self) -> dict[str, object]:
+        """The same for programs: a mapping for each row."""
+        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        return {"title": self.title, "rows": rows, "notes": self.notes, "missed": self.missed}
+
 
 def machine() -> str:
     """What the figures were taken on."""

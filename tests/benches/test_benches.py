@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
+import sys
+import types
 
 import pytest
 from benches import harness
-from benches.__main__ import names
+from benches.__main__ import main, names
 
 from onefold.testing.postgres import Cluster
 
@@ -38,6 +41,15 @@ def test_a_table_is_written_between_its_marks(tmp_path) -> None:
     text = page.read_text()
     assert text.count("| 1 | 2 |") == 1
     assert text.endswith("After.\n")
+
+
+def test_tables_are_told_in_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    table = harness.Table("Title", ("a", "b"), [("1", "2")], missed=1)
+    monkeypatch.setitem(sys.modules, "benches.made", types.SimpleNamespace(run=lambda _size: [table]))
+    monkeypatch.setattr(sys, "argv", ["benches", "made", "--tiny", "--json"])
+    assert main() == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"bench": "made", "title": "Title", "rows": [{"a": "1", "b": "2"}], "notes": [], "missed": 1}
 
 
 def test_a_ratio_below_its_bar_is_said_to_be_missed() -> None:

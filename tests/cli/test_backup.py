@@ -169,6 +169,36 @@ def test_nothing_is_written_over_without_force(tmp_path: Path, capsys: pytest.Ca
     assert answer(capsys, "restore", str(tmp_path / "none"), "--url", str(tmp_path / "y.db"))[0] == 3
 
 
+def test_what_would_be_replaced_can_be_asked_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, file, target = filled(tmp_path / "a.db", 3), tmp_path / "a.bak", tmp_path / "b.db"
+
+    def asked(*arguments: str) -> tuple[int, Any]:
+        before = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.iterdir() if path.suffix in {".db", ".bak", ".json"}}
+        found = answer(capsys, *arguments, "--dry-run")
+        after = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.iterdir() if path.suffix in {".db", ".bak", ".json"}}
+        assert after == before
+        assert not list(tmp_path.glob("*.partial-*"))
+        return found
+
+    code, said = asked("backup", str(file), "--url", str(source))
+    assert (code, said["dry_run"], said["replaces"]) == (0, True, False)
+    assert said["bytes"] > 0
+    backup_sqlite(source, file, tell=quiet)
+    assert asked("backup", str(file), "--url", str(source))[0] == 4
+    assert asked("backup", str(file), "--url", str(source), "--force")[1]["replaces"] is True
+    code, said = asked("restore", str(file), "--url", str(target))
+    assert (code, said["dry_run"], said["replaces"], said["manifest"]) == (0, True, False, True)
+    filled(target, 9)
+    assert asked("restore", str(file), "--url", str(target))[0] == 4
+    code, said = asked("restore", str(file), "--url", str(target), "--force")
+    assert (code, said["replaces"], said["tables"]["onefold_counter_totals"]["rows"]) == (0, True, 3)
+    assert run(["restore", str(file), "--url", str(target), "--force", "--dry-run"]) == 0
+    assert "in the place of the database that is there" in capsys.readouterr().out
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"key-2", b"key-!"))
+    assert asked("restore", str(file), "--url", str(target), "--force")[1]["error"]["code"] == "corrupt"
+
+
 def test_a_database_in_use_is_not_replaced(tmp_path: Path) -> None:
     source, file = filled(tmp_path / "a.db", 3), tmp_path / "a.bak"
     backup_sqlite(source, file, tell=quiet)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from waiting import until
 
 import onefold
 from onefold import tokens
+from onefold.cli.grammar import parser
 from onefold.cli.main import run
 from onefold.testing.postgres import Cluster
 
@@ -44,6 +47,9 @@ def test_a_token_is_created_shown_once_listed_and_revoked(db_url: str, capsys: p
     code, out, _ = answer(capsys, "token", "list", *at)
     assert [token["id"] for token in json.loads(out)] == [made["id"]]
     assert made["bearer"] not in out
+    code, out, _ = answer(capsys, "token", "revoke", made["id"], "--dry-run", *at)
+    assert (code, [token["id"] for token in json.loads(out)["sample"]]) == (0, [made["id"]])
+    assert json.loads(answer(capsys, "token", "list", *at)[1])[0]["revoked_at_ms"] is None
     code, out, _ = answer(capsys, "token", "revoke", made["id"], *at)
     assert json.loads(out)["revoked_at_ms"] is not None
     code, out, _ = answer(capsys, "token", "list", "--url", db_url)
@@ -53,8 +59,11 @@ def test_a_token_is_created_shown_once_listed_and_revoked(db_url: str, capsys: p
 
 def test_errors_are_one_line_with_a_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = str(tmp_path / "t.db")
+    onefold.migrate(url)
     for arguments, expected, part in [
         (("token", "revoke", "nobody", "--url", url), 3, "There is no such token"),
+        (("token", "revoke", "nobody", "--dry-run", "--url", url), 3, "There is no such token"),
+        (("token", "revoke", "nobody", "--url", str(tmp_path / "mistyped.db")), 3, "There is no database"),
         (("token", "create", "x", "--right", "nonsense", "--url", url), 2, "A right is"),
         (("token", "list", "--url", str(tmp_path / "no" / "x.db")), 2, "folder"),
         (("token", "list", "--url", "mysql://x"), 2, "A URL begins with"),
@@ -70,6 +79,7 @@ def test_errors_are_one_line_with_a_code(tmp_path: Path, capsys: pytest.CaptureF
         code, _, err = answer(capsys, *arguments, "--json")
         assert code == expected
         assert json.loads(err)["error"]["code"]
+    assert not (tmp_path / "mistyped.db").exists()
 
 
 def test_wrong_usage_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +87,11 @@ def test_wrong_usage_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
             run(arguments)
         assert ended.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+        assert "usage:" in capsys.readouterr().err
+        with pytest.raises(SystemExit) as ended:
+            run([*arguments, "--json"])
+        assert ended.value.code == 2
+        assert json.loads(capsys.readouterr().err)["error"]["code"] == "usage"
 
 
 def test_the_url_comes_from_the_environment(
@@ -130,6 +144,60 @@ def test_bench_measures_and_leaves_nothing_behind(
     assert all(row["per_second"] > 0 for row in rows)
     assert list(tmp_path.iterdir()) == []
     assert answer(capsys, "bench", "nonsense")[0] == 2
+
+
+def test_benches_of_a_checkout_speak_json_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "benches").mkdir()
+    (tmp_path / "benches" / "__main__.py").write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert run(["bench", "messaging/jobs", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == ["messaging/jobs", "--json"]
+
+
+def test_whatever_deletes_can_be_tried_first_and_all_speaks_json() -> None:
+    """A new command that takes something away names itself here, or has `--dry-run`."""
+    found = {" ".join(words): options for words, options in commands(parser())}
+    assert all("--json" in options for options in found.values()), found
+    assert len(found) > 30
+    deleting = {
+        "token revoke", "jobs cancel", "jobs purge", "jobs retry", "events drop-parked", "locks release", "webhooks replay",
+        "keys retire", "backup", "restore", "sessions end",
+    }  # fmt: skip
+    assert {name for name, options in found.items() if "--dry-run" in options} == deleting
+    harmless = {"bench", "check", "doctor", "export", "migrate", "serve", "version", "worker"}
+    makes = {"create", "list", "ls", "stats", "why", "failures", "pause", "resume", "tail", "retry-parked", "attempts", "failed",
+             "pending", "rotate", "enable", "disable"}  # fmt: skip
+    assert {name for name in found if name.split()[-1] not in makes} - harmless == deleting
+
+
+def commands(top: argparse.ArgumentParser, *before: str) -> Iterator[tuple[tuple[str, ...], set[str]]]:
+    """Every command by its words, and its options."""
+    inner = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    if not inner:
+        yield before, {option for action in top._actions for option in action.option_strings}
+    for action in inner:
+        for name, parsed in action.choices.items():
+            yield from commands(parsed, *before, name)
+
+
+def test_long_work_is_told_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.chdir(tmp_path)
+    history = tmp_path / "history.edn"
+    history.write_text("{:type :invoke, :process 0, :f :read, :value nil}\n{:type :ok, :process 0, :f :read, :value nil}\n")
+    for arguments, words in [
+        (("migrate",), "applying jobs 003"),
+        (("doctor", "--check"), "looking for damage"),
+        (("bench", "--seconds", "1"), "128 callers"),
+        (("check", "history.edn", "--model", "register"), "checking 1 operations"),
+        (("backup", "b.db"), "checking"),
+    ]:
+        said = answer(capsys, *arguments, "--url", str(tmp_path / "t.db"))[2]
+        assert f"\r\x1b[K{words}" in said, arguments
+        assert said.endswith("\r\x1b[K"), arguments
 
 
 def test_a_reader_that_hangs_up_is_no_error(tmp_path: Path) -> None:

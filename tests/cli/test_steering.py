@@ -16,7 +16,7 @@ from events_kinds import number, place
 from jobs_ground import Mail, Other, claim, fail, hire, states
 
 import onefold
-from onefold import Database, Invalid, Tx, events, jobs, locks
+from onefold import Database, Invalid, Tx, events, jobs, locks, sessions, tokens
 from onefold.cli import jobs as command
 from onefold.cli.main import run
 
@@ -96,7 +96,8 @@ def test_the_failures_of_a_job_are_told_the_latest_first(db: Database, db_url: s
 def test_retry_by_id_says_what_was_refused(db: Database, ask: Any) -> None:
     one, two = kill(db, 2)
     code, said = ask("jobs", "retry", one, "job_none", "--dry-run")
-    assert (code, said["error"]["code"], states(db)) == (3, "not_found", {"dead": 2})
+    assert (code, said["count"], [no["id"] for no in said["refused"]]) == (3, 1, ["job_none"])
+    assert states(db) == {"dead": 2}
     assert ask("jobs", "retry", one, "--dry-run")[1]["count"] == 1
     code, said = ask("jobs", "retry", one, "job_none", two)
     assert (code, said["retried"], [no["id"] for no in said["refused"]]) == (3, 2, ["job_none"])
@@ -144,6 +145,8 @@ def test_cancel_by_id_and_by_kind(db: Database, ask: Any, monkeypatch: pytest.Mo
     other = db.run(jobs.put, Other())
     db.run(jobs.put, Mail(), delay_ms=60_000)
     assert ask("jobs", "cancel", ids[0])[1] == {"cancelled": 1, "refused": []}
+    code, said = ask("jobs", "cancel", ids[0], ids[1], "--dry-run")
+    assert (code, [job["id"] for job in said["sample"]], [no["id"] for no in said["refused"]]) == (3, [ids[1]], [ids[0]])
     assert ask("jobs", "cancel", "--kind", "mail.send", "--dry-run")[1]["count"] == 4
     assert ask("jobs", "cancel", "--kind", "mail.send")[1] == {"cancelled": 4}
     assert db.run(jobs.get, other).state == "ready"
@@ -168,6 +171,21 @@ def test_locks_are_listed_and_released_with_a_reason(db: Database, ask: Any) -> 
     for arguments in (release, (*release, "--dry-run")):
         code, said = ask(*arguments)
         assert (code, said["error"]["code"]) == (3, "not_held")
+
+
+def test_sessions_are_listed_and_ended(db: Database, ask: Any, db_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    token = db.run(tokens.create, "ana", digest=tokens.new_secret()[1], rights=("*",))
+    one, two = (db.run(sessions.begin, token.id, digest=sessions.new_secret()[1]).id for _ in range(2))
+    page = ask("sessions", "ls", "--limit", "1")[1]
+    assert ([session["id"] for session in page["items"]], page["after"]) == ([one], one)
+    assert [session["token_id"] for session in ask("sessions", "ls", "--after", one)[1]["items"]] == [token.id]
+    code, said = ask("sessions", "end", one, "--dry-run")
+    assert (code, [session["id"] for session in said["sample"]]) == (0, [one])
+    assert ask("sessions", "end", one) == (0, {**said["sample"][0]})
+    assert [ask("sessions", "end", one, *more)[0] for more in ((), ("--dry-run",))] == [3, 3]
+    assert run(["sessions", "ls", "--url", db_url]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert (head.split(), row.split()[0]) == (["ID", "TOKEN", "BEGAN", "ENDS"], two)
 
 
 def test_tail_prints_what_there_is_and_goes_on_by_position(db: Database, db_url: str, capsys: pytest.CaptureFixture[str]) -> None:

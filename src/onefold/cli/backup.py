@@ -32,8 +32,10 @@ def backup(options: argparse.Namespace) -> int:
     """Back the database up into a new file, or say how."""
     if is_postgres(options.url):
         return _advise(options, _dump_commands(options.url, options.file))
-    from onefold.engine.sqlite.backup import backup_sqlite
+    from onefold.engine.sqlite.backup import backup_sqlite, try_backup
 
+    if options.dry_run:
+        return _would_backup(options, try_backup(file_of(options.url), Path(options.file), replace=options.force))
     with Progress(options) as tell:
         made = backup_sqlite(file_of(options.url), Path(options.file), tell=tell, replace=options.force)
     say(
@@ -44,29 +46,46 @@ def backup(options: argparse.Namespace) -> int:
     return 0
 
 
+def _would_backup(options: argparse.Namespace, size: int) -> int:
+    file = Path(options.file).absolute()
+    replaces = " It would replace the one that is there." if file.exists() else ""
+    say(
+        options, {"dry_run": True, "file": str(file), "replaces": file.exists(), "bytes": size},
+        lambda: [f"About {size // MIB:,} MiB would be copied into {file}.{replaces}"],
+    )  # fmt: skip
+    return 0
+
+
 def restore(options: argparse.Namespace) -> int:
     """Make the database that --url names out of a backup, or say how."""
     if is_postgres(options.url):
         return _advise(options, _restore_commands(options.url, options.file))
-    from onefold.engine.sqlite.backup import manifest_of, restore_sqlite
+    from onefold.engine.sqlite.backup import manifest_of, restore_sqlite, try_restore
 
     path = file_of(options.url)
+    replaces = path.exists()
+    act = try_restore if options.dry_run else restore_sqlite
     with Progress(options) as tell:
-        found, agreed = restore_sqlite(Path(options.file), path, tell=tell, replace=options.force)
+        found, agreed = act(Path(options.file), path, tell=tell, replace=options.force)
     schema = inspect.schema_state(found.schema)
     state = schema.refused or (f"to be migrated: {', '.join(schema.missing)}" if schema.missing else "up to date")
 
     def lines() -> Iterator[str]:
         yield from _report(found)
         made = f"made {moment(found.made_at_ms)} UTC" if agreed else "of unknown date"
-        yield f"{path}: restored from a backup {made}, and found whole. Schema: {state}."
+        if options.dry_run:
+            over = ", in the place of the database that is there" if replaces else ""
+            yield f"{path} would be restored from a backup {made}, found whole{over}. Schema: {state}."
+        else:
+            yield f"{path}: restored from a backup {made}, and found whole. Schema: {state}."
         if not agreed:
             yield f"There is no {manifest_of(Path(options.file)).name} beside it, so nothing says what it must hold."
 
     say(
         options,
         {
-            "file": str(path), "verified": True, "manifest": agreed, "schema_state": state,
+            "dry_run": options.dry_run, "file": str(path), "replaces": replaces, "verified": True,
+            "manifest": agreed, "schema_state": state,
             **msgspec.structs.asdict(found),
         },
         lines,

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from onefold.cli.answer import file_of, is_postgres, say, table
+from onefold.cli.progress import Progress
 from onefold.core.errors import Invalid
 from onefold.engine.connect import connect
 from onefold.engine.database import Handle
@@ -25,10 +26,12 @@ SPACE = "onefold/bench"
 def command(options: argparse.Namespace) -> int:
     """Measure; in a checkout by its own benches."""
     if Path("benches/__main__.py").is_file() and importlib.util.find_spec("onefold") is not None:
-        return subprocess.run([sys.executable, "-m", "benches", *options.names], check=False).returncode  # noqa: S603
+        words = [*options.names, *(["--json"] if options.json else [])]
+        return subprocess.run([sys.executable, "-m", "benches", *words], check=False).returncode  # noqa: S603
     if options.names:
         raise Invalid("Benches by name need a checkout; run this in its folder.", names=options.names)
-    rows = _probe(options.url, options.seconds)
+    with Progress(options) as tell:
+        rows = _probe(options.url, options.seconds, tell)
     say(
         options,
         [{"what": what, "per_second": round(rate), "median_ms": round(ms, 3)} for what, rate, ms in rows],
@@ -37,24 +40,27 @@ def command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _probe(url: str, seconds: float) -> list[tuple[str, float, float]]:
+def _probe(url: str, seconds: float, tell: Progress) -> list[tuple[str, float, float]]:
     if is_postgres(url):
         with connect(url) as db:
-            return _commits(db.at(SPACE), seconds)
+            return _commits(db.at(SPACE), seconds, tell)
     folder = file_of(url).parent
     with tempfile.TemporaryDirectory(prefix="onefold-bench-", dir=folder) as place:
+        tell("the disk", 0, 0)
         rate, ms = sync_rate(Path(place), seconds=seconds)
         with connect(Path(place) / "bench.db") as db:
-            return [("4 KiB durable", rate, ms), *_commits(db.at(SPACE), seconds)]
+            return [("4 KiB durable", rate, ms), *_commits(db.at(SPACE), seconds, tell)]
 
 
-def _commits(handle: Handle, seconds: float) -> list[tuple[str, float, float]]:
+def _commits(handle: Handle, seconds: float, tell: Progress) -> list[tuple[str, float, float]]:
+    tell("one caller", 0, 0)
     took: list[float] = []
     until = time.perf_counter() + seconds
     while (started := time.perf_counter()) < until:
         handle.run(_count)
         took.append(time.perf_counter() - started)
     alone = ("commit, 1 caller", len(took) / sum(took), sorted(took)[len(took) // 2] * 1_000)
+    tell(f"{CALLERS} callers", 0, 0)
     return [alone, asyncio.run(_together(handle, seconds))]
 
 

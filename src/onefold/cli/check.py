@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onefold.cli.answer import say
+from onefold.cli.progress import Progress
 from onefold.core.errors import Invalid
 from onefold.testing.checkers import Verdict, check, edn, read_history, svg
 
@@ -41,7 +42,11 @@ def _verdict(options: argparse.Namespace, given: dict[str, Any]) -> Verdict:
     collects = gc.isenabled()
     gc.disable()  # A history is millions of small objects that stay; to look for garbage there takes half the time.
     try:
-        return check(read_history(options.file), options.model, deadline_s=options.deadline_s, **given)
+        with Progress(options) as tell:
+            tell("reading", 0, 0)
+            history = read_history(options.file)
+            tell(f"checking {len(history):,} operations, for at most {options.deadline_s:g} s", 0, 0)
+            return check(history, options.model, deadline_s=options.deadline_s, **given)
     finally:
         if collects:
             gc.enable()

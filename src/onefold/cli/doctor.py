@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 from onefold.cli.answer import file_of, is_postgres, say, without_password
+from onefold.cli.progress import Progress
 from onefold.cli.symptoms import Finding, symptoms
 from onefold.core.errors import OnefoldError
 from onefold.engine import inspect
+from onefold.engine.telling import Tell, quiet
 from onefold.host import disks
 
 MIB = 1 << 20
@@ -39,7 +41,8 @@ _MARKS = {"ok": "ok  ", "note": "note", "warn": "WARN", "bad": "BAD "}
 
 def command(options: argparse.Namespace) -> int:
     """Look at everything, then say it, worst last."""
-    found = list(examine(options.url, thorough=options.check))
+    with Progress(options) as tell:
+        found = list(examine(options.url, thorough=options.check, tell=tell))
     wrong = sum(finding.level == "bad" for finding in found)
     warned = sum(finding.level == "warn" for finding in found)
 
@@ -54,50 +57,51 @@ def command(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def examine(url: str, *, thorough: bool = False) -> Iterator[Finding]:
-    """All findings for the database at `url`."""
+def examine(url: str, *, thorough: bool = False, tell: Tell = quiet) -> Iterator[Finding]:
+    """All findings for the database at `url`; `tell` hears of what takes its time."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", "ok", python)
     if is_postgres(url):
         yield from _postgres(url)
     else:
-        yield from _sqlite(file_of(url), thorough=thorough)
+        yield from _sqlite(file_of(url), thorough=thorough, tell=tell)
 
 
 # -- SQLite -----------------------------------------------------------------------------------
 
 
-def _sqlite(path: Path, *, thorough: bool) -> Iterator[Finding]:
+def _sqlite(path: Path, *, thorough: bool, tell: Tell) -> Iterator[Finding]:
     yield from _library()
-    folder = path.parent
+    folder, url = path.parent, shlex.quote(str(path))
     if not folder.is_dir():
-        yield Finding("file", "bad", f"the folder {folder} does not exist", f"mkdir -p {folder}")
+        fix = f"mkdir -p {shlex.quote(str(folder))}"
+        yield Finding("file", "bad", f"the folder {folder} does not exist", fix)
         return
     yield from _disk(folder)
     if not path.exists():
-        yield Finding("file", "note", f"{path} does not exist yet", f"onefold migrate --url {path}, or connect")
+        yield Finding("file", "note", f"{path} does not exist yet", f"onefold migrate --url {url}, or connect")
         return
     yield from _processes(path)
     yield from _gate(path)
     yield from _wal(path)
     try:
-        facts = inspect.inspect_sqlite(path, thorough=thorough)
+        facts = inspect.inspect_sqlite(path, thorough=thorough, tell=tell)
     except OnefoldError as error:
-        yield Finding("file", "bad", str(error), f"onefold restore BACKUP --url {path}.new; keep this file")
+        yield Finding("file", "bad", str(error), f"onefold restore BACKUP --url {url}.new; keep this file")
         return
     if facts.journal_mode != "wal":
-        yield Finding("journal", "note", f"mode {facts.journal_mode}", f"onefold migrate --url {path}; it sets WAL")
+        yield Finding("journal", "note", f"mode {facts.journal_mode}", f"onefold migrate --url {url}; it sets WAL")
     yield Finding("file", "ok", f"{facts.bytes_total // MIB} MiB, {facts.bytes_free // MIB} MiB of it free for reuse")
-    yield _schema(facts.schema, f"onefold migrate --url {path}; else the first program that connects does it")
+    yield _schema(facts.schema, f"onefold migrate --url {url}; else the first program that connects does it")
     if facts.migrated_at_ms > time.time_ns() // 1_000_000 + SKEW_MS:
         yield Finding(
             "clock", "warn", "the database was migrated in the future: this clock goes slow, or was set back",
             "timedatectl set-ntp true; leases, delays and schedules wait until it has caught up",
         )  # fmt: skip
     if facts.damage is None:
-        yield Finding("damage", "note", "not looked for", f"onefold doctor --check --url {path}")
+        yield Finding("damage", "note", "not looked for", f"onefold doctor --check --url {url}")
     elif facts.damage:
-        fix = f"stop all programs; onefold restore BACKUP --url {path}.new"
+        fix = f"stop all programs; onefold restore BACKUP --url {url}.new"
         yield Finding("damage", "bad", "; ".join(facts.damage[:3]), fix)
     else:
         yield Finding("damage", "ok", "none found")
@@ -124,7 +128,8 @@ def _library() -> Iterator[Finding]:
 def _disk(folder: Path) -> Iterator[Finding]:
     kind = disks.file_system_of(folder)
     if kind is None:
-        yield Finding("file system", "note", "its type is not told here", f"df -T {folder}; it must be a local disk")
+        fix = f"df -T {shlex.quote(str(folder))}; it must be a local disk"
+        yield Finding("file system", "note", "its type is not told here", fix)
     elif disks.is_network(kind):
         yield Finding(
             "file system", "bad", f"{kind} is a network or shared file system: locks and the WAL do not hold on it",

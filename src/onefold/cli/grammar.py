@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import os
+import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 URL_DEFAULT = "onefold.db"
 PORT_DEFAULT = 8700
@@ -16,9 +19,22 @@ _FIRST_YEAR = 1970
 Add = Callable[..., argparse.ArgumentParser]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole grammar."""
-    top = argparse.ArgumentParser(
+class _InJson(argparse.ArgumentParser):
+    """Says in JSON, as all else is said with --json, what is wrong with the words."""
+
+    def error(self, message: str) -> NoReturn:
+        text = f"{message}. See {self.prog} --help."
+        print(json.dumps({"error": {"code": "usage", "text": text}}), file=sys.stderr)
+        sys.exit(2)
+
+
+def _kind(*, in_json: bool) -> type[argparse.ArgumentParser]:
+    return _InJson if in_json else argparse.ArgumentParser
+
+
+def parser(*, in_json: bool = False) -> argparse.ArgumentParser:
+    """The whole grammar; `in_json`: errors of usage are told in JSON."""
+    top = _kind(in_json=in_json)(
         prog="onefold", description="The back end over one transaction.", allow_abbrev=False,
         epilog="Exit codes: 0 done, 1 failed or unhealthy, 2 invalid, 3 not found, 4 conflict, 5 denied, "
         "6 try later, 7 outcome unknown. The database is --url, else ONEFOLD_URL, else onefold.db here.",
@@ -47,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = add("doctor", "Look for what is wrong and say how to mend it. Changes nothing.")
     doctor.add_argument("--check", action="store_true", help="read the whole file for damage (SQLite); takes its time")
     _tokens(add, commands)
+    _sessions(add, commands)
     _jobs(add, commands)
     _events(add, commands)
     _locks(add, commands)
@@ -65,6 +82,7 @@ def _copies(add: Add) -> None:
     backup = add("backup", "Copy the database, in use or not, and read the copy back.", function="backup")
     backup.add_argument("file", metavar="FILE", help="the backup; what it holds is noted in FILE.json")
     backup.add_argument("--force", action="store_true", help="replace a backup of this name")
+    backup.add_argument("--dry-run", action="store_true", help="only say whether it could be, and how much it is")
     export = add("export", "Write all rows of blocks to stdout, from one snapshot.")
     export.add_argument("--jsonl", action="store_true", required=True, help="the form: a JSON object for each row")
     export.add_argument("--block", dest="blocks", action="append", default=[], help="may stand several times (all)")
@@ -72,6 +90,7 @@ def _copies(add: Add) -> None:
     restore = add("restore", "Make the database at --url out of a backup.", module="backup", function="restore")
     restore.add_argument("file", metavar="FILE", help="a backup")
     restore.add_argument("--force", action="store_true", help="replace the database, which nobody may have open")
+    restore.add_argument("--dry-run", action="store_true", help="only read the backup, and say what would be replaced")
 
 
 def _check(check: argparse.ArgumentParser) -> None:
@@ -133,6 +152,15 @@ def _tokens(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentPars
     add("list", "List all tokens.", to, module="token", function="list_all")
     revoke = add("revoke", "Revoke a token; servers notice within two seconds.", to, module="token", function="revoke")
     revoke.add_argument("token_id", metavar="ID")
+    revoke.add_argument("--dry-run", action="store_true", help="only say which token it would be")
+
+
+def _sessions(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    to = _group(commands, "sessions", "See who is logged in to the dashboard, and end a session.")
+    _paged(add("ls", "List the sessions that are not over.", to, module="sessions", function="ls"))
+    end = add("end", "End a session at once; its token may log in again.", to, module="sessions", function="end")
+    end.add_argument("session_id", metavar="ID")
+    end.add_argument("--dry-run", action="store_true", help="only say which session it would be")
 
 
 def _jobs(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,11 +7,12 @@ its last step says, and is called again.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast, get_args
 
 from onefold.cli.answer import moment, opened, say, table
 from onefold.cli.progress import Progress
+from onefold.cli.undone import undone
 from onefold.core.errors import Conflict, Invalid, NotFound
 from onefold.core.page import Page
 from onefold.engine.database import Handle
@@ -195,32 +196,44 @@ def _stepwise(
 
 def _each(options: argparse.Namespace, handle: Handle, act: Callable[..., Any], word: str) -> int:
     """Act on the jobs that are named, each in its own transaction; code 3 or 4 when one refused."""
-    if options.dry_run:
-        found = [handle.reader().run(jobs.get, job_id) for job_id in options.ids]
-        return _show(options, found, Counted(len(found), at_least=False), word)
     done: list[str] = []
     refused: list[dict[str, str]] = []
     worst = 0
     for job_id in options.ids:
         try:
-            handle.run(act, job_id)
+            if options.dry_run:
+                undone(handle, act, job_id)
+            else:
+                handle.run(act, job_id)
             done.append(job_id)
         except (NotFound, Conflict) as error:
             refused.append({"id": job_id, "code": error.code, "text": error.text})
             worst = max(worst, 3 if isinstance(error, NotFound) else 4)
-    lines = [*(f"{job_id} {word}" for job_id in done), *(f"{no['id']}: {no['text']}" for no in refused)]
+    told = [f"{no['id']}: {no['text']}" for no in refused]
+    if options.dry_run:
+        sample = [handle.reader().run(jobs.get, job_id) for job_id in done[:SAMPLE_JOBS]]
+        _show(options, sample, Counted(len(done), at_least=False), word, refused=refused, told=told)
+        return worst
+    lines = [*(f"{job_id} {word}" for job_id in done), *told]
     say(options, {word: len(done), "refused": refused}, lambda: lines)
     return worst
 
 
-def _show(options: argparse.Namespace, sample: list[Job], counted: Counted, word: str) -> int:
+def _show(
+    options: argparse.Namespace, sample: list[Job], counted: Counted, word: str, *,
+    refused: Sequence[dict[str, str]] = (), told: Sequence[str] = (),
+) -> int:  # fmt: skip
     least = "at least " if counted.at_least else ""
     say(
         options,
-        {"dry_run": True, "count": counted.count, "at_least": counted.at_least, "sample": sample},
+        {
+            "dry_run": True, "count": counted.count, "at_least": counted.at_least, "sample": sample,
+            **({"refused": refused} if refused else {}),
+        },
         lambda: [
             f"{least}{counted.count:,} would be {word}.",
             *table(("ID", "KIND", "STATE", "QUEUE", "TRIED", "AT", "ERROR"), [_row(job) for job in sample]),
+            *told,
         ],
     )
     return 0

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; answer the exit code. Errors are one line on stderr, never a traceback."""
-    options = parser().parse_args(list(arguments))
+    options = parser(in_json="--json" in arguments).parse_args(list(arguments))
     options.arguments = list(arguments)
     command = importlib.import_module(f"onefold.cli.{options.module}")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from onefold.cli.answer import say
+from onefold.cli.progress import Progress
 from onefold.engine import schema
 from onefold.engine.connect import migrate
 from onefold.index import schema_directories
@@ -16,7 +17,8 @@ def command(options: argparse.Namespace) -> int:
         statements = list(_script())
         say(options, {"statements": statements}, lambda: [f"{statement};" for statement in statements])
         return 0
-    applied = migrate(options.url)
+    with Progress(options) as tell:
+        applied = migrate(options.url, tell=tell)
     say(
         options,
         {"applied": [{"block": block, "version": version} for block, version in applied]},

@@ -16,17 +16,16 @@ class Progress:
     def __init__(self, options: argparse.Namespace) -> None:
         self._shows = sys.stderr.isatty() and not options.json
         self._next = 0.0
-        self._drawn = False
+        self._what = ""  # What was drawn last; "" for nothing.
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Draw it, unless it was drawn a moment ago."""
+        """Draw it, unless the same was drawn a moment ago."""
         now = time.monotonic()
-        if not self._shows or now < self._next:
+        if not self._shows or (what == self._what and now < self._next):
             return
-        self._next = now + EVERY_S
+        self._next, self._what = now + EVERY_S, what
         share = f"{100 * done // total:3d} %" if total else f"{done:,}" if done else "..."
         print(f"\r\x1b[K{what} {share}", end="", file=sys.stderr, flush=True)
-        self._drawn = True
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -34,5 +33,5 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         """Wipe the line: what is said after it stands alone."""
-        if self._drawn:
+        if self._what:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

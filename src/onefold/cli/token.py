@@ -6,7 +6,8 @@ import argparse
 
 import msgspec
 
-from onefold.cli.answer import moment, say, table
+from onefold.cli.answer import moment, opened, say, table
+from onefold.cli.undone import undone
 from onefold.engine.connect import connect
 from onefold.identity import tokens
 
@@ -45,7 +46,12 @@ def list_all(options: argparse.Namespace) -> int:
 
 def revoke(options: argparse.Namespace) -> int:
     """Revoke one token."""
-    with connect(options.url) as db:
+    with opened(options.url) as db:
+        if options.dry_run:
+            token = undone(db, tokens.revoke, options.token_id)
+            said = f"{token.id} ({token.name}) would be revoked, and whoever is logged in with it logged out."
+            say(options, {"dry_run": True, "count": 1, "sample": [token]}, lambda: [said])
+            return 0
         token = db.run(tokens.revoke, options.token_id)
     say(options, token, lambda: [f"Revoked {token.id} ({token.name})."])
     return 0

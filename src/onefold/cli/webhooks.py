@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from onefold.cli.answer import moment, opened, say, table
 from onefold.cli.progress import Progress
+from onefold.cli.undone import undone
 from onefold.core.errors import Invalid
 from onefold.core.page import Page
 from onefold.engine.database import Handle
@@ -105,23 +106,35 @@ def _replayed(options: argparse.Namespace, handle: Handle) -> Any:
         while count := handle.run(webhooks.replay_failed, options.endpoint_id, limit=STEP_MESSAGES):
             yield count
     else:
-        after = None
-        while True:
-            page = handle.run(
-                webhooks.replay_range, options.endpoint_id, since_ms=options.since, until_ms=options.until,
-                after=after, limit=STEP_MESSAGES,
-            )  # fmt: skip
-            yield len(page.items)
-            if (after := page.after) is None:
-                return
+        yield from map(len, _in_time(options, handle, webhooks.replay_range))
+
+
+def _in_time(options: argparse.Namespace, handle: Handle, fn: Callable[..., Page[str]]) -> Iterator[list[str]]:
+    """What was sent from --since until --until, page by page, as `fn` answers it."""
+    after = None
+    while True:
+        page = handle.run(
+            fn, options.endpoint_id, since_ms=options.since, until_ms=options.until, after=after, limit=STEP_MESSAGES
+        )
+        yield page.items
+        if (after := page.after) is None:
+            return
 
 
 def _dry(options: argparse.Namespace, handle: Handle) -> int:
-    if options.since is not None:
-        raise Invalid("--dry-run goes with ids or --failed; a time is read while it is replayed.")
     sample: Sequence[str] = options.messages
     more = False
-    if options.failed:
+    for message_id in sample:
+        undone(handle, webhooks.replay, options.endpoint_id, message_id=message_id)
+    if options.since is not None:
+        with Progress(options) as tell:
+            found: list[str] = []
+            for page in _in_time(options, handle.reader(), webhooks.list_range):
+                found += page
+                tell("found", len(found), 0)
+        sample = found
+    elif options.failed:
+        handle.reader().run(webhooks.list_range, options.endpoint_id, since_ms=0, until_ms=0)  # It may be disabled.
         page = handle.reader().run(webhooks.list_failed, options.endpoint_id, limit=1_000)
         sample, more = [one.message_id for one in page.items], page.after is not None
     least = "at least " if more else ""

@@ -11,6 +11,7 @@ from onefold.core.errors import Invalid
 from onefold.engine import schema
 from onefold.engine.call import Durability
 from onefold.engine.database import Database
+from onefold.engine.telling import Tell, quiet
 from onefold.index import schema_directories
 
 POSTGRES = ("postgresql://", "postgres://")  # How its URLs begin.
@@ -61,20 +62,27 @@ def connect(
     )
 
 
-def migrate(url: str | Path, *, files: Sequence[schema.SchemaFile] | None = None) -> list[tuple[str, int]]:
+def migrate(
+    url: str | Path, *, files: Sequence[schema.SchemaFile] | None = None, tell: Tell = quiet
+) -> list[tuple[str, int]]:
     """Bring the schema of `url` up to this release; answer the `(block, version)` applied.
 
     Several processes may do so at once; one does the work, under a lock.
+
+    Args:
+        url: as for `connect`.
+        files: for tests; the schema files instead of those of this release.
+        tell: hears of each file, as `tell("applying jobs 003", 2, 5)`.
     """
     text = _text(url)
     known = list(files) if files is not None else schema.load(schema_directories())
     if text.startswith(POSTGRES):
         from onefold.engine.postgres.migrate import migrate_postgres
 
-        return migrate_postgres(text, known)
+        return migrate_postgres(text, known, tell=tell)
     from onefold.engine.sqlite.migrate import migrate_sqlite
 
-    return migrate_sqlite(sqlite_path(text), known)
+    return migrate_sqlite(sqlite_path(text), known, tell=tell)
 
 
 def parse_postgres_url(text: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import msgspec
 from onefold.core.errors import Invalid, OnefoldError, Retry
 from onefold.engine import schema
 from onefold.engine.postgres.asking import asking
+from onefold.engine.telling import Tell, quiet, ticking
 from onefold.index import schema_directories
 
 _CLIENT_PORT = "SELECT client_port FROM pg_stat_activity WHERE pid = pg_backend_pid()"
@@ -82,12 +83,13 @@ def sqlite_version() -> str:
     return sqlite3.sqlite_version
 
 
-def inspect_sqlite(path: Path, *, thorough: bool = False) -> SqliteFacts:
+def inspect_sqlite(path: Path, *, thorough: bool = False, tell: Tell = quiet) -> SqliteFacts:
     """Ask the file at `path`, which must exist.
 
     Args:
         path: the file.
         thorough: read all of it and look for damage; a snapshot stays open meanwhile.
+        tell: hears of that.
 
     Raises:
         Invalid: it is not a database, or cannot be opened.
@@ -100,14 +102,14 @@ def inspect_sqlite(path: Path, *, thorough: bool = False) -> SqliteFacts:
         raise Invalid("The database file cannot be opened.", path=str(path), why=str(error)) from error
     with contextlib.closing(connection):
         try:
-            return _ask_sqlite(connection, thorough=thorough)
+            return _ask_sqlite(connection, thorough=thorough, tell=tell)
         except sqlite3.OperationalError as error:
             raise Retry("The file cannot be read now.", path=str(path), why=str(error)) from error
         except sqlite3.Error as error:
             raise Invalid("The file is not a healthy SQLite database.", code="corrupt", why=str(error)) from error
 
 
-def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool) -> SqliteFacts:
+def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool, tell: Tell) -> SqliteFacts:
     def one(sql: str) -> Any:
         (value,) = connection.execute(sql).fetchone()
         return value
@@ -118,7 +120,8 @@ def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool) -> SqliteFact
         applied = connection.execute("SELECT block, version, digest FROM onefold_schema").fetchall()
     damage = None
     if thorough:
-        lines = [str(line) for (line,) in connection.execute(f"PRAGMA quick_check({_DAMAGE_MAX})")]
+        with ticking(connection, tell, "looking for damage"):
+            lines = [str(line) for (line,) in connection.execute(f"PRAGMA quick_check({_DAMAGE_MAX})")]
         damage = [] if lines == ["ok"] else lines
     return SqliteFacts(
         journal_mode=one("PRAGMA journal_mode"), bytes_total=page * one("PRAGMA page_count"),

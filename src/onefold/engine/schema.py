@@ -17,6 +17,7 @@ from typing import Any
 
 from onefold.core.errors import Conflict, Invalid
 from onefold.engine.sql import Dialect, compile_schema
+from onefold.engine.telling import Tell, quiet
 
 RELEASE = (0, 1)  # Of this program; a test holds it to pyproject.toml.
 
@@ -98,15 +99,16 @@ def _is_permitted(digest: str) -> bool:
 
 
 def apply(
-    todo: Sequence[SchemaFile], dialect: Dialect, execute: Callable[..., Any], *, now_ms: int
+    todo: Sequence[SchemaFile], dialect: Dialect, execute: Callable[..., Any], *, now_ms: int, tell: Tell = quiet
 ) -> None:
     """Execute the files and record each; inside a transaction of the caller, under its lock.
 
     `execute(sql)` or `execute(sql, parameters)` runs one statement; parameters are positional,
-    marked "?" for SQLite and "%s" for PostgreSQL.
+    marked "?" for SQLite and "%s" for PostgreSQL. `tell` hears of each file before it is executed.
     """
     mark, table = ("?", "onefold_schema") if dialect == "sqlite" else ("%s", "onefold.schema")
-    for file in todo:
+    for number, file in enumerate(todo):
+        tell(f"applying {file.block} {file.version:03}", number, len(todo))
         for statement in file.statements(dialect):
             execute(statement)
         execute(

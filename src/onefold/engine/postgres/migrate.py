@@ -13,6 +13,7 @@ from onefold.engine.postgres.codec import plan_of
 from onefold.engine.postgres.errors import first_line, refused
 from onefold.engine.postgres.pool import conninfo_of
 from onefold.engine.postgres.wire import Wire
+from onefold.engine.telling import Tell, quiet
 from onefold.engine.tx import Row
 
 VERSION_MIN = 150_000
@@ -24,7 +25,7 @@ EXISTS = "SELECT to_regclass('onefold.schema') IS NOT NULL"
 APPLIED = "SELECT block, version, digest FROM onefold.schema ORDER BY block, version"
 
 
-def migrate_postgres(url: str, files: Sequence[schema.SchemaFile]) -> list[tuple[str, int]]:
+def migrate_postgres(url: str, files: Sequence[schema.SchemaFile], *, tell: Tell = quiet) -> list[tuple[str, int]]:
     """Apply what is missing; answer what was applied. Several processes may call it at once.
 
     Raises:
@@ -38,7 +39,7 @@ def migrate_postgres(url: str, files: Sequence[schema.SchemaFile]) -> list[tuple
         raise refused(str(error)) from None
     try:
         with connection, connection.transaction():
-            return _migrate(connection, files)
+            return _migrate(connection, files, tell)
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
         raise Retry("A table was in use for too long; nothing was changed.", code="lock_timeout") from None
     except psycopg.OperationalError as error:
@@ -68,7 +69,7 @@ def check_schema(wire: Wire, files: Sequence[schema.SchemaFile]) -> None:
 
 
 def _migrate(
-    connection: psycopg.Connection[Row], files: Sequence[schema.SchemaFile]
+    connection: psycopg.Connection[Row], files: Sequence[schema.SchemaFile], tell: Tell
 ) -> list[tuple[str, int]]:
     if connection.info.server_version < VERSION_MIN:
         raise Invalid("PostgreSQL 15 or newer is needed.", have=connection.info.server_version // 10_000)
@@ -84,7 +85,7 @@ def _migrate(
     else:
         connection.execute("CREATE SCHEMA IF NOT EXISTS onefold")
     todo = schema.missing(files, applied)
-    schema.apply(todo, "postgres", connection.execute, now_ms=SYSTEM.now_ms())
+    schema.apply(todo, "postgres", connection.execute, now_ms=SYSTEM.now_ms(), tell=tell)
     return [(file.block, file.version) for file in todo]
 
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from onefold.core.clock import SYSTEM
 from onefold.core.errors import Conflict, Invalid, NotFound, Retry
 from onefold.engine.sqlite.connection import real_path, translated, wal_of
 from onefold.engine.sqlite.snapshot import snapshot
+from onefold.engine.telling import Tell, ticking
 from onefold.host import disks
 from onefold.host.files import partial as unfinished
 from onefold.host.files import place, sync_file, sync_folder, write_whole
@@ -34,9 +35,6 @@ STEP_PAGES = 2_048  # Copied between two calls of `tell`.
 CHUNK_BYTES = 1 << 22
 ROWS_PER_TELL = 50_000
 DAMAGE_MAX = 20  # Lines of an integrity check.
-
-#: Called with a phase, how much of it is done, and how much there is (0: not known).
-Tell = Callable[[str, int, int], object]
 
 
 class TableReport(msgspec.Struct, frozen=True):
@@ -84,13 +82,11 @@ def backup_sqlite(path: Path, into: Path, *, tell: Tell, replace: bool = False) 
         Invalid: code "corrupt": the copy is not whole, because the database is not.
         Retry: the gate, or room on the disk, was not to be had.
     """
-    path, into = real_path(path), into.absolute()
-    if not path.is_file():
-        raise NotFound("There is no database at this path.", path=str(path))
-    _check_target(into, path, replace=replace)
+    path, into = _backed_up(path, into, replace=replace)
     with unfinished(into, mode=_mode_of(path)) as partial:
         counted = _copy(path, partial, tell)
         manifest = _examined(partial, tell)
+        sync_file(partial)
         if counted != {name: table.rows for name, table in manifest.tables.items()}:
             raise Invalid("The copy does not hold what the snapshot held.", code="corrupt", file=str(into))
         beside = manifest_of(into)
@@ -100,6 +96,15 @@ def backup_sqlite(path: Path, into: Path, *, tell: Tell, replace: bool = False) 
         said = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
         write_whole(beside, said, mode=_mode_of(path), replace=True)
     return manifest
+
+
+def try_backup(path: Path, into: Path, *, replace: bool = False) -> int:
+    """How many bytes `backup_sqlite` would copy; raises what it would raise at once. Nothing is written."""
+    path, into = _backed_up(path, into, replace=replace)
+    with snapshot(path) as source:
+        size = _size(source)
+    _check_room(into.parent, size)
+    return size
 
 
 def restore_sqlite(file: Path, path: Path, *, tell: Tell, replace: bool = False) -> tuple[Manifest, bool]:
@@ -116,27 +121,34 @@ def restore_sqlite(file: Path, path: Path, *, tell: Tell, replace: bool = False)
         Retry: the gate, or room on the disk, was not to be had.
     """
     file, path = real_path(file), real_path(path)
-    if not file.is_file():
-        raise NotFound("There is no backup at this path.", path=str(file))
-    if _has_wal(file):
-        raise Invalid("This is a database in use, not a backup; copy it with onefold backup.", code="live")
-    _check_target(path, file, replace=replace)
-    if not replace and (_has_wal(path) or _journal_of(path).exists()):
-        raise Conflict("A WAL or journal lies there that belongs to another file.", code="exists", path=str(path))
-    said = _read_manifest(file)
+    said = _restorable(file, path, replace=replace)
     with unfinished(path, mode=_mode_of(file)) as partial:
         size = file.stat().st_size
         _check_room(path.parent, size)
         digest = _copy_bytes(file, partial, size, tell)
         if said is not None and said.sha256 != digest:
-            raise Invalid("The backup is not what its manifest says.", code="corrupt", file=str(file))
+            raise _other_than_said(file)
         found = _examined(partial, tell)
+        sync_file(partial)
         if said is not None and (found.tables, found.schema) != (said.tables, said.schema):
-            raise Invalid("The backup is not what its manifest says.", code="corrupt", file=str(file))
+            raise _other_than_said(file)
         if replace:
             _replace_database(partial, path)
         else:
             _place(partial, path, replace=False)
+    return (found if said is None else said), said is not None
+
+
+def try_restore(file: Path, path: Path, *, tell: Tell, replace: bool = False) -> tuple[Manifest, bool]:
+    """What `restore_sqlite` would answer or raise: all of the backup is read, and nothing is written."""
+    file, path = real_path(file), real_path(path)
+    said = _restorable(file, path, replace=replace)
+    if replace:
+        _check_unused(path)
+    _check_room(path.parent, file.stat().st_size)
+    found = _examined(file, tell)
+    if said is not None and (found.sha256, found.tables, found.schema) != (said.sha256, said.tables, said.schema):
+        raise _other_than_said(file)
     return (found if said is None else said), said is not None
 
 
@@ -160,7 +172,7 @@ def _copy(path: Path, partial: Path, tell: Tell) -> dict[str, int]:
     """Copy one snapshot; answer the number of rows of its tables."""
     # The snapshot is held over all steps; without it every commit would start the copy anew.
     with snapshot(path) as source:
-        _check_room(partial.parent, _one(source, "PRAGMA page_count") * _one(source, "PRAGMA page_size"))
+        _check_room(partial.parent, _size(source))
         with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as target:
             target.execute("PRAGMA journal_mode = OFF")  # A copy that fails is thrown away.
             target.execute("PRAGMA synchronous = OFF")  # Synced once, at the end.
@@ -174,12 +186,12 @@ def _copy(path: Path, partial: Path, tell: Tell) -> dict[str, int]:
 
 
 def _examined(file: Path, tell: Tell) -> Manifest:
-    """Read all of a file that nobody else has open, bring it to the disk, and say what it holds."""
-    tell("checking", 0, 0)
+    """Read all of a file to which nobody writes, and say what it holds."""
     try:
         uri = f"file:{quote(str(file))}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-            lines = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({DAMAGE_MAX})")]
+            with ticking(connection, tell, "checking"):
+                lines = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({DAMAGE_MAX})")]
             if lines != ["ok"]:
                 raise Invalid("The file is damaged.", code="corrupt", damage=lines[:3])
             tables = table_reports(connection, tell)
@@ -191,7 +203,6 @@ def _examined(file: Path, tell: Tell) -> Manifest:
     for done, chunk in _chunks(file):
         digest.update(chunk)
         tell("hashing", done, size)
-    sync_file(file)
     return Manifest(SYSTEM.now_ms(), size, digest.hexdigest(), schema, tables)
 
 
@@ -208,12 +219,48 @@ def _schema(connection: sqlite3.Connection) -> list[tuple[str, int, str]]:
     return connection.execute("SELECT block, version, digest FROM onefold_schema ORDER BY block, version").fetchall()
 
 
+def _size(connection: sqlite3.Connection) -> int:
+    return _one(connection, "PRAGMA page_count") * _one(connection, "PRAGMA page_size")
+
+
 def _one(connection: sqlite3.Connection, sql: str) -> Any:
     (value,) = connection.execute(sql).fetchone()
     return value
 
 
 # -- files --------------------------------------------------------------------------------------
+
+
+def _backed_up(path: Path, into: Path, *, replace: bool) -> tuple[Path, Path]:
+    """The database and where its backup may be put."""
+    path, into = real_path(path), into.absolute()
+    if not path.is_file():
+        raise NotFound("There is no database at this path.", path=str(path))
+    _check_target(into, path, replace=replace)
+    return path, into
+
+
+def _restorable(file: Path, path: Path, *, replace: bool) -> Manifest | None:
+    """What the backup's manifest says, if it has one; refuses what is no backup, and where none may be put."""
+    if not file.is_file():
+        raise NotFound("There is no backup at this path.", path=str(file))
+    if _has_wal(file):
+        raise Invalid("This is a database in use, not a backup; copy it with onefold backup.", code="live")
+    _check_target(path, file, replace=replace)
+    if not replace and (_has_wal(path) or _journal_of(path).exists()):
+        raise Conflict("A WAL or journal lies there that belongs to another file.", code="exists", path=str(path))
+    return _read_manifest(file)
+
+
+def _check_unused(path: Path) -> None:
+    # One that has the gate has connected, and opens the file when it next needs it.
+    users = sorted(set(disks.holders_of(path, sides=disks.OPENED | {"-gate"})) - {os.getpid()})
+    if users:
+        raise Conflict("Programs have the database open; stop them first.", code="in_use", pids=users)
+
+
+def _other_than_said(file: Path) -> Invalid:
+    return Invalid("The backup is not what its manifest says.", code="corrupt", file=str(file))
 
 
 def _check_target(target: Path, source: Path, *, replace: bool) -> None:
@@ -248,10 +295,7 @@ def _replace_database(partial: Path, path: Path) -> None:
     try:
         if not gate.acquire_within(GATE_WAIT_S):
             raise Retry("Another process holds the file and does not let go.", code="gate", holder=gate.holder())
-        # One that has the gate has connected, and opens the file when it next needs it.
-        users = sorted(set(disks.holders_of(path, sides=disks.OPENED | {"-gate"})) - {os.getpid()})
-        if users:
-            raise Conflict("Programs have the database open; stop them first.", code="in_use", pids=users)
+        _check_unused(path)
         # What is beside the old file must be gone before the new one is there: it would be applied to it. Before
         # that the old one takes it in: whoever dies between the two leaves it as whole as it was.
         _settle(path)

@@ -11,12 +11,13 @@ from onefold.core.clock import SYSTEM
 from onefold.core.errors import Invalid, Retry
 from onefold.engine import schema
 from onefold.engine.sqlite.connection import open_connection, real_path, translated
+from onefold.engine.telling import Tell, quiet
 from onefold.host.gate import Gate
 
 GATE_WAIT_S = 30.0
 
 
-def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple[str, int]]:
+def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile], *, tell: Tell = quiet) -> list[tuple[str, int]]:
     """Apply what is missing; answer what was applied. Several processes may call it at once."""
     path = real_path(path)
     if not path.parent.is_dir():
@@ -36,7 +37,7 @@ def migrate_sqlite(path: Path, files: Sequence[schema.SchemaFile]) -> list[tuple
         try:
             connection.execute("BEGIN IMMEDIATE")
             todo = schema.missing(files, _applied(connection))
-            schema.apply(todo, "sqlite", connection.execute, now_ms=SYSTEM.now_ms())
+            schema.apply(todo, "sqlite", connection.execute, now_ms=SYSTEM.now_ms(), tell=tell)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise translated(error) from error

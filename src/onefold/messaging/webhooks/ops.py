@@ -140,6 +140,16 @@ def replay_range(
         Conflict: it is disabled.
         Invalid: the range is none.
     """
+    page = list_range(tx, endpoint_id, since_ms=since_ms, until_ms=until_ms, after=after, limit=limit)
+    _again(tx, endpoint_id, sorted(page.items))
+    return page
+
+
+@operation
+def list_range(
+    tx: Tx, endpoint_id: str, *, since_ms: int, until_ms: int, after: str | None = None, limit: int = REPLAY_MAX
+) -> Page[str]:
+    """What `replay_range` would deliver again, page by page; it takes and raises the same, and writes nothing."""
     endpoint = _enabled(tx, endpoint_id)
     if not 0 <= since_ms <= until_ms <= tx.now_ms + 86_400_000:
         raise Invalid("A range ends after it begins, and not in the future.", since_ms=since_ms, until_ms=until_ms)
@@ -151,7 +161,6 @@ def replay_range(
         from_ms=max(from_ms, since_ms), after_id=after_id, until_ms=until_ms, most=checked_limit(limit) + 1,
     )
     wanted = [row[0] for row in rows[:limit] if wants(endpoint.types, row[1])]
-    _again(tx, endpoint_id, sorted(wanted))
     more = f"{rows[limit - 1][2]}.{rows[limit - 1][0]}" if len(rows) > limit else None
     return Page(wanted, more)
 

@@ -53,7 +53,7 @@ def _end(scene: Scene, one: sessions.Session) -> object:
     return parts.tucked(
         "End it ...",
         parts.action(scene, "sessions.end", "End", {"id": one.id}, danger=True),
-        parts.command(scene, "onefold", "token", "revoke", one.token_id),
+        parts.command(scene, "onefold", "sessions", "end", one.id),
     )
 
 
