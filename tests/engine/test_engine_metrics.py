@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from engine_words import in_one_batch, put
+from waiting import until
 
 import onefold
-from onefold import Database
+from onefold import Database, Tx
 from onefold.engine import metrics
 from onefold.engine.metrics import Histogram, Metrics
 
@@ -57,6 +61,38 @@ def test_past_the_limit_functions_are_counted_together(monkeypatch: pytest.Monke
 def test_a_database_that_nobody_used_yet_waits_for_nothing(db: Database) -> None:
     numbers = db.metrics()
     assert numbers["queued"] == numbers["oldest_snapshot_ms"] == numbers["batch_size_mean"] == 0.0
+
+
+@pytest.mark.parametrize("how", ["reads", "writes"])
+def test_the_transaction_that_is_open_longest_is_named(db_url: str, threads: ThreadPoolExecutor, how: str) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def dawdle(tx: Tx) -> None:
+        tx.total("a")
+        entered.set()
+        leave.wait(20)
+
+    with onefold.connect(db_url) as db:
+        assert db.metrics()["open"] is None
+        call = threads.submit((db.reader() if how == "reads" else db).run, dawdle)
+        try:
+            assert entered.wait(20)
+            numbers = db.metrics()
+        finally:
+            leave.set()
+        call.result(20)
+        assert numbers["open"]["function"].endswith(".dawdle")
+        assert numbers["open"]["ms"] == numbers["open_transaction_ms"] >= 0
+        until(lambda: db.metrics()["open"] is None, "the end of the transaction")
+
+
+def test_a_transaction_that_another_program_forgot_is_told_though_it_has_no_snapshot(postgres_url: str) -> None:
+    with onefold.connect(postgres_url) as db, psycopg.connect(postgres_url, application_name="forgotten") as theirs:
+        theirs.execute("CREATE TABLE theirs (x int)")
+        longest = db.metrics()["open"]
+        assert longest["function"] == ""
+        assert longest["where"] == f"forgotten, pid {theirs.info.backend_pid}, idle in transaction"
+        assert db.metrics()["replicas"] == []
 
 
 def test_functions_per_commit_are_averaged(tmp_path: Path) -> None:

@@ -106,7 +106,10 @@ def test_a_standby_repeats_its_primary_and_takes_over() -> None:
         with Standby(primary, "b") as standby:
             with onefold.connect(url) as db:
                 db.run(lambda tx: tx.add("k", 5))
-            standby.catch_up()
+                standby.catch_up()
+                (seen,) = until(lambda: db.metrics()["replicas"], "the standby to be seen")
+                assert (seen["name"], seen["state"], seen["sync"]) == ("b", "streaming", "async")
+                assert seen["behind_bytes"] >= 0
             with standby.admin("a") as copy:
                 assert copy.execute("SELECT pg_is_in_recovery(), sum(delta) FROM onefold.counter_deltas").fetchone() == (True, 5)
             primary.kill9()

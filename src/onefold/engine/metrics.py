@@ -57,6 +57,8 @@ class Metrics:
         self.aborts: Counter[tuple[str, str]] = Counter()
         self.retries: Counter[str] = Counter()
         self.gauges: dict[str, float] = {}
+        self.open: dict[str, Any] | None = None
+        self.replicas: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
     def abort(self, function: str, code: str) -> None:
@@ -78,7 +80,12 @@ class Metrics:
             counter[key] += 1
 
     def snapshot(self) -> dict[str, Any]:
-        """All numbers as plain data."""
+        """All numbers as plain data.
+
+        "open" is the transaction that is open longest: `function` ("" when it is none of this process's), `ms`, and
+        `where` it is; None when there is none. "replicas" are PostgreSQL's standbys that stream now: `name`, `state`,
+        `sync`, and how far behind they are, in `behind_bytes` and `lag_ms`, None where the server does not tell.
+        """
         batches = sum(self.batch_sizes.values())
         return {
             "commits": self.commits,
@@ -91,5 +98,7 @@ class Metrics:
                 {"function": f, "code": c, "count": n} for (f, c), n in sorted(self.aborts.items())
             ],
             "retries": [{"function": f, "count": n} for f, n in sorted(self.retries.items())],
+            "open": self.open,
+            "replicas": self.replicas,
             **self.gauges,
         }

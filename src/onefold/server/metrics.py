@@ -107,9 +107,20 @@ def _of_engine(numbers: dict[str, Any]) -> Iterator[str]:
         ]
         yield from _family(f"onefold_{name}_total", "counter", text, samples)
     yield from _of_loops(numbers)
+    yield from _of_replicas(numbers.pop("replicas"))
     for name, value in sorted(numbers.items()):
         if isinstance(value, (int, float)):
             yield from _family(f"onefold_{_NAME.sub('_', name)}", "gauge", name, [(mine, value)])
+
+
+def _of_replicas(replicas: list[dict[str, Any]]) -> Iterator[str]:
+    """As the server tells them; of several under one name the last."""
+    for name, key, per, text in (
+        ("onefold_replica_behind_bytes", "behind_bytes", 1, "Bytes of WAL that a standby has not applied."),
+        ("onefold_replica_lag_seconds", "lag_ms", 1_000, "How long a standby took to apply what it applied last."),
+    ):
+        told = {one["name"]: one[key] / per for one in replicas if one[key] is not None}
+        yield from _family(name, "gauge", text, [({"replica": who}, value) for who, value in told.items()])
 
 
 def _of_loops(numbers: dict[str, Any]) -> Iterator[str]:

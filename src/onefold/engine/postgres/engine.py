@@ -32,6 +32,7 @@ from onefold.engine.call import (
 )  # fmt: skip
 from onefold.engine.metrics import Metrics
 from onefold.engine.postgres import unknown
+from onefold.engine.postgres.activity import Session, activity
 from onefold.engine.postgres.clock import ServerClock
 from onefold.engine.postgres.errors import FATAL, Again, Lost, overdue
 from onefold.engine.postgres.listen import Listener, Notifier, new_instance
@@ -43,9 +44,9 @@ from onefold.engine.postgres.tx import PostgresTx
 from onefold.engine.postgres.wire import Wire, abandon_all
 from onefold.engine.postgres.workers import HotKey, HotKeys, Workers
 from onefold.engine.rehearsal import Rehearsal
-from onefold.engine.reserved import is_reserved, reserved
+from onefold.engine.reserved import is_reserved
 from onefold.engine.schema import SchemaFile
-from onefold.engine.tx import OVER, Tx
+from onefold.engine.tx import OVER
 from onefold.engine.wake import Hub
 
 _log = logging.getLogger("onefold.postgres")
@@ -54,12 +55,6 @@ ATTEMPTS_MAX = 12
 LOSSES_MAX = 12
 PAUSE_S_FIRST, PAUSE_S_MAX = 0.001, 0.05
 CONNECT_NS = 5_000_000_000  # How long `connect` tries to reach the server.
-
-OLDEST_SNAPSHOT = """
-SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)) * 1000, 0)
-FROM pg_stat_activity WHERE datname = current_database() AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
-"""
-
 
 _GAUGE_OPTIONS = Options(read_only=True, deadline_ms=1_000)
 
@@ -257,7 +252,7 @@ class PostgresEngine:
         if not call.options.read_only and not self._spaces.knows(call.space):
             self._spaces.register(wire, call.space, call.options.space_name)
         try:
-            running.fn = call.fn
+            running.fn = wire.fn = call.fn
             try:
                 if self._rehearse and not call.options.read_only:
                     tx, result = self._rehearsed(call, wire, parts, attempt_id)
@@ -282,6 +277,7 @@ class PostgresEngine:
             raise
         finally:
             tx._doom = OVER
+            wire.fn = None
         after = time.monotonic_ns()
         self.metrics.commit.record(after - before)
         self.metrics.transaction.record(after - started)
@@ -352,7 +348,16 @@ class PostgresEngine:
         gauges["queued"] = float(
             pool.places.waiting + parts.workers.queued + parts.heartbeats.queued + parts.hot.waiting
         )
-        gauges["oldest_snapshot_ms"] = self._oldest_snapshot_ms(parts)
+        try:
+            found = self._run(Call(activity, (), {}, _GAUGE_OPTIONS, 0), parts)
+        except Retry:  # The server is away, and nothing is known.
+            gauges["oldest_snapshot_ms"] = gauges["open_transaction_ms"] = -1.0
+            self.metrics.open, self.metrics.replicas = None, []
+            return
+        gauges["oldest_snapshot_ms"] = found.oldest_snapshot_ms
+        gauges["open_transaction_ms"] = found.longest.ms if found.longest else 0.0
+        self.metrics.open = _told(found.longest, pool) if found.longest else None
+        self.metrics.replicas = found.replicas
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -363,12 +368,6 @@ class PostgresEngine:
             parts.close()
         self._parts = None
         self.hub.close()
-
-    def _oldest_snapshot_ms(self, parts: _Parts) -> float:
-        try:
-            return float(self._run(Call(_oldest_snapshot_ms, (), {}, _GAUGE_OPTIONS, 0), parts))
-        except Retry:
-            return -1.0  # Unknown: the server is away.
 
     def _listen(self) -> None:
         parts = self._parts
@@ -397,10 +396,11 @@ class PostgresEngine:
         self.hub.forked()
 
 
-@reserved
-def _oldest_snapshot_ms(tx: Tx) -> float:
-    [(oldest_ms,)] = tx.all(OLDEST_SNAPSHOT)
-    return float(oldest_ms)
+def _told(longest: Session, pool: Pool) -> dict[str, Any]:
+    """A session as metrics tell it; of one of ours which function it runs."""
+    fn = pool.running().get(longest.pid)
+    where = f"{longest.name or 'a program'}, pid {longest.pid}, {longest.state or 'its state is not told'}"
+    return {"function": name_of(fn) if fn is not None else "", "ms": longest.ms, "where": where}
 
 
 def _hot_key(call: Call) -> HotKey | None:

@@ -10,6 +10,8 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from psycopg import Error as DriverError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -144,6 +146,10 @@ class Pool:
     def busy(self) -> int:
         """Connections in use."""
         return len(self._busy)
+
+    def running(self) -> dict[int, Callable[..., Any] | None]:
+        """What runs now, by the server's process."""
+        return {wire.identity.pid: wire.fn for wire in tuple(self._busy)}
 
     def take(self, deadline_ns: int) -> Wire:
         """A live connection; the caller has a place.

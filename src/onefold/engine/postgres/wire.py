@@ -82,7 +82,8 @@ class Wire:
 
     __slots__ = (
         "__weakref__", "_cancelled", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader",
-        "_unconfirmed", "abandoned", "broken", "clock", "deadline_ns", "generation", "identity", "lent", "suspicious",
+        "_unconfirmed", "abandoned", "broken", "clock", "deadline_ns", "fn", "generation", "identity", "lent",
+        "suspicious",
     )  # fmt: skip
 
     def __init__(self, pg: pq.abc.PGconn, *, deadline_ns: int) -> None:
@@ -101,6 +102,7 @@ class Wire:
         self.abandoned = False
         self.suspicious = False  # A cancel is on its way and may come late.
         self.generation = 0
+        self.fn: Callable[..., Any] | None = None  # What runs over it now, for people.
         self.lent: Any = None  # The same connection as psycopg's own; see lent.py.
         _open.add(self)
         pg.nonblocking = 1

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from onefold.core.clock import Clock
 from onefold.core.errors import Invalid, OnefoldError
-from onefold.engine.call import Call, Durability, running
+from onefold.engine.call import Call, Durability, name_of, running
 from onefold.engine.metrics import Metrics
 from onefold.engine.schema import SchemaFile
 from onefold.engine.sqlite.connection import real_path, steady_heap, wal_of
@@ -148,7 +149,14 @@ class SqliteEngine:
         except FileNotFoundError:
             gauges["wal_bytes"] = 0.0
         gauges["queued"] = float(parts.writer.queued) if parts else 0.0
-        gauges["oldest_snapshot_ms"] = parts.readers.oldest_ms() if parts else 0.0
+        now = time.monotonic_ns()
+        found = parts.readers.open() if parts else []
+        gauges["oldest_snapshot_ms"] = max((now - since for since, _ in found), default=0) / 1e6
+        if parts and (current := parts.writer.batches.current):
+            found.append((current[2], current[0].fn))
+        since, fn = min(found, key=lambda one: one[0], default=(now, None))
+        gauges["open_transaction_ms"] = ms = (now - since) / 1e6
+        self.metrics.open = {"function": name_of(fn), "ms": ms, "where": "this process"} if fn is not None else None
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Reader:
         self.cursor = self.connection.cursor()
         self.deadline_ns = 0
         self.since_ns = 0  # Since when its snapshot is open; 0 when it is not.
+        self.fn: Callable[..., Any] | None = None  # Who reads.
         self.connection.set_progress_handler(self._overdue, PROGRESS_STEPS)
 
     def _overdue(self) -> int:
@@ -80,11 +82,9 @@ class Readers:
             call.error = self._busy(call)
         settle(late)
 
-    def oldest_ms(self) -> float:
-        """Age of the oldest open snapshot: it keeps the WAL from being reused."""
-        now = time.monotonic_ns()
-        ages = [now - reader.since_ns for reader in tuple(self._all) if reader.since_ns]
-        return max(ages, default=0) / 1e6
+    def open(self) -> list[tuple[int, Callable[..., Any] | None]]:
+        """Since when snapshots are open, and who reads them. The oldest keeps the WAL from being reused."""
+        return [(since, reader.fn) for reader in tuple(self._all) if (since := reader.since_ns)]
 
     def connections(self) -> list[sqlite3.Connection]:
         """All that are open."""
@@ -150,6 +150,7 @@ class Readers:
             cursor, space=call.space, space_name=call.options.space_name, now_ms=self._clock.now_ms(), seed=call.seed
         )
         try:
+            reader.fn = call.fn
             reader.since_ns = time.monotonic_ns()
             cursor.execute(BEGIN_READ)
             running.fn = call.fn

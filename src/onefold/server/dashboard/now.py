@@ -17,6 +17,7 @@ ROWS_MAX = 1_000  # Jobs read per state.
 WAIT_MS = 300_000  # A job that is ready this long is a problem.
 LATE_MS = 60_000  # So is one that is due this long and not promoted,
 TRANSACTION_MS = 60_000  # a transaction that is open this long,
+REPLICA_MS = 30_000  # a replica that is this far behind,
 LOOP_MS = 30_000  # and a loop that is later than its rest by this.
 FAILING_MS = 300_000  # As is an endpoint of webhooks that fails for so long.
 SUBSCRIPTIONS_MAX = 100
@@ -154,35 +155,53 @@ def _host(url: str) -> str:
 
 
 def _engine_problems(scene: Scene, numbers: dict[str, Any]) -> Iterator[Problem]:
-    open_ms = numbers.get("oldest_snapshot_ms", 0)
-    if open_ms > TRANSACTION_MS:
-        yield (
-            f"A transaction is open for {parts.span(open_ms)}; it keeps old rows alive.",
-            f"{scene.root}/now#engine",
-            "Numbers",
-        )
+    longest = numbers["open"]
+    if longest is not None and longest["ms"] > TRANSACTION_MS:
+        what = f"A transaction is open for {parts.span(longest['ms'])}: {_whose(longest)}."
+        yield f"{what} It keeps its locks and old rows.", f"{scene.root}/now#engine", "Numbers"
+    for replica in numbers["replicas"]:
+        if (lag_ms := replica["lag_ms"] or 0) > REPLICA_MS:
+            what = f"The replica {replica['name']} is {parts.span(lag_ms)} behind."
+            yield what, f"{scene.root}/now#engine", "Numbers"
     for name, lag_ms, _, behind in _loop_rows(numbers):
         if behind:
             yield f"The loop {name} is {parts.span(lag_ms)} behind.", f"{scene.root}/now#loops", "See the loops"
 
 
 def _engine(numbers: dict[str, Any]) -> Markup:
-    commit, open_ms = numbers["commit"], numbers.get("oldest_snapshot_ms", 0)
-    rows = [
+    commit, longest = numbers["commit"], numbers["open"]
+    open_ms = numbers.get("open_transaction_ms", 0)
+    rows: list[tuple[str, object]] = [
         ("Commit p99", f"{commit['p99_ms']:.1f} ms" if commit["count"] else "none yet"),
         ("Longest open transaction", parts.span(open_ms) if open_ms >= 0 else "the server is away"),
+        *((("It is", tag("code", _whose(longest))),) if longest else ()),
         ("Commits", f"{numbers['commits']:,}"),
         ("Calls that queue", f"{numbers.get('queued', 0):,.0f}"),
+    ]
+    replicas = [
+        (
+            one["name"] or "(its name is not told)",
+            parts.badge(one["sync"] or one["state"] or "?", "good" if one["state"] == "streaming" else "warn"),
+            None if one["behind_bytes"] is None else f"{one['behind_bytes']:,}",
+            None if one["lag_ms"] is None else parts.lasted(one["lag_ms"]),
+        )
+        for one in numbers["replicas"]
     ]
     return tag(
         "div",
         parts.section(
             "Engine",
             tag("div", parts.pairs(*rows), class_="big"),
+            parts.table(("Replica", "", "#Bytes behind", "#Lag"), replicas, empty="") if replicas else "",
             note="Of this process, since it started. Percentiles are upper edges of powers of two.",
         ),
         id="engine",
     )
+
+
+def _whose(longest: dict[str, Any]) -> str:
+    """Of our own process the function; of another one how the server calls it."""
+    return longest["function"] or longest["where"]
 
 
 def _functions(numbers: dict[str, Any]) -> Markup:
