@@ -9,9 +9,12 @@ from urllib.parse import parse_qsl
 import pytest
 from dashboard_ground import EVIL, Letter, Sent, Visit, claim, dead, furnish, hire, park
 
-from onefold import Database, NotFound, Tx, audit, events, jobs, locks, sessions, webhooks
+from onefold import Database, NotFound, Tx, audit, events, jobs, locks, sessions, tokens, webhooks
+from onefold.messaging.jobs.leases import beat
+from onefold.server.dashboard import now
 from onefold.server.dashboard.catalogue import ACTIONS, VIEWS
 from onefold.server.dashboard.failures import STEP
+from onefold.server.dashboard.request import Scene
 
 EMPTY = {
     "now": "All well", "jobs": "There are no jobs.", "failures": "No job has failed for good.", "streams": "Nobody subscribes.",
@@ -67,6 +70,34 @@ def test_the_verdict_counts_the_problems_and_links_to_their_fixes(visit: Visit, 
     assert len(links) == 4  # No worker, dead jobs, a paused queue, a parked event.
     for where in links:
         assert ana.get(where.replace("&amp;", "&")).status == 200
+
+
+def test_the_engine_names_the_longest_transaction_and_the_replicas(db: Database) -> None:
+    digest = tokens.new_secret()[1]
+    scene = Scene("/dashboard", db.run(tokens.create, "ana", digest=digest, rights=("*",)), "", 0)
+    numbers = {**db.metrics(), "open": {"function": "shop.sell", "ms": 90_000.0, "where": "this process"}, "open_transaction_ms": 90_000.0}
+    numbers["replicas"] = [
+        {"name": "b", "state": "streaming", "sync": "async", "behind_bytes": 1_234, "lag_ms": 61_000},
+        {"name": EVIL, "state": "", "sync": "", "behind_bytes": None, "lag_ms": None},
+    ]
+    problems = [what for what, _, _ in now._engine_problems(scene, numbers)]
+    assert problems == ["A transaction is open for 90 s: shop.sell. It keeps its locks and old rows.", "The replica b is 61 s behind."]
+    drawn = now._engine(numbers)
+    assert "<script>" not in drawn
+    for words in ("shop.sell", "90 s", "async", "1,234", "61 s"):
+        assert words in drawn
+    numbers["open"] = {"function": "", "ms": 1.0, "where": "psql, pid 7, idle in transaction"}
+    assert "psql, pid 7, idle in transaction" in now._engine(numbers)
+
+
+def test_rates_are_told_of_all_spaces_to_the_root_space_only(visit: Visit, db: Database) -> None:
+    hire(db, "w1")
+    hire(db, "w2")
+    for worker in ("w1", "w2"):
+        db.run(beat, worker, lease_ms=60_000, rates={"mail.letter": (1_200, 3), "mail.card": (1, 0)})
+    rows = re.findall(r"<tr>(.*?)</tr>", visit().get("jobs").text.partition("Ended in the last minute")[2].partition("</table>")[0])
+    assert [re.sub(r"<[^>]*>", " ", row).split() for row in rows[1:]] == [["mail.letter", "2,400", "6"], ["mail.card", "2", "0"]]
+    assert "mail.card" not in visit(space_name="tenant/7").get("jobs").words
 
 
 def test_retrying_one_job_records_why(visit: Visit, db: Database) -> None:

@@ -16,6 +16,7 @@ from onefold.core.errors import Conflict, OnefoldError
 from onefold.engine.database import Handle
 from onefold.engine.wake import Waiter
 from onefold.messaging.jobs.leases import beat, rescue
+from onefold.messaging.jobs.rates import Ended
 from onefold.messaging.jobs.upkeep import promote
 
 _log = logging.getLogger("onefold.jobs")
@@ -40,6 +41,10 @@ class Kept(Protocol):
 
     def told_lost(self, name: str) -> None:
         """What is held under this name was given to others."""
+        ...
+
+    def rates(self) -> dict[str, Ended]:
+        """What was ended in the last minute, by kind."""
         ...
 
     def end_overdue(self) -> None:
@@ -99,14 +104,16 @@ class Keeper:
     def _beat(self) -> float:
         now = time.monotonic()
         if now >= self._beat_at:
+            rates = self._kept.rates()
             for name in self._kept.names():
                 try:
-                    found = self._handle.run(beat, name, lease_ms=self._lease_ms)
+                    found = self._handle.run(beat, name, lease_ms=self._lease_ms, rates=rates)
                 except Conflict as error:
                     if error.code != "worker_lost":
                         raise
                     self._kept.told_lost(name)
                 else:
+                    rates = {}  # Under one of its names.
                     if found:
                         self._kept.told_cancelled(found)
             self._beat_at = now + self._beat_s

@@ -4,12 +4,13 @@ worker leaves behind. Engine loops, in the space of the worker's own handle, ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from onefold.core.errors import Conflict, Invalid
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import checked_name
 from onefold.messaging.jobs.moves import after_failure
+from onefold.messaging.jobs.rates import Ended, as_text
 from onefold.messaging.jobs.records import Body
 
 LEASE_MS_MIN = 1_000
@@ -33,16 +34,21 @@ def enlist(tx: Tx, worker: str, *, queues: Iterable[str], kinds: Iterable[str], 
 
 
 @operation
-def beat(tx: Tx, worker: str, *, lease_ms: int) -> list[tuple[str, int]]:
+def beat(tx: Tx, worker: str, *, lease_ms: int, rates: Mapping[str, Ended] | None = None) -> list[tuple[str, int]]:
     """Extend the lease of all that the worker runs; answer the (id, attempt) of its cancelled jobs.
+
+    Args:
+        worker: as it enlisted.
+        lease_ms: counted from now.
+        rates: what it ended in the last minute, by kind.
 
     Raises:
         Conflict: the worker was given up and its jobs rescued ("worker_lost"); enlist anew.
     """
     row = tx.one(
-        """UPDATE onefold.jobs_workers SET expires_at_ms = :now_ms + :lease_ms
+        """UPDATE onefold.jobs_workers SET expires_at_ms = :now_ms + :lease_ms, rates = :rates
            WHERE space = :space AND worker = :worker RETURNING worker""",
-        worker=worker, lease_ms=lease_ms,
+        worker=worker, lease_ms=lease_ms, rates=as_text(dict(rates or {})),
     )  # fmt: skip
     if row is None:
         raise Conflict("The worker was given up.", code="worker_lost", worker=worker)

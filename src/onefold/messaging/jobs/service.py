@@ -28,6 +28,7 @@ from onefold.messaging.jobs.keeper import Keeper
 from onefold.messaging.jobs.kinds import Cancel, Kind, Snooze, decoded
 from onefold.messaging.jobs.lanes import Lanes, claim_and_look
 from onefold.messaging.jobs.leases import as_list, cancelled, enlist, retire
+from onefold.messaging.jobs.rates import Ended, Rates
 from onefold.messaging.jobs.records import Attempt
 from onefold.messaging.jobs.run import Run, ThreadRun
 from onefold.messaging.jobs.settings import Settings
@@ -86,6 +87,7 @@ class Service:
         self._timer_at = math.inf  # ... set for the first whose time is over.
         self._chores: set[asyncio.Task[None]] = set()  # Held here: a loop does not hold its tasks.
         self.counts: Counter[str] = Counter()
+        self._rates = Rates(self._kinds, time.monotonic())
 
     # -- start and stop -----------------------------------------------------------------------
 
@@ -342,7 +344,7 @@ class Service:
         if (effect := self._settings.tx.get(kind.cls)) is not None:
             deadline_ms = min(kind.timeout_ms, DEADLINE_MS_MAX)
             await composed.options(deadline_ms=deadline_ms).arun(finish_with, attempt, kind.keep_done_ms, effect, args)
-            self.counts["finished"] += 1
+            self._finished(kind)
             return
         handler = self._settings.io[kind.cls]
         if kind.cls in self._settings.threaded:
@@ -367,7 +369,8 @@ class Service:
             _log.warning("a handler of %s failed after its job was finished", kind.name, exc_info=error)
         finally:
             held.stop_at = math.inf
-            self.counts["finished"] += run.finished
+            if run.finished:
+                self._finished(kind)
 
     # One timer instead of an `asyncio.timeout` per job: nearly all jobs end long before their time,
     # and setting and unsetting a timer costs as much as the rest of a short job's way through here.
@@ -421,12 +424,21 @@ class Service:
                 held.reported = True
                 await asyncio.wait({future})
         finally:
-            self.counts["finished"] += run.finished
+            if run.finished:
+                self._finished(kind)
             future.cancel()  # Nobody asks any more for one that has not ended; its loop may be gone by then.
         if (error := future.exception()) is not None and not run.finished:
             raise error
 
     # -- how it ended -------------------------------------------------------------------------
+
+    def rates(self) -> dict[str, Ended]:
+        """See `Kept`."""
+        return self._rates.of_last_minute(time.monotonic())
+
+    def _finished(self, kind: Kind) -> None:
+        self.counts["finished"] += 1
+        self._rates.finished[kind.name] += 1
 
     async def _ended_in(self, held: Held, error: BaseException) -> None:
         """Tell the database; an attempt that is no longer ours has nothing to tell."""
@@ -442,9 +454,11 @@ class Service:
             await self._report(held, snooze, after_ms=error.after_ms)
         elif isinstance(error, Cancel):
             self.counts["given_up"] += 1
+            self._rates.failed[held.kind.name] += 1
             await self._report(held, give_up, reason=error.reason)
         else:
             self.counts["failed"] += 1
+            self._rates.failed[held.kind.name] += 1
             await self._report(held, fail, **_failure(held.kind, error))
 
     async def _report(self, held: Held, fn: Callable[..., Any], **facts: Any) -> None:

@@ -18,6 +18,7 @@ from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit
 from onefold.engine.tx import Row, Tx, operation
 from onefold.messaging.jobs.kinds import Name, checked_name
 from onefold.messaging.jobs.ops import checked_id
+from onefold.messaging.jobs.rates import Ended, of_text
 from onefold.messaging.jobs.records import ID_BEYOND, State
 
 LOOKED_MAX = 2_000  # Rows read for one page of `glance`.
@@ -84,12 +85,21 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 class LiveWorker(msgspec.Struct, frozen=True):
-    """A worker whose lease is not over, and what it serves."""
+    """A worker whose lease is not over, and what it serves.
+
+    Attributes:
+        worker: its name.
+        queues: that it serves.
+        kinds: that it knows.
+        started_at_ms: when it began.
+        rates: by kind, how many jobs it finished and how many attempts failed in the minute before its last heartbeat.
+    """
 
     worker: str
     queues: tuple[str, ...]
     kinds: tuple[str, ...]
     started_at_ms: int
+    rates: dict[str, Ended] = {}
 
 
 def pattern_of(error: str | None) -> str:
@@ -264,11 +274,11 @@ def overdue_ms(tx: Tx) -> int:
 def live_workers(tx: Tx) -> list[LiveWorker]:
     """The workers that are alive, in any space, at most 1,000."""
     rows = tx.all(
-        """SELECT worker, queues, kinds, started_at_ms FROM onefold.jobs_workers
+        """SELECT worker, queues, kinds, started_at_ms, rates FROM onefold.jobs_workers
            WHERE expires_at_ms > :now_ms ORDER BY worker LIMIT :most -- all spaces""",
         most=WORKERS_MAX,
     )
-    return [LiveWorker(row[0], _names(row[1]), _names(row[2]), row[3]) for row in rows]
+    return [LiveWorker(row[0], _names(row[1]), _names(row[2]), row[3], of_text(row[4])) for row in rows]
 
 
 def checked_fingerprint(fingerprint: str) -> str:

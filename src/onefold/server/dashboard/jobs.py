@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from onefold.engine.tx import Tx
 from onefold.identity import audit
@@ -52,7 +52,7 @@ def _overview(tx: Tx, scene: Scene) -> Markup:
             tag("h1", "Jobs"),
             _tabs(scene, ""),
             parts.section("Kinds by state", table, note=note),
-            _workers(tx, scene),
+            *_workers(tx, scene),
             _queues(tx, scene),
             parts.command(scene, "onefold", "jobs", "ls"),
         )
@@ -66,15 +66,30 @@ def _cell(scene: Scene, kind: str, state: str, found: jobs.KindStats | None) -> 
     return number if state == "done" else link(scene.at("jobs", {"state": state, "kind": kind}), number)
 
 
-def _workers(tx: Tx, scene: Scene) -> Markup:
+def _workers(tx: Tx, scene: Scene) -> tuple[Markup, ...]:
     if scene.token.space_name:
-        return Markup("")  # Workers serve all spaces; their names are not a tenant's business.
+        return ()  # Workers serve all spaces; neither their names nor their rates are a tenant's business.
+    alive = jobs.live_workers(tx)
     rows = [
         (worker.worker, ", ".join(worker.queues), ", ".join(worker.kinds), parts.ago(scene, worker.started_at_ms))
-        for worker in jobs.live_workers(tx)[:LIMIT]
+        for worker in alive[:LIMIT]
     ]
     empty = join(("No worker is alive. Start one: ", tag("code", "onefold worker MODULE:WORKER")))
-    return parts.section("Workers alive", parts.table(("Worker", "Queues", "Kinds", "Started"), rows, empty=empty))
+    workers = parts.section("Workers alive", parts.table(("Worker", "Queues", "Kinds", "Started"), rows, empty=empty))
+    return (_rates(alive), workers) if alive else (workers,)
+
+
+def _rates(alive: Sequence[jobs.LiveWorker]) -> Markup:
+    ended: dict[str, tuple[int, int]] = {}
+    for worker in alive:
+        for kind, (finished, failed) in worker.rates.items():
+            had = ended.get(kind, (0, 0))
+            ended[kind] = (had[0] + finished, had[1] + failed)
+    most = sorted(ended.items(), key=lambda one: (-sum(one[1]), one[0]))[:LIMIT]
+    rows = [(tag("strong", kind), *(f"{n:,}" if n else parts.zero() for n in counts)) for kind, counts in most]
+    note = "Of all spaces, as the workers alive told with their last heartbeats. A failed attempt may be tried again."
+    table = parts.table(("Kind", "#Finished", "#Attempts failed"), rows, empty="Nothing ended.")
+    return parts.section("Ended in the last minute", table, note=note if rows else "")
 
 
 def _queues(tx: Tx, scene: Scene) -> Markup:
