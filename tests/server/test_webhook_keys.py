@@ -50,6 +50,23 @@ def test_a_key_that_the_file_lacks_is_refused_and_nothing_written(keyed: Direct,
     assert keyed("POST", rotate, send={"key_id": "k2"}).json["generation"] == 2, "the file as it is now"
 
 
+def test_what_was_answered_stays_answered_when_its_key_is_retired(keyed: Direct, db: Database, file: Path) -> None:
+    """A client that never got the answer asks again, however long after: it is told what was done."""
+    headers = {"Idempotency-Key": "make"}
+    made = keyed("POST", PATH, send={"key_id": "k1", "url": URL}, headers=headers)
+    webhooks.Keys.add(file)
+    webhooks.Keys.retire(file, "k1")
+    again = keyed("POST", PATH, send={"key_id": "k1", "url": URL}, headers=headers)
+    assert (made.status, again.status, again.json, again.headers["idempotent-replayed"]) == (200, 200, made.json, "true")
+    other = keyed("POST", PATH, send={"key_id": "k1", "url": f"{URL}/2"}, headers=headers)
+    assert (other.status, other.json["code"]) == (422, "idempotency_mismatch")
+    for _ in range(2):  # A refusal takes no key.
+        new = keyed("POST", PATH, send={"key_id": "k1", "url": URL}, headers={"Idempotency-Key": "new"})
+        assert (new.status, new.json["code"]) == (400, "key_id")
+    assert [one.id for one in db.run(webhooks.list_endpoints).items] == [made.json["id"]]
+    assert keyed("POST", PATH, send={"key_id": "k2", "url": URL}, headers={"Idempotency-Key": "new"}).status == 200
+
+
 def test_without_a_file_any_well_formed_name_is_taken(direct: Direct) -> None:
     assert direct("POST", PATH, send={"key_id": "k9", "url": URL}).json["key_id"] == "k9"
     assert direct("POST", PATH, send={"key_id": "K 9", "url": URL}).status == 400

@@ -171,25 +171,39 @@ class App:
             arguments = route.arguments(parameters_of(route, segments), scope["query_string"], body)
             if route.caller is not None:
                 arguments[route.caller] = caller.token.id
-            if self._keys is not None and route.fn in _TAKES_KEY:
-                self._keys.check_known(arguments["key_id"])
+            refusal = self._refusal(route, arguments)
             handle = caller.reader if route.verb == "GET" else caller.writer
             if (deadline := headers.get(b"onefold-deadline-ms")) is not None:
                 handle = handle.options(deadline_ms=_deadline(deadline))
             if route.verb == "POST" and (sent := headers.get(b"idempotency-key")) is not None:
                 key = idempotency.http.key_of([sent])
                 assert key is not None
-                return await self._call_once(route, caller, handle, key, arguments)
+                return await self._call_once(route, caller, handle, key, arguments, refusal)
+            if refusal is not None:
+                raise refusal
             result = await handle.arun(route.fn, **arguments)
         if result is None and route.answers_nothing:
             return Answer(204, _JSON[1:], b"")
         return Answer(200, _JSON, _encode(result))
 
+    def _refusal(self, route: Bound, arguments: dict[str, Any]) -> OnefoldError | None:
+        """What stands against the call as things are now outside the database."""
+        if self._keys is not None and route.fn in _TAKES_KEY:
+            try:
+                self._keys.check_known(arguments["key_id"])
+            except OnefoldError as error:
+                return error
+        return None
+
     async def _call_once(
-        self, route: Bound, caller: Caller, handle: Handle, key: str, arguments: dict[str, Any]
+        self, route: Bound, caller: Caller, handle: Handle, key: str, arguments: dict[str, Any],
+        refusal: OnefoldError | None,
     ) -> Answer:
-        """Do it once for this token, route and key; the note and the effects are one transaction."""
-        answer = await handle.arun(_once, key, route, arguments, scope=f"{caller.token.id} {route.where}")
+        """Do it once for this token, route and key; the note and the effects are one transaction.
+
+        What was answered stays answered: a refusal counts only while the key is new.
+        """
+        answer = await handle.arun(_once, key, route, arguments, refusal, scope=f"{caller.token.id} {route.where}")
         headers = [*_JSON, (b"idempotent-replayed", b"true")] if answer.replayed else _JSON
         if route.answers_nothing:
             return Answer(204, headers[1:], b"")
@@ -298,7 +312,7 @@ class App:
         if name == "metrics":
             return await self._measured(caller)
         if name not in self._pages:
-            self._pages[name] = Answer(200, *pages.render(name, self.routes))
+            self._pages[name] = Answer(200, *pages.render(name, self.routes, body_bytes_max=self._body_bytes_max))
         return self._pages[name]
 
     async def _probed(self, name: str) -> Answer:
@@ -372,11 +386,14 @@ def asgi(
 
 
 def _once(
-    tx: Tx, key: str, route: Bound, arguments: dict[str, Any], *, scope: str
+    tx: Tx, key: str, route: Bound, arguments: dict[str, Any], refusal: OnefoldError | None, *, scope: str
 ) -> idempotency.Answer[msgspec.Raw]:
-    return idempotency.once(
-        tx, key, lambda: route.fn(tx, **arguments), scope=scope, request=arguments, kind=msgspec.Raw
-    )
+    def do() -> object:
+        if refusal is not None:
+            raise refusal
+        return route.fn(tx, **arguments)
+
+    return idempotency.once(tx, key, do, scope=scope, request=arguments, kind=msgspec.Raw)
 
 
 def _alive(tx: Tx) -> None:
