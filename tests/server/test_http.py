@@ -29,11 +29,13 @@ def look(tx: Tx) -> int:
     return 1
 
 
+ROUTES = (Route("POST", "/size", size, "test:write"), Route("GET", "/look", look, "test:read"))
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """HTTP is the same on both engines."""
-    routes = (Route("POST", "/size", size, "test:write"), Route("GET", "/look", look, "test:read"))
-    with onefold.connect(tmp_path / "t.db") as db, serving(db, *routes, body_bytes_max=1_000) as server:
+    with onefold.connect(tmp_path / "t.db") as db, serving(db, *ROUTES, body_bytes_max=1_000) as server:
         yield server
 
 
@@ -78,6 +80,18 @@ def test_a_head_too_slow_is_refused(served: Served, monkeypatch: pytest.MonkeyPa
             assert raw.ended()
 
 
+def test_a_connection_waits_for_its_next_request_longer_than_a_head_may_take(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S_MAX", 0.1)
+    with Raw(served) as kept:
+        for _ in range(2):
+            kept.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert kept.answer()[0] == 200
+            with Raw(served) as silent:
+                assert silent.answer()[0] == 408, "the time is over"
+
+
 def test_a_second_head_too_slow_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_S_MAX", 0.2)
     with Raw(served) as raw:
@@ -105,6 +119,18 @@ def test_a_body_too_large_is_refused_before_it_is_read(raw: Raw, *, chunked: boo
     status, _, body = raw.answer()
     assert (status, b"too_large" in body) == (413, True)
     assert raw.ended()
+
+
+def test_a_body_larger_than_a_head_may_be_is_read(tmp_path: Path) -> None:
+    """Also when all of it comes at once, or its end together with the next request."""
+    text = b"x" * (3 * protocol.HEAD_BYTES_MAX)
+    with onefold.connect(tmp_path / "t.db") as db, serving(db, *ROUTES) as server, Raw(server) as raw:
+        head = b"POST /v1/size HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" + raw.auth
+        one = head + b'content-length: %d\r\n\r\n{"text":"%b"}' % (len(text) + 11, text)
+        raw.send(one)
+        assert raw.answer()[::2] == (200, b"%d" % len(text))
+        raw.send(one + one)
+        assert [raw.answer()[0] for _ in range(2)] == [200, 200]
 
 
 def test_a_chunked_body_is_read(raw: Raw) -> None:

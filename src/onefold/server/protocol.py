@@ -45,6 +45,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.access_log = False  # It would write what clients send; the app writes the route.
         self._in_head = True
         self._head_bytes = 0  # What came for a head that is not complete.
+        self._idle = False  # A request ended with what came last, and none has begun.
+        self._ended = False  # A request ended with what came last.
         self._field_bytes = 0
         self._too_large = False
         self._body_came = False  # Since the last look.
@@ -68,12 +70,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to an unfinished head or trailer: the parser keeps all of it in memory."""
-        self._body_came = False
+        self._body_came = self._idle = self._ended = False
         super().data_received(data)
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._idle:
             return
         if self._in_head:
-            self._head_bytes += len(data)
+            if not self._ended:  # Else most of it was the request before; the head counts from the next on.
+                self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(431)
             elif self._timer is None:
@@ -87,6 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A head begins."""
         super().on_message_begin()
         self._in_head = True
+        self._idle = False
         self._field_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -119,7 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The next byte begins a head."""
         super().on_message_complete()
-        self._in_head = True
+        self._in_head = self._idle = self._ended = True
         self._head_bytes = 0
         self._stop_timer()
 
