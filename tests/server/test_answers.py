@@ -129,6 +129,11 @@ def test_a_literal_segment_wins_over_a_parameter(app: Direct) -> None:
     assert app("GET", "/v1/echo/fixed?some=true").json == 7
 
 
+def test_a_whole_number_in_a_query_has_digits_and_perhaps_a_minus(app: Direct) -> None:
+    for text in ("0", "-5", "9223372036854775807", "-9223372036854775808"):
+        assert app("GET", f"/v1/echo/a?count={text}").json["count"] == int(text)
+
+
 def test_nothing_is_204_and_none_is_null(app: Direct) -> None:
     reply = app("POST", "/v1/nothing")
     assert (reply.status, reply.body) == (204, b"")
@@ -150,6 +155,7 @@ BAD_REQUESTS: list[tuple[str, str, dict[str, Any], int]] = [
     ("GET", "/v1/maybe?some=true&some=false", {}, 400), ("GET", "/v1/maybe?some=true&more=1", {}, 400),
     ("GET", "/v1/echo/%ff", {}, 400), ("GET", "/v1/echo/a?tags=%ff", {}, 400), ("GET", "/v1/echo/a%00b", {}, 400),
     ("GET", "/v1/echo/a?count=9223372036854775808", {}, 400), ("GET", "/v1/echo/a?count=1.5", {}, 400),
+    *(("GET", f"/v1/echo/a?count={text}", {}, 400) for text in ("1e3", "1.0", "007", "%2B5", "+5", "5+", "1_0", "0x1F", "", "null", "%D9%A3")),
     ("POST", "/v1/echo/a?count=1", {"send": {}}, 400), ("POST", "/v1/echo/a", {"send": []}, 400),
     ("POST", "/v1/echo/a", {"send": {"name": "b"}}, 400), ("POST", "/v1/echo/a", {"body": b"{"}, 400),
     ("POST", "/v1/echo/a", {"body": b"\xff"}, 400), ("POST", "/v1/echo/a", {"body": b'{"count":1' + b"0" * 30 + b"}"}, 400),

@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -26,6 +26,7 @@ from onefold.server.problems import Refused
 PREFIX = "/v1"  # Of all routes of blocks.
 PARAMETERS_MAX = 100  # Of one query.
 _SLOT = re.compile(r"\{([a-z_]+)\}")
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)|null")  # Others write 1e3, 1.0 or 0x10; the description knows one way.
 _LONG_NUMBER = re.compile(rb"\d{19}")  # The shortest that may pass 64 bits.
 
 Fields = list[tuple[str, Any] | tuple[str, Any, Any]]
@@ -36,7 +37,7 @@ class Bound:
 
     __slots__ = (
         "answers_nothing", "answers_page", "block", "body_type", "by_path", "caller", "fn", "has_body", "many", "name",
-        "needs", "path", "read_body", "returns", "streams", "text_type", "verb", "where",
+        "needs", "path", "read_body", "returns", "streams", "text_type", "verb", "where", "whole",
     )  # fmt: skip
 
     def __init__(self, route: Route) -> None:
@@ -60,6 +61,8 @@ class Bound:
         in_body = [field for field in fields if self.has_body and field[0] not in self.by_path]
         #: Parameters that may stand in a query more than once.
         self.many = frozenset(field[0] for field in in_text if _is_collection(field[1]))
+        #: Parameters of the path and the query that are whole numbers.
+        self.whole = frozenset(field[0] for field in in_text if _is_whole(field[1]))
         title = "".join(word.capitalize() for word in re.split(r"[._]", self.name))
         self.text_type = msgspec.defstruct(f"{title}Query", in_text, forbid_unknown_fields=True, kw_only=True)
         self.body_type = msgspec.defstruct(f"{title}Body", in_body, forbid_unknown_fields=True, kw_only=True)
@@ -80,6 +83,9 @@ class Bound:
                     raise Refused(400, "invalid", "A parameter stands in the URL twice.", facts={"parameter": name})
                 else:
                     text[name] = value
+        for name in self.whole & text.keys():
+            if not all(map(_WHOLE.fullmatch, text[name] if name in self.many else [text[name]])):
+                raise Refused(400, "invalid", "A whole number is written in digits.", facts={"parameter": name})
         try:
             found: dict[str, Any] = {}
             if text or not self.has_body:
@@ -132,6 +138,26 @@ def _is_collection(hint: Any) -> bool:
     if origin in {typing.Union, types.UnionType}:
         return any(_is_collection(part) for part in typing.get_args(hint))
     return isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, (str, bytes, Mapping))
+
+
+def _is_whole(hint: Any) -> bool:
+    """Whether the annotation takes whole numbers (or lists of them), and no other numbers or texts."""
+    kinds = set(_kinds(hint))
+    return int in kinds and not kinds & {str, float}
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """The types in an annotation at any depth."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        yield from map(type, parts)
+    elif origin is typing.Annotated:
+        yield from _kinds(parts[0])
+    elif parts:
+        for part in parts:
+            yield from _kinds(part)
+    else:
+        yield hint
 
 
 def _parsed(query: bytes) -> list[tuple[str, str]]:
