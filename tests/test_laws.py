@@ -124,7 +124,7 @@ def test_no_two_records_of_the_api_have_one_name() -> None:
     """They would be called after their modules in its description, and otherwise once one of them is gone."""
     bound = [Bound(route) for route in all_routes()]
     openapi.check_names(bound)
-    names = openapi.document(bound)["components"]["schemas"]
+    names = openapi.document(bound, body_bytes_max=1)["components"]["schemas"]
     assert len(names) > 50
     assert not [name for name in names if not re.fullmatch(r"\w+", name)]
 

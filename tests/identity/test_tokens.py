@@ -168,6 +168,8 @@ def test_arguments_out_of_range_are_refused_and_nothing_is_written(db: Database,
     with pytest.raises(Invalid):
         db.run(lambda tx: tokens.create(tx, **arguments))  # type: ignore[arg-type]
     assert db.reader().run(tokens.list_tokens).items == []
+    with pytest.raises(Invalid):
+        db.run(tokens.list_tokens, after="x" * 61)
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_a_post_moves_and_ends_the_reservation(bank: Database) -> None:
 def test_part_of_it_may_be_posted(bank: Database, debit: str, credit: str) -> None:
     before = posted(bank, debit), posted(bank, credit)
     pend(bank, "p", debit, credit, 600)
-    refused("amount", bank.run, ledger.post, "x", "p", amount=eur(601))
+    refused("exceeds_pending", bank.run, ledger.post, "x", "p", amount=eur(601))
     bank.run(ledger.post, "x", "p", amount=eur(1))
     assert (posted(bank, debit), posted(bank, credit)) == (before[0] - 1, before[1] + 1)
     assert bank.run(ledger.balance, debit).pending_out == eur(0)

@@ -83,12 +83,12 @@ class Model:
             raise Refused("transfer_mismatch" if id in self.made else "pending")
         live = self.state(pending_id) == "pending"
         if live and (minor or 0) > pending.minor:
-            raise Refused("amount")
+            raise Refused("exceeds_pending")
         terms = (kind, pending_id, minor or pending.minor)
         if self.replayed(id, terms):
             return
         if (minor or 0) > pending.minor:
-            raise Refused("amount")
+            raise Refused("exceeds_pending")
         if not live:
             raise Refused(f"pending_{self.state(pending_id)}")
         final = minor or pending.minor

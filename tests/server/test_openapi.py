@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
@@ -50,6 +51,70 @@ def test_one_operation_as_an_example(direct: Direct) -> None:
     assert limit == {
         "name": "limit", "in": "query", "required": False, "schema": {"minimum": 1, "maximum": 1000, "type": "integer", "default": 100},
     }  # fmt: skip
+
+
+#: Any JSON object: what stands in it is the caller's, up to 64 KiB.
+ANY_JSON = {"events.append_json: events[].data", "webhooks.send_message: payload"}
+_CLASS = re.compile(r"\[(?:[^\]\\]|\\.)*\]")
+
+
+def unlimited(schema: dict[str, Any], where: str, components: dict[str, Any]) -> Iterator[str]:
+    """The places in a schema that allow what no server could take: numbers, texts and lists without an end."""
+    if "$ref" in schema:
+        yield from unlimited(components[schema["$ref"].rpartition("/")[2]], where, components)
+    for option in schema.get("anyOf", ()):
+        yield from unlimited(option, where, components)
+    kind = schema.get("type")
+    if kind == "integer" and not {"minimum", "maximum"} <= set(schema):
+        yield where
+    elif kind == "string":
+        endless = re.search(r"[*+]|,\}", _CLASS.sub("c", schema.get("pattern", "*")).replace("\\*", "s"))
+        if "pattern" not in schema or ("maxLength" not in schema and endless):
+            yield where
+    elif kind == "array":
+        items = schema.get("prefixItems") or [schema["items"]]
+        if "maxItems" not in schema:
+            yield where
+        for item in items:
+            yield from unlimited(item, f"{where}[]", components)
+    elif kind == "object" and "properties" in schema:
+        for name, inner in schema["properties"].items():
+            yield from unlimited(inner, f"{where}.{name}" if where[-1] != " " else f"{where}{name}", components)
+    elif kind == "object":
+        if not {"maxProperties", "propertyNames", "additionalProperties"} <= set(schema):
+            yield where
+        else:
+            for inner in (schema["additionalProperties"], {"type": "string", **schema["propertyNames"]}):
+                yield from unlimited(inner, f"{where}{{}}", components)
+    else:
+        assert kind in {"boolean", "null", "integer"} or {"enum", "anyOf", "$ref"} & set(schema), (where, schema)
+
+
+def test_every_request_is_described_with_its_limits(direct: Direct) -> None:
+    document = direct("GET", "/openapi.json").json
+    components, shared = document["components"]["schemas"], document["components"]["parameters"]
+    found: set[str] = set()
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        name = operation["operationId"]
+        for given in operation["parameters"]:
+            parameter = shared[given["$ref"].rpartition("/")[2]] if "$ref" in given else given
+            found |= set(unlimited(parameter["schema"], f"{name}: {parameter['name']}", components))
+        if "requestBody" in operation:
+            assert operation["requestBody"]["description"] == "At most 1,048,576 bytes."
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            found |= set(unlimited(schema, f"{name}: ", components))
+    assert found == ANY_JSON
+
+
+@pytest.mark.parametrize("schema", [
+    {"type": "integer"}, {"type": "integer", "minimum": 0}, {"type": "string"}, {"type": "string", "maxLength": 9},
+    {"type": "string", "pattern": "^[a*]+$"}, {"type": "string", "pattern": "^(?:a{2,})$"}, {"type": "object"},
+    {"type": "array", "items": {"type": "boolean"}}, {"type": "array", "maxItems": 2, "items": {"type": "integer"}},
+    {"anyOf": [{"type": "null"}, {"type": "integer"}]}, {"$ref": "#/A"},
+    {"type": "object", "maxProperties": 1, "propertyNames": {"pattern": "^a$"}, "additionalProperties": {"type": "string"}},
+], ids=str)  # fmt: skip
+def test_a_schema_without_an_end_is_found(schema: dict[str, Any]) -> None:
+    assert list(unlimited(schema, "x: ", {"A": {"type": "object", "properties": {"y": {"type": "string"}}}}))
 
 
 def test_the_page_for_people_is_self_contained_and_complete(direct: Direct) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from typing import Annotated
+
 import msgspec
 
 from onefold.core.errors import Invalid
+from onefold.core.limits import shaped, whole
 
 MINOR_MAX = 10**15  # Ten trillion in cents; leaves room to sum 9,000 of them in 64 bits.
+
+_CURRENCY = re.compile(r"[A-Z]{3}")
+Currency = Annotated[str, shaped(_CURRENCY)]
 
 # ISO 4217 (2024): currencies whose minor unit is not 1/100.
 _EXPONENTS = {
@@ -21,12 +28,12 @@ _EXPONENTS = {
 class Money(msgspec.Struct, frozen=True, order=False):
     """An amount: `minor` units (cents, yen, fils) of an ISO 4217 `currency`."""
 
-    minor: int
-    currency: str
+    minor: Annotated[int, whole(-MINOR_MAX, MINOR_MAX)]
+    currency: Currency
 
     def __post_init__(self) -> None:
         """Refuse what cannot be an amount."""
-        if not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isupper()):
+        if not _CURRENCY.fullmatch(self.currency):
             raise Invalid("A currency is three capital letters (ISO 4217).", currency=self.currency)
         if type(self.minor) is not int or not -MINOR_MAX <= self.minor <= MINOR_MAX:
             raise Invalid("An amount is a whole number of minor units.", most=MINOR_MAX)

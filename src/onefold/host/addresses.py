@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from onefold.core.errors import Invalid
+from onefold.core.limits import text
 
 URL_LENGTH_MAX = 2_000
 
@@ -20,14 +21,17 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # No user information, no fragment, no backslash, space or control character, nothing beyond ASCII: where
 # parsers differ there is nothing to differ on. The last label of a name begins with a letter, so that
 # "2130706433", "0x7f.1" and "127.1" are no names.
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _URL = re.compile(
     r"(?P<scheme>https?)://"
     r"(?:(?P<name>(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)"
-    r"|(?P<v4>(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2}))"
+    rf"|(?P<v4>(?:{_OCTET}\.){{3}}{_OCTET})"
     r"|\[(?P<v6>[0-9a-f:.]{2,45})\])"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?"
-    r"(?P<target>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
+    r"(?P<target>/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?"
+    r"(?:\?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
 )
+UrlText = Annotated[str, text(1, URL_LENGTH_MAX, _URL)]
 _HOST_LENGTH_MAX = 253
 _PORT_MAX = 65_535
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -59,21 +63,25 @@ def checked_url(text: str) -> Url:
 
     Raises:
         Invalid: code "url"; it is not "http(s)://name-or-address[:port][/path][?query]" in ASCII, its scheme
-            and host in lower case, at most 2,000 characters long.
+            and host in lower case, at most 2,000 characters long. Code "url_host"; it looks so, but there is no
+            such port or address, or the name is longer than names can be.
     """
     found = _URL.fullmatch(text) if len(text) <= URL_LENGTH_MAX else None
     if found is None:
         raise Invalid("The URL is not one that can be called.", code="url", length=len(text))
     host = found["name"] or found["v4"] or found["v6"]
     port = int(found["port"] or _DEFAULT_PORTS[found["scheme"]])
-    if len(host) > _HOST_LENGTH_MAX or port > _PORT_MAX or re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise Invalid("The URL is not one that can be called.", code="url", length=len(text))
-    if found["name"] is None:
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise Invalid("The URL is not one that can be called.", code="url", length=len(text)) from None
+    if len(host) > _HOST_LENGTH_MAX or port > _PORT_MAX or (found["v6"] and not _is_v6(host)):
+        raise Invalid("The URL's host or port is none.", code="url_host", length=len(text))
     return Url(text, found["scheme"], host, port)
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_public(address: Address) -> bool:

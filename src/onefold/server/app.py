@@ -388,7 +388,7 @@ def asgi(
 def _once(
     tx: Tx, key: str, route: Bound, arguments: dict[str, Any], refusal: OnefoldError | None, *, scope: str
 ) -> idempotency.Answer[msgspec.Raw]:
-    def do() -> object:
+    def do() -> Any:
         if refusal is not None:
             raise refusal
         return route.fn(tx, **arguments)

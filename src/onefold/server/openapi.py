@@ -10,6 +10,8 @@ import msgspec
 from msgspec.inspect import Field, Type, multi_type_info
 
 from onefold.core.errors import Invalid
+from onefold.engine.call import DEADLINE_MS_MAX
+from onefold.messaging import idempotency
 from onefold.server.binding import PREFIX, Bound
 from onefold.server.problems import KINDS, Problem
 
@@ -23,15 +25,17 @@ _DESCRIPTION = (
 _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 
 
-def document(routes: Sequence[Bound]) -> dict[str, Any]:
-    """The whole document as plain data."""
+def document(routes: Sequence[Bound], *, body_bytes_max: int) -> dict[str, Any]:
+    """The whole document as plain data; `body_bytes_max` is what the server reads of a body."""
     kinds = _kinds(routes)
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
     for number, route in enumerate(routes):
         text, body, answer = schemas[1 + 3 * number : 4 + 3 * number]
         query = components[text["$ref"].rpartition("/")[2]]
-        paths.setdefault(PREFIX + route.path, {})[route.verb.lower()] = _operation(route, query, body, answer)
+        paths.setdefault(PREFIX + route.path, {})[route.verb.lower()] = _operation(
+            route, query, body, answer, body_bytes_max
+        )
     for route, text in zip(routes, schemas[1::3], strict=True):
         components.pop(text["$ref"].rpartition("/")[2], None)  # Parameters stand one by one.
         if not (route.has_body and route.body_type.__struct_fields__):
@@ -49,13 +53,14 @@ def document(routes: Sequence[Bound]) -> dict[str, Any]:
             "parameters": {
                 "IdempotencyKey": {
                     "name": "Idempotency-Key", "in": "header", "required": False,
-                    "description": "1 to 255 printable ASCII characters, chosen anew for each intention.",
-                    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                    "description": "1 to 255 printable ASCII characters, chosen anew for each intention; in quotes "
+                    "or without.",
+                    "schema": msgspec.json.schema(idempotency.http.KeyField),
                 },
                 "Deadline": {
                     "name": "Onefold-Deadline-Ms", "in": "header", "required": False,
                     "description": "Past it the call is undone and answers 503.",
-                    "schema": {"type": "integer", "minimum": 1, "maximum": 600_000, "default": 10_000},
+                    "schema": {"type": "integer", "minimum": 1, "maximum": DEADLINE_MS_MAX, "default": 10_000},
                 },
             },
             "headers": {
@@ -130,7 +135,9 @@ def _records(kinds: Sequence[Type]) -> dict[type, None]:
     return found
 
 
-def _operation(route: Bound, query: dict[str, Any], body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    route: Bound, query: dict[str, Any], body: dict[str, Any], answer: dict[str, Any], body_bytes_max: int
+) -> dict[str, Any]:
     text = inspect.getdoc(route.fn) or ""
     operation: dict[str, Any] = {
         "operationId": route.name,
@@ -153,7 +160,10 @@ def _operation(route: Bound, query: dict[str, Any], body: dict[str, Any], answer
         operation["parameters"].append({"$ref": "#/components/parameters/IdempotencyKey"})
     if route.has_body and route.body_type.__struct_fields__:
         required = any(field.required for field in msgspec.structs.fields(route.body_type))
-        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": body}}}
+        operation["requestBody"] = {
+            "description": f"At most {body_bytes_max:,} bytes.",
+            "required": required, "content": {"application/json": {"schema": body}},
+        }  # fmt: skip
     headers = {} if route.streams else dict(_REQUEST_ID)
     if route.verb == "POST":
         headers["Idempotent-Replayed"] = {"$ref": "#/components/headers/Replayed"}

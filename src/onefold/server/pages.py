@@ -25,11 +25,12 @@ nav a{margin-right:1rem}.verb{display:inline-block;min-width:4.5rem}.right{color
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
 
-def render(name: str, routes: Sequence[Bound]) -> tuple[Headers, bytes]:
+def render(name: str, routes: Sequence[Bound], *, body_bytes_max: int) -> tuple[Headers, bytes]:
     """Headers and body of "openapi.json" or "docs"."""
+    document = openapi.document(routes, body_bytes_max=body_bytes_max)
     if name == "openapi.json":
         return [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")], msgspec.json.encode(
-            openapi.document(routes)
+            document
         )
     policy = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'; base-uri 'none'"
     headers = [
@@ -38,7 +39,7 @@ def render(name: str, routes: Sequence[Bound]) -> tuple[Headers, bytes]:
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
     ]
-    return headers, _page(openapi.document(routes), routes).encode()
+    return headers, _page(document, routes).encode()
 
 
 def _page(document: dict[str, Any], routes: Sequence[Bound]) -> str:

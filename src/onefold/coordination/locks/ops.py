@@ -9,14 +9,16 @@ still holds, so `check`, `renew` and `release` compare tokens and look at no clo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
 from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.limits import CONTROL, NO_CONTROL, text, whole
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
+from onefold.engine.values import INTEGER_MAX
 
 NAME_LENGTH_MAX = 200
 OWNER_LENGTH_MAX = 200
@@ -24,14 +26,19 @@ REASON_LENGTH_MAX = 500
 TTL_MS_MAX = 3_600_000  # One hour; who needs longer renews.
 ALL_MAX = 100  # Names in one `acquire_all`.
 
+Name = Annotated[str, text(1, NAME_LENGTH_MAX, NO_CONTROL)]
+NameBegin = Annotated[str, text(0, NAME_LENGTH_MAX, NO_CONTROL)]
+Owner = Annotated[str, text(1, OWNER_LENGTH_MAX, NO_CONTROL)]
+Reason = Annotated[str, text(1, REASON_LENGTH_MAX, NO_CONTROL)]
+TtlMs = Annotated[int, whole(1, TTL_MS_MAX)]
+_Count = Annotated[int, whole(0, INTEGER_MAX)]
+
 IDLE_MS = 3_600_000  # From the end of a lock to the mark. Longer: more rows that nobody needs.
 # From the mark to the deletion. It must outlast every transaction: one that began before the
 # mark may still count from the old floor. The engine's own end after ten minutes.
 MARK_MS = 3_600_000
 SWEEP_ROWS = 1_000  # Looked at in one step.
 
-# Control characters and line breaks make two names look alike in a log; surrogates are no text.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BEYOND = "\U0010ffff" * NAME_LENGTH_MAX  # After a prefix: no name with the prefix sorts behind it.
 
 
@@ -46,15 +53,15 @@ class Lock(msgspec.Struct, frozen=True):
         expires_at_ms: from when on others may take it, on the database's clock.
     """
 
-    name: str
-    owner: str
-    token: int
-    acquired_at_ms: int
-    expires_at_ms: int
+    name: Name
+    owner: Owner
+    token: _Count
+    acquired_at_ms: _Count
+    expires_at_ms: _Count
 
 
 @operation
-def acquire(tx: Tx, name: str, *, owner: str, ttl_ms: int) -> Lock:
+def acquire(tx: Tx, name: Name, *, owner: Owner, ttl_ms: TtlMs) -> Lock:
     """Take the lock `name`; see `try_acquire`.
 
     Raises:
@@ -69,7 +76,7 @@ def acquire(tx: Tx, name: str, *, owner: str, ttl_ms: int) -> Lock:
 
 
 @operation
-def try_acquire(tx: Tx, name: str, *, owner: str, ttl_ms: int) -> Lock | None:
+def try_acquire(tx: Tx, name: Name, *, owner: Owner, ttl_ms: TtlMs) -> Lock | None:
     """Take the lock `name`, or answer None while another owner holds it.
 
     Args:
@@ -108,7 +115,7 @@ def acquire_all(tx: Tx, names: Iterable[str], *, owner: str, ttl_ms: int) -> lis
 
 
 @operation
-def renew(tx: Tx, lock: Lock, *, ttl_ms: int) -> Lock:
+def renew(tx: Tx, lock: Lock, *, ttl_ms: TtlMs) -> Lock:
     """Let `lock` expire `ttl_ms` from now (never earlier than before); its token stays.
 
     It may have expired: as long as nobody took it over, it is renewed.
@@ -179,7 +186,7 @@ def release(tx: Tx, lock: Lock) -> None:
 
 
 @operation
-def force_release(tx: Tx, name: str, *, reason: str) -> Lock:
+def force_release(tx: Tx, name: Name, *, reason: Reason) -> Lock:
     """Take the lock from its holder, whose checks fail from now on; answer what it had.
 
     Args:
@@ -210,7 +217,7 @@ def force_release(tx: Tx, name: str, *, reason: str) -> Lock:
 
 
 @operation
-def lock_of(tx: Tx, name: str) -> Lock | None:
+def lock_of(tx: Tx, name: Name) -> Lock | None:
     """The lock `name` as it is now, or None when nobody holds it or its holder expired."""
     _check_text("name", name, NAME_LENGTH_MAX)
     row = tx.one(
@@ -222,7 +229,9 @@ def lock_of(tx: Tx, name: str) -> Lock | None:
 
 
 @operation
-def list_locks(tx: Tx, *, prefix: str = "", after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Lock]:
+def list_locks(
+    tx: Tx, *, prefix: NameBegin = "", after: NameBegin | None = None, limit: Limit = LIMIT_DEFAULT
+) -> Page[Lock]:
     """The locks that are held now, in the order of their names.
 
     Args:
@@ -387,5 +396,5 @@ def _check_ttl(ttl_ms: int) -> None:
 def _check_text(what: str, text: str, most: int) -> None:
     if not 1 <= len(text) <= most:
         raise Invalid("A text is too short or too long.", what=what, length=len(text), most=most)
-    if _CONTROL.search(text):
+    if CONTROL.search(text):
         raise Invalid("A text may not hold control characters.", what=what)

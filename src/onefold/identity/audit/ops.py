@@ -6,12 +6,13 @@ There is no function that changes or removes an entry; only the sweep does, afte
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from onefold.core import codec
 from onefold.core.errors import Invalid, NotFound
+from onefold.core.limits import CONTROL, NO_CONTROL, text
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 
@@ -25,7 +26,8 @@ KEPT_MS = 400 * 86_400_000  # A year can be looked back on at its end.
 SWEEP_MAX = 500
 
 _ACTION = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # Two entries must not look like one.
+EntryId = Annotated[str, text(1, ID_LENGTH_MAX, NO_CONTROL)]
+Cursor = Annotated[str, text(0, ID_LENGTH_MAX, NO_CONTROL)]
 _NEWEST = "\U0010ffff"  # Behind every id.
 
 
@@ -87,7 +89,7 @@ def record(
 
 
 @operation
-def get(tx: Tx, entry_id: str) -> Record:
+def get(tx: Tx, entry_id: EntryId) -> Record:
     """The entry.
 
     Raises:
@@ -104,7 +106,7 @@ def get(tx: Tx, entry_id: str) -> Record:
 
 
 @operation
-def list_entries(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Record]:
+def list_entries(tx: Tx, *, after: Cursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Record]:
     """The entries of this space, the newest first.
 
     Args:
@@ -133,7 +135,7 @@ def sweep(tx: Tx) -> bool:
 def _check(name: str, text: str, least: int, most: int) -> None:
     if not least <= len(text) <= most:
         raise Invalid("A text is too short or too long.", code=name, length=len(text), least=least, most=most)
-    if _CONTROL.search(text):
+    if CONTROL.search(text):  # Two entries must not look like one.
         raise Invalid("A text may not hold control characters.", code=name)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hmac
 import re
+from typing import Annotated
 
 import msgspec
 
 from onefold.core.errors import Denied, Invalid, NotFound
+from onefold.core.limits import PRINTABLE, text
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.identity import tokens
@@ -21,6 +23,8 @@ TTL_MS_MAX = 7 * 86_400_000  # One week; then the token is asked for again.
 TTL_MS_DEFAULT = 12 * 3_600_000  # A long night.
 SWEEP_MAX = 500
 
+SessionId = Annotated[str, text(1, ID_LENGTH_MAX, PRINTABLE)]
+Cursor = Annotated[str, text(0, ID_LENGTH_MAX, PRINTABLE)]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,7 +98,7 @@ def verify(tx: Tx, session_id: str, *, digest: str) -> Person:
 
 
 @operation
-def end(tx: Tx, session_id: str) -> Session:
+def end(tx: Tx, session_id: SessionId) -> Session:
     """End a session at once.
 
     Raises:
@@ -112,7 +116,7 @@ def end(tx: Tx, session_id: str) -> Session:
 
 
 @operation
-def list_sessions(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Session]:
+def list_sessions(tx: Tx, *, after: Cursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Session]:
     """The sessions whose time is not over, the oldest first.
 
     Args:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hmac
 import re
+from typing import Annotated
 
 import msgspec
 
 from onefold.core import codec
 from onefold.core.errors import Denied, Invalid, NotFound
+from onefold.core.limits import many, shaped, text, whole
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 
+ID_LENGTH_MAX = 60
 NAME_LENGTH_MAX = 200
 SPACE_NAME_LENGTH_MAX = 200
 RIGHTS_MAX = 64  # Of one token.
@@ -25,8 +28,16 @@ USED_EVERY_MS = 3_600_000  # `used_at_ms` may lag by this much: reading must not
 KEPT_MS = 90 * 86_400_000  # After the end, for whoever reads old logs.
 SWEEP_MAX = 500
 
-_RIGHT = re.compile(r"\*|[a-z][a-z0-9_]{0,39}:(?:\*|[a-z][a-z0-9_]{0,39})")
+_RIGHT = re.compile(r"(?:\*|[a-z][a-z0-9_]{0,39}:(?:\*|[a-z][a-z0-9_]{0,39}))")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+TokenId = Annotated[str, text(1, ID_LENGTH_MAX)]
+Cursor = Annotated[str, text(0, ID_LENGTH_MAX)]
+Name = Annotated[str, text(1, NAME_LENGTH_MAX)]
+SpaceName = Annotated[str, text(0, SPACE_NAME_LENGTH_MAX)]
+Digest = Annotated[str, shaped(_DIGEST)]
+Rights = Annotated[tuple[Annotated[str, shaped(_RIGHT)], ...], many(1, RIGHTS_MAX)]
+TtlMs = Annotated[int, whole(1, TTL_MS_MAX)]
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -55,7 +66,7 @@ class Token(msgspec.Struct, frozen=True):
 
 @operation
 def create(
-    tx: Tx, name: str, *, digest: str, rights: tuple[str, ...], space_name: str = "", ttl_ms: int | None = None,
+    tx: Tx, name: Name, *, digest: Digest, rights: Rights, space_name: SpaceName = "", ttl_ms: TtlMs | None = None,
     by: str | None = None,
 ) -> Token:
     """Make a token of which the caller has the secret; see `new_secret` and `bearer`.
@@ -140,7 +151,7 @@ def allows(token: Token, right: str) -> bool:
 
 
 @operation
-def revoke(tx: Tx, token_id: str) -> Token:
+def revoke(tx: Tx, token_id: TokenId) -> Token:
     """End a token for good; a second time changes nothing. Servers notice within two seconds.
 
     Raises:
@@ -159,13 +170,18 @@ def revoke(tx: Tx, token_id: str) -> Token:
 
 
 @operation
-def list_tokens(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Token]:
+def list_tokens(tx: Tx, *, after: Cursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Token]:
     """All tokens, the oldest first; revoked and expired ones as long as they are kept.
 
     Args:
         after: the cursor of the page before.
         limit: 1 to 1,000.
+
+    Raises:
+        Invalid: an argument is out of range.
     """
+    if after is not None and len(after) > ID_LENGTH_MAX:
+        raise Invalid("A token's id has 1 to 60 characters.", length=len(after))
     rows = tx.all(
         """SELECT id, name, rights, space_name, created_at_ms, expires_at_ms, revoked_at_ms, used_at_ms
            FROM onefold.tokens WHERE space = :space AND id > :after ORDER BY id LIMIT :most""",

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from onefold.core.errors import Invalid
+from onefold.core.limits import text, whole
 
 KIND_LENGTH_MAX = 100
 KIND_VERSION_MAX = 10_000
@@ -22,6 +23,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 Upcast = Callable[[dict[str, Any], int], dict[str, Any]]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
+KindName = Annotated[str, text(1, KIND_LENGTH_MAX, _NAME)]
+KindVersion = Annotated[int, whole(1, KIND_VERSION_MAX)]
 _ATTRIBUTE = "__onefold_event_kind__"
 
 

@@ -9,12 +9,14 @@ line anyway (`writing.py`); on PostgreSQL the sequencer numbers what has committ
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from onefold.core.codec import encode
 from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.limits import many, shaped, text, whole
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.kinds import checked_kind, kind_of
@@ -24,14 +26,24 @@ from onefold.messaging.events.writing import append_postgres, append_sqlite, las
 STREAM_LENGTH_MAX = 200
 CAUSE_LENGTH_MAX = 250
 EVENTS_MAX = 1_000  # In one append.
-VERSION_MAX = 1 << 53  # JSON readers keep whole numbers up to here; positions likewise.
+PLACE_DIGITS_MAX = 15  # Of a version or position; JSON readers keep no more of a whole number for sure.
+VERSION_MAX = 10**PLACE_DIGITS_MAX - 1
 
-Expected = int | Literal["absent", "any"] | None
+_PLACE = re.compile(rf"[0-9]{{1,{PLACE_DIGITS_MAX}}}")
+_ID = re.compile(rf"([^\u0000]{{1,{STREAM_LENGTH_MAX}}})@({_PLACE.pattern})")
+Stream = Annotated[str, text(1, STREAM_LENGTH_MAX)]
+StreamCursor = Annotated[str, text(0, STREAM_LENGTH_MAX)]
+Category = Annotated[str, text(0, STREAM_LENGTH_MAX, r"^[^/\u0000]*$")]
+Cause = Annotated[str, text(1, CAUSE_LENGTH_MAX)]
+EventId = Annotated[str, shaped(_ID)]
+Version = Annotated[int, whole(0, VERSION_MAX)]  #: Or position.
+After = Version | Annotated[str, shaped(_PLACE)]  #: As `Page.after` has it.
+Expected = Version | Literal["absent", "any"] | None
 
 
 @operation
 def append(
-    tx: Tx, stream: str, /, *events: msgspec.Struct, expected: Expected = None,
+    tx: Tx, stream: Stream, /, *events: msgspec.Struct, expected: Expected = None,
     causation: str | Event | None = None, correlation: str | None = None,
 ) -> Appended:  # fmt: skip
     """Append one or more events to `stream`, in this order, all or none.
@@ -68,15 +80,15 @@ def append(
 
 @operation
 def append_json(
-    tx: Tx, stream: str, events: list[NewEvent], *, expected: Expected = None,
-    causation: str | None = None, correlation: str | None = None,
+    tx: Tx, stream: Stream, events: Annotated[list[NewEvent], many(1, EVENTS_MAX)], *, expected: Expected = None,
+    causation: Cause | None = None, correlation: Cause | None = None,
 ) -> Appended:  # fmt: skip
     """`append` for callers that have no classes: `events` are kinds and JSON objects."""
     return append(tx, stream, *events, expected=expected, causation=causation, correlation=correlation)
 
 
 @operation
-def read_stream(tx: Tx, stream: str, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
+def read_stream(tx: Tx, stream: Stream, *, after: After = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
     """The events of `stream` after version `after`, oldest first, this transaction's own included.
 
     A stream that does not exist has none. `Page.after` is the version to go on after.
@@ -91,7 +103,7 @@ def read_stream(tx: Tx, stream: str, *, after: int | str = 0, limit: Limit = LIM
 
 
 @operation
-def read_category(tx: Tx, category: str, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
+def read_category(tx: Tx, category: Category, *, after: After = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
     """The events of all streams of `category` after position `after`, by position."""
     # Written as a range: with "=" the primary key would do for the order as well, and for a rare
     # category a planner might choose to read through all the others.
@@ -105,7 +117,7 @@ def read_category(tx: Tx, category: str, *, after: int | str = 0, limit: Limit =
 
 
 @operation
-def read_all(tx: Tx, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
+def read_all(tx: Tx, *, after: After = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Event]:
     """All events of the space after position `after`, by position.
 
     On PostgreSQL an event appears here a moment after its commit, when it has been numbered;
@@ -120,7 +132,7 @@ def read_all(tx: Tx, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> P
 
 
 @operation
-def read_correlation(tx: Tx, correlation: str, *, limit: Limit = LIMIT_DEFAULT) -> list[Event]:
+def read_correlation(tx: Tx, correlation: Cause, *, limit: Limit = LIMIT_DEFAULT) -> list[Event]:
     """The events of one chain, as they were written, at most `limit` (1,000)."""
     checked_cause(correlation)
     rows = tx.all(
@@ -133,7 +145,7 @@ def read_correlation(tx: Tx, correlation: str, *, limit: Limit = LIMIT_DEFAULT) 
 
 
 @operation
-def version_of(tx: Tx, stream: str) -> int:
+def version_of(tx: Tx, stream: Stream) -> int:
     """The version of `stream`, 0 when it does not exist. To decide upon it, pass it as `expected`."""
     category_of(stream)
     if tx.dialect == "sqlite":
@@ -151,7 +163,7 @@ def head(tx: Tx) -> int:
 
 
 @operation
-def position_of(tx: Tx, event_id: str) -> int | None:
+def position_of(tx: Tx, event_id: EventId) -> int | None:
     """The position of an event, or None while it waits for the sequencer.
 
     Raises:
@@ -177,11 +189,10 @@ def position_of(tx: Tx, event_id: str) -> int | None:
 
 def parse_id(event_id: str) -> tuple[str, int]:
     """Stream and version of an id; Invalid when it cannot be one."""
-    stream, _, version = event_id.rpartition("@")
-    if not (version.isascii() and version.isdigit() and len(version) <= 16):
+    parts = _ID.fullmatch(event_id)
+    if parts is None:
         raise Invalid("The id of an event is its stream, @ and its version.", code="id")
-    category_of(stream)
-    return stream, int(version)
+    return parts[1], int(parts[2])
 
 
 def category_of(stream: str) -> str:
@@ -235,7 +246,7 @@ def _expected(expected: Expected) -> int | None:
         return None
     if expected == "absent":
         return 0
-    if type(expected) is not int or not 0 <= expected < VERSION_MAX:
+    if type(expected) is not int or not 0 <= expected <= VERSION_MAX:
         raise Invalid('expected is a version, "absent", "any" or None.', code="expected", most=VERSION_MAX)
     return expected
 
@@ -243,7 +254,7 @@ def _expected(expected: Expected) -> int | None:
 def place_of(after: int | str) -> int:
     """`after` as a number; Invalid when it is no version or position."""
     if isinstance(after, str):
-        if not (after.isascii() and after.isdigit() and len(after) <= 16):
+        if not _PLACE.fullmatch(after):
             raise Invalid("after is a version or position.", code="after")
         after = int(after)
     if type(after) is not int or not 0 <= after <= VERSION_MAX:

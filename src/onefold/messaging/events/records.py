@@ -8,7 +8,7 @@ import msgspec
 
 from onefold.core.errors import Invalid
 from onefold.engine.tx import Row
-from onefold.messaging.events.kinds import kind_of, open_data
+from onefold.messaging.events.kinds import KindName, KindVersion, kind_of, open_data
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -63,9 +63,9 @@ class Event(msgspec.Struct, frozen=True):
 class NewEvent(msgspec.Struct, frozen=True):
     """An event to append whose type this program does not have; for HTTP and imports."""
 
-    kind: str
+    kind: KindName
     data: dict[str, Any]
-    kind_version: int = 1
+    kind_version: KindVersion = 1
 
 
 class Appended(msgspec.Struct, frozen=True):

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.limits import text
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
-from onefold.messaging.events.ops import VERSION_MAX, category_of, checked_category, place_of
+from onefold.messaging.events.ops import (
+    VERSION_MAX,
+    After,
+    Category,
+    Stream,
+    StreamCursor,
+    Version,
+    category_of,
+    checked_category,
+    place_of,
+)
 
 NAME_LENGTH_MAX = 200
+
+Name = Annotated[str, text(1, NAME_LENGTH_MAX)]
+NameCursor = Annotated[str, text(0, NAME_LENGTH_MAX)]
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -63,7 +77,7 @@ class Place(NamedTuple):
 
 
 @operation
-def subscribe(tx: Tx, name: str, *, category: str | None = None, after: int = 0) -> bool:
+def subscribe(tx: Tx, name: Name, *, category: Category | None = None, after: Version = 0) -> bool:
     """Make the subscription `name`, to start after position `after`; False when it exists already.
 
     `consume` makes it by itself, starting with the first event; call this to start elsewhere
@@ -85,7 +99,7 @@ def subscribe(tx: Tx, name: str, *, category: str | None = None, after: int = 0)
 
 
 @operation
-def remove_subscription(tx: Tx, name: str) -> None:
+def remove_subscription(tx: Tx, name: Name) -> None:
     """Forget the subscription and its parked events. One made anew starts from the beginning.
 
     Raises:
@@ -98,7 +112,7 @@ def remove_subscription(tx: Tx, name: str) -> None:
 
 
 @operation
-def subscription_of(tx: Tx, name: str) -> Subscription:
+def subscription_of(tx: Tx, name: Name) -> Subscription:
     """The subscription as it stands.
 
     Raises:
@@ -128,7 +142,7 @@ def try_subscription_of(tx: Tx, name: str) -> Subscription | None:
 
 
 @operation
-def list_subscriptions(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Subscription]:
+def list_subscriptions(tx: Tx, *, after: NameCursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Subscription]:
     """The subscriptions by name, after the name `after`."""
     rows = tx.all(
         """SELECT s.name, s.category, s.pos,
@@ -158,7 +172,7 @@ def stuck(tx: Tx, *, limit: Limit = LIMIT_DEFAULT) -> list[Stuck]:
 
 
 @operation
-def list_parked(tx: Tx, subscription: str, *, after: int | str = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Parked]:
+def list_parked(tx: Tx, subscription: Name, *, after: After = 0, limit: Limit = LIMIT_DEFAULT) -> Page[Parked]:
     """The dead letters of a subscription by position, after position `after`."""
     rows = tx.all(
         """SELECT pos, stream, attempts, error, at_ms FROM onefold.event_parked
@@ -169,7 +183,7 @@ def list_parked(tx: Tx, subscription: str, *, after: int | str = 0, limit: Limit
 
 
 @operation
-def drop_parked(tx: Tx, subscription: str, *, stream: str) -> int:
+def drop_parked(tx: Tx, subscription: Name, *, stream: Stream) -> int:
     """Give up all parked events of one stream, so that the stream goes on; answer how many.
 
     Raises:
@@ -188,7 +202,7 @@ def drop_parked(tx: Tx, subscription: str, *, stream: str) -> int:
 
 
 @operation
-def request_retry(tx: Tx, subscription: str, *, stream: str | None = None) -> int:
+def request_retry(tx: Tx, subscription: Name, *, stream: Stream | None = None) -> int:
     """Have the subscription try its parked events again, in its next steps; answer of how many streams.
 
     Whoever runs it tries them, oldest first; those of a stream end with the first that fails again. Asking
@@ -221,7 +235,7 @@ def request_retry(tx: Tx, subscription: str, *, stream: str | None = None) -> in
 
 @operation
 def list_retries(
-    tx: Tx, subscription: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT
+    tx: Tx, subscription: Name, *, after: StreamCursor | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Page[Retrying]:
     """The streams whose parked events wait to be tried again, by name, after the stream `after`."""
     if after:

@@ -10,13 +10,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 
 from onefold.core.codec import fingerprint
 from onefold.core.errors import Invalid
+from onefold.core.limits import shaped
 from onefold.messaging.idempotency.records import (
     BODY_BYTES_MAX,
     KEY_LENGTH_MAX,
@@ -42,8 +43,10 @@ UNKEPT_HEADERS = frozenset({
 
 # Below 500 and yet no decision: the same request shall come again.
 _COME_AGAIN = frozenset({408, 425, 429})
-_PRINTABLE = re.compile(r"[\x20-\x7e]+")
-_QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_FIELD = re.compile(
+    rf'(?:[!#-~](?:[ -~]{{0,{KEY_LENGTH_MAX - 2}}}[!-~])?|"(?:[ !#-\[\]-~]|\\["\\]){{1,{KEY_LENGTH_MAX}}}")'
+)
+KeyField = Annotated[str, shaped(_FIELD)]  #: What the header holds.
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -69,15 +72,12 @@ def key_of(values: list[bytes]) -> str | None:
     if not values:
         return None
     key = values[0].decode("latin-1").strip(" \t")
-    if key.startswith('"'):
-        quoted = _QUOTED.fullmatch(key)
-        key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else ""
-    if len(values) > 1 or len(key) > KEY_LENGTH_MAX or not _PRINTABLE.fullmatch(key):
+    if len(values) > 1 or not _FIELD.fullmatch(key):
         raise Invalid(
             "Idempotency-Key is one of 1 to 255 printable ASCII characters, in quotes or without.",
             code="idempotency_key", most=KEY_LENGTH_MAX,
         )
-    return key
+    return re.sub(r"\\(.)", r"\1", key[1:-1]) if key.startswith('"') else key
 
 
 def scope_of(method: str, path: str, tenant: str) -> str:

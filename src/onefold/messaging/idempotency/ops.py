@@ -20,6 +20,8 @@ from onefold.messaging.idempotency.records import (
     TTL_MS_DEFAULT,
     Answer,
     Attempt,
+    Key,
+    Scope,
     check_attempt,
     check_body,
     check_lease,
@@ -230,7 +232,7 @@ def release(tx: Tx, attempt: Attempt) -> None:
 
 
 @operation
-def answer_of(tx: Tx, key: str, *, scope: str) -> Answer[Any] | None:
+def answer_of(tx: Tx, key: Key, *, scope: Scope) -> Answer[Any] | None:
     """What was answered under `key`, or None when it is new, still in flight, or expired.
 
     For a caller that never got its answer and wants to know before it asks again.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
 from onefold.core.codec import decode
 from onefold.core.errors import Invalid
+from onefold.core.limits import CONTROL, NO_CONTROL, PRINTABLE, text
 
 KEY_LENGTH_MAX = 255
 SCOPE_LENGTH_MAX = 200
@@ -21,7 +22,8 @@ LEASE_MS_DEFAULT = 60_000
 LEASE_MS_MAX = 3_600_000  # One hour; who needs longer renews.
 
 _KEY = re.compile(r"[\x20-\x7e]+")  # With re.fullmatch: "$" would let a line break through.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+Key = Annotated[str, text(1, KEY_LENGTH_MAX, PRINTABLE)]
+Scope = Annotated[str, text(1, SCOPE_LENGTH_MAX, NO_CONTROL)]
 
 T = TypeVar("T")
 
@@ -70,7 +72,7 @@ def check_names(key: str, scope: str) -> None:
     """Refuse what cannot name a key."""
     if not (len(key) <= KEY_LENGTH_MAX and _KEY.fullmatch(key)):
         raise Invalid("An idempotency key is 1 to 255 printable ASCII characters.", length=len(key))
-    if not 1 <= len(scope) <= SCOPE_LENGTH_MAX or _CONTROL.search(scope):
+    if not 1 <= len(scope) <= SCOPE_LENGTH_MAX or CONTROL.search(scope):
         raise Invalid("A scope is 1 to 200 characters, none of them control characters.", length=len(scope))
 
 

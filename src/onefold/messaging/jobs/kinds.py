@@ -28,7 +28,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_./\-]*")
-Name = Annotated[str, text(1, NAME_LENGTH_MAX, f"^{_NAME.pattern}$")]
+Name = Annotated[str, text(1, NAME_LENGTH_MAX, _NAME)]
 _ATTRIBUTE = "__onefold_job_kind__"
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+import re
+from typing import Annotated, Any
 
 from onefold.core.errors import Invalid, NotFound
+from onefold.core.limits import shaped
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
+from onefold.engine.values import INTEGER_MAX
 from onefold.messaging.jobs.kinds import Name, checked_name
 from onefold.messaging.jobs.ops import checked_id
 from onefold.messaging.jobs.records import Failure, Job, JobId, PausedQueue
 
 AHEAD_MAX = 1_000  # Jobs counted in front of one.
 _ERROR_SHOWN_MAX = 200
-_ATTEMPT_MAX = 2**63 - 1
+_ATTEMPT = re.compile(r"(?:[1-9][0-9]{0,17})?")
+FailureCursor = Annotated[str, shaped(_ATTEMPT)]
 
 
 @operation
@@ -52,7 +56,9 @@ def get(tx: Tx, job_id: JobId) -> Job:
 
 
 @operation
-def list_failures(tx: Tx, job_id: JobId, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Failure]:
+def list_failures(
+    tx: Tx, job_id: JobId, *, after: FailureCursor | None = None, limit: Limit = LIMIT_DEFAULT
+) -> Page[Failure]:
     """The attempts of a job that failed, the latest first; none of a job that is not there (any more).
 
     Args:
@@ -157,11 +163,9 @@ def job_of(row: tuple[Any, ...]) -> Job:
 
 
 def _checked_attempt(after: str | None) -> int:
-    if not after:
-        return _ATTEMPT_MAX
-    if not (after.isascii() and after.isdecimal() and 1 <= int(after[:20]) <= _ATTEMPT_MAX):
+    if after is not None and not _ATTEMPT.fullmatch(after):
         raise Invalid("after is what the page before said.", code="after")
-    return int(after)
+    return int(after) if after else INTEGER_MAX
 
 
 def _at(ms: int) -> str:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.limits import entries, many, shaped, text, whole
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
-from onefold.host.addresses import checked_url
-from onefold.messaging.webhooks.records import WHY_LENGTH_MAX, Endpoint, KeyUse, checked_id, checked_type
+from onefold.host.addresses import UrlText, checked_url
+from onefold.messaging.webhooks.records import (
+    WHY_LENGTH_MAX,
+    Endpoint,
+    Id,
+    KeyUse,
+    Wanted,
+    checked_id,
+    checked_wanted,
+)
 
 ENDPOINTS_MAX = 1_000  # Of one space: each `send` looks at all of them.
 TYPES_MAX = 64
@@ -25,10 +34,11 @@ CONCURRENCY_DEFAULT = 8
 PER_SECOND_MAX = 10_000
 OVERLAP_MS_DEFAULT = 86_400_000
 OVERLAP_MS_MAX = 31 * 86_400_000
+KEY_ID_LENGTH_MAX = 40
 
-_KEY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_KEY_ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,998}[\x21-\x7e])?")
+_HEADER_VALUE = re.compile(rf"[\x21-\x7e](?:[\x20-\x7e]{{0,{HEADER_LENGTH_MAX - 2}}}[\x21-\x7e])?")
 _USE = re.compile(r"([0-9]{1,19})/([\x21-\x7e]{0,60})")
 _OURS = {  # What the request is made of, and what would change its framing or its meaning.
     "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "cookie", "expect", "host",
@@ -36,25 +46,36 @@ _OURS = {  # What the request is made of, and what would change its framing or i
     "user-agent", "webhook-id", "webhook-signature", "webhook-timestamp",
 }  # fmt: skip
 
+KeyId = Annotated[str, text(1, KEY_ID_LENGTH_MAX, _KEY_ID)]
+Types = Annotated[tuple[Wanted, ...], many(0, TYPES_MAX)]
+Headers = Annotated[
+    Mapping[Annotated[str, shaped(_HEADER)], Annotated[str, shaped(_HEADER_VALUE)]], entries(HEADERS_MAX)
+]
+Concurrency = Annotated[int, whole(1, CONCURRENCY_MAX)]
+PerSecond = Annotated[int, whole(0, PER_SECOND_MAX)]
+OverlapMs = Annotated[int, whole(0, OVERLAP_MS_MAX)]
+Why = Annotated[str, text(1, WHY_LENGTH_MAX)]
+
 
 @operation
 def create(
     tx: Tx,
-    url: str,
+    url: UrlText,
     *,
-    key_id: str,
-    types: tuple[str, ...] = (),
-    headers: Mapping[str, str] | None = None,
-    concurrency: int = CONCURRENCY_DEFAULT,
-    per_second: int = 0,
+    key_id: KeyId,
+    types: Types = (),
+    headers: Headers | None = None,
+    concurrency: Concurrency = CONCURRENCY_DEFAULT,
+    per_second: PerSecond = 0,
 ) -> Endpoint:
     """Make an endpoint. Messages sent by later transactions go to it too.
 
     Args:
         url: where; see `host.addresses.checked_url`. Where its name leads is judged at every connection.
         key_id: `keys.newest`; `keys.secrets_of(endpoint, now_ms=...)` tells the secret afterwards.
-        types: up to 64 of "order.placed" or "order.*"; none means all.
-        headers: up to 20 that are sent with every request. They stand readable in the database.
+        types: up to 64 of "order.placed" or "order.*", each at most 100 characters; none means all.
+        headers: up to 20 that are sent with every request, 8,000 characters as JSON. They stand readable in the
+            database.
         concurrency: requests at once, 1 to 100.
         per_second: requests a second, up to 10,000; 0 for no limit.
 
@@ -88,13 +109,13 @@ def create(
 @operation
 def update(
     tx: Tx,
-    endpoint_id: str,
+    endpoint_id: Id,
     *,
-    url: str | None = None,
-    types: tuple[str, ...] | None = None,
-    headers: Mapping[str, str] | None = None,
-    concurrency: int | None = None,
-    per_second: int | None = None,
+    url: UrlText | None = None,
+    types: Types | None = None,
+    headers: Headers | None = None,
+    concurrency: Concurrency | None = None,
+    per_second: PerSecond | None = None,
 ) -> Endpoint:
     """Change what is given; attempts that begin a moment later go by it. Limits as of `create`.
 
@@ -125,7 +146,7 @@ def update(
 
 
 @operation
-def rotate(tx: Tx, endpoint_id: str, *, key_id: str, overlap_ms: int = OVERLAP_MS_DEFAULT) -> Endpoint:
+def rotate(tx: Tx, endpoint_id: Id, *, key_id: KeyId, overlap_ms: OverlapMs = OVERLAP_MS_DEFAULT) -> Endpoint:
     """Give the endpoint a new secret; the one before signs beside it for a while.
 
     Args:
@@ -153,7 +174,7 @@ def rotate(tx: Tx, endpoint_id: str, *, key_id: str, overlap_ms: int = OVERLAP_M
 
 
 @operation
-def enable(tx: Tx, endpoint_id: str) -> Endpoint:
+def enable(tx: Tx, endpoint_id: Id) -> Endpoint:
     """Let messages go there again: those that waited, and new ones. What was sent meanwhile: `replay_range`.
 
     Raises:
@@ -172,7 +193,7 @@ def enable(tx: Tx, endpoint_id: str) -> Endpoint:
 
 
 @operation
-def disable(tx: Tx, endpoint_id: str, *, why: str = "by hand") -> Endpoint:
+def disable(tx: Tx, endpoint_id: Id, *, why: Why = "by hand") -> Endpoint:
     """Send nothing there until `enable`. What waits, waits; new messages are not kept for it.
 
     Args:
@@ -195,7 +216,7 @@ def disable(tx: Tx, endpoint_id: str, *, why: str = "by hand") -> Endpoint:
 
 
 @operation
-def delete(tx: Tx, endpoint_id: str) -> None:
+def delete(tx: Tx, endpoint_id: Id) -> None:
     """Remove the endpoint. What still waits for it is swept; an attempt in flight is not noted any more.
 
     Raises:
@@ -213,7 +234,7 @@ def delete(tx: Tx, endpoint_id: str) -> None:
 
 
 @operation
-def get(tx: Tx, endpoint_id: str) -> Endpoint:
+def get(tx: Tx, endpoint_id: Id) -> Endpoint:
     """The endpoint.
 
     Raises:
@@ -231,7 +252,7 @@ def get(tx: Tx, endpoint_id: str) -> Endpoint:
 
 
 @operation
-def list_endpoints(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Endpoint]:
+def list_endpoints(tx: Tx, *, after: Id | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Endpoint]:
     """Endpoints, the oldest first; disabled ones too. `limit` is 1 to 1,000."""
     rows = tx.all(
         """SELECT id, url, types, headers, concurrency, per_second, key_id, generation, created_at_ms, old_key_id,
@@ -311,7 +332,7 @@ def _checked_types(types: Sequence[str]) -> tuple[str, ...]:
     if isinstance(types, str) or len(types) > TYPES_MAX:
         raise Invalid("An endpoint names at most 64 types.", count=len(types), most=TYPES_MAX)
     for name in types:
-        checked_type(name.removesuffix(".*"))
+        checked_wanted(name)
     return tuple(dict.fromkeys(types))
 
 
@@ -320,15 +341,17 @@ def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     if len(found) > HEADERS_MAX:
         raise Invalid("An endpoint has at most 20 headers.", count=len(found), most=HEADERS_MAX)
     for name, value in found.items():
-        if not _HEADER.fullmatch(name) or not _HEADER_VALUE.fullmatch(value) or name.lower() in _OURS:
-            raise Invalid("A header is not one that an endpoint may set.", code="header", name=name[:100])
+        if not _HEADER.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise Invalid("A header's name or value is none.", code="header", name=name[:100])
+        if name.lower() in _OURS:
+            raise Invalid("A header is not one that an endpoint may set.", code="header_reserved", name=name[:100])
     if len({name.lower() for name in found}) < len(found) or len(codec.encode(found)) > HEADERS_LENGTH_MAX:
-        raise Invalid("The headers are too long, or one stands there twice.", code="header", most=HEADERS_LENGTH_MAX)
+        raise Invalid("The headers are too long, or one stands there twice.", code="headers", most=HEADERS_LENGTH_MAX)
     return found
 
 
 def _checked_key(key_id: str) -> str:
-    if not _KEY_ID.fullmatch(key_id):
+    if len(key_id) > KEY_ID_LENGTH_MAX or not _KEY_ID.fullmatch(key_id):
         raise Invalid("A key's id has 1 to 40 of a-z, 0-9, - and _.", length=len(key_id))
     return key_id
 

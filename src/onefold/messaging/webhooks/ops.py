@@ -7,19 +7,25 @@ the database stands in `delivering`.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any
 
 from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.limits import shaped, whole
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
+from onefold.engine.values import INTEGER_MAX
 from onefold.messaging.webhooks.endpoints import all_of, get
 from onefold.messaging.webhooks.records import (
     ID_LENGTH_MAX,
     Attempt,
     Backlog,
     Failed,
+    Id,
+    IdCursor,
     Pending,
+    Type,
     checked_id,
     checked_type,
     iso_time,
@@ -28,7 +34,13 @@ from onefold.messaging.webhooks.records import (
 
 BACKLOG_MAX = 1_000  # Messages that `backlog` counts.
 REPLAY_MAX = 1_000  # Messages of one call.
-_CURSOR_LENGTH_MAX = ID_LENGTH_MAX + 24
+
+# Where a page of attempts ends: a message's id and an attempt's number, or the id alone; and one of a range.
+_TRIED = re.compile(rf"(?:([\x20-\x2d\x2f-\x7e]{{1,{ID_LENGTH_MAX}}})(?:\.([0-9]{{1,9}}))?)?")
+_SENT = re.compile(rf"([0-9]{{1,15}})\.([\x20-\x7e]{{1,{ID_LENGTH_MAX}}})")
+AttemptCursor = Annotated[str, shaped(_TRIED)]
+RangeCursor = Annotated[str, shaped(_SENT)]
+Moment = Annotated[int, whole(0, INTEGER_MAX)]
 
 
 @operation
@@ -67,13 +79,13 @@ def send(tx: Tx, type: str, payload: object, /) -> str:
 
 
 @operation
-def send_message(tx: Tx, *, type: str, payload: dict[str, Any]) -> str:
+def send_message(tx: Tx, *, type: Type, payload: dict[str, Any]) -> str:
     """`send` for callers over HTTP: `payload` is a JSON object."""
     return send(tx, type, payload)
 
 
 @operation
-def replay(tx: Tx, endpoint_id: str, *, message_id: str) -> None:
+def replay(tx: Tx, endpoint_id: Id, *, message_id: Id) -> None:
     """Deliver one message to one endpoint again, now, whatever became of it; with all its attempts.
 
     Raises:
@@ -91,7 +103,7 @@ def replay(tx: Tx, endpoint_id: str, *, message_id: str) -> None:
 
 
 @operation
-def replay_failed(tx: Tx, endpoint_id: str, *, limit: int = REPLAY_MAX) -> int:
+def replay_failed(tx: Tx, endpoint_id: Id, *, limit: Limit = REPLAY_MAX) -> int:
     """Deliver up to `limit` (1 to 1,000) of those that were given up, the oldest first; answer how many.
 
     Call it again until it answers less than `limit`. Those whose message is gone are dropped.
@@ -119,7 +131,8 @@ def replay_failed(tx: Tx, endpoint_id: str, *, limit: int = REPLAY_MAX) -> int:
 
 @operation
 def replay_range(
-    tx: Tx, endpoint_id: str, *, since_ms: int, until_ms: int, after: str | None = None, limit: int = REPLAY_MAX
+    tx: Tx, endpoint_id: Id, *, since_ms: Moment, until_ms: Moment, after: RangeCursor | None = None,
+    limit: Limit = REPLAY_MAX,
 ) -> Page[str]:
     """Deliver what was sent from `since_ms` on and before `until_ms`, and that the endpoint wants, again.
 
@@ -152,7 +165,9 @@ def list_range(
     """What `replay_range` would deliver again, page by page; it takes and raises the same, and writes nothing."""
     endpoint = _enabled(tx, endpoint_id)
     if not 0 <= since_ms <= until_ms <= tx.now_ms + 86_400_000:
-        raise Invalid("A range ends after it begins, and not in the future.", since_ms=since_ms, until_ms=until_ms)
+        raise Invalid(
+            "A range ends after it begins, and not in the future.", code="range", since_ms=since_ms, until_ms=until_ms
+        )
     from_ms, after_id = _cursor(after) if after is not None else (since_ms, "")
     rows = tx.all(
         """SELECT id, type, created_at_ms FROM onefold.webhook_messages
@@ -166,22 +181,24 @@ def list_range(
 
 
 @operation
-def list_attempts(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Attempt]:
+def list_attempts(
+    tx: Tx, endpoint_id: Id, *, after: AttemptCursor | None = None, limit: Limit = LIMIT_DEFAULT
+) -> Page[Attempt]:
     """What was tried for an endpoint, by message (the oldest first), then by attempt. `limit` is 1 to 1,000.
 
     Args:
         endpoint_id: also of one that was deleted.
         after: the cursor of the page before, or the id of a message to begin behind.
     """
-    message_id, _, number = (after or "").partition(".")
-    if len(after or "") > _CURSOR_LENGTH_MAX or (number and not number.isdecimal()):
+    place = _TRIED.fullmatch(after or "")
+    if place is None:
         raise Invalid("The cursor is none of ours.", code="cursor", length=len(after or ""))
     rows = tx.all(
         """SELECT message_id, attempt, outcome, status, took_ms, detail, at_ms FROM onefold.webhook_attempts
            WHERE space = :space AND endpoint_id = :endpoint_id AND (message_id, attempt) > (:message_id, :number)
            ORDER BY message_id, attempt LIMIT :most""",
-        endpoint_id=checked_id(endpoint_id), message_id=checked_id(message_id) if message_id else "",
-        number=int(number or 2**31), most=checked_limit(limit) + 1,
+        endpoint_id=checked_id(endpoint_id), message_id=place[1] or "", number=int(place[2] or 2**31),
+        most=checked_limit(limit) + 1,
     )
     return page_of([Attempt(*row) for row in rows], limit, lambda one: f"{one.message_id}.{one.attempt}")
 
@@ -199,7 +216,7 @@ def latest_attempts(tx: Tx, endpoint_id: str, *, limit: Limit = LIMIT_DEFAULT) -
 
 
 @operation
-def backlog(tx: Tx, endpoint_id: str) -> Backlog:
+def backlog(tx: Tx, endpoint_id: Id) -> Backlog:
     """How much waits for an endpoint, and how much was given up. It looks at 1,001 of each at most."""
     row = tx.one(
         """SELECT (SELECT count(*) FROM (
@@ -215,7 +232,9 @@ def backlog(tx: Tx, endpoint_id: str) -> Backlog:
 
 
 @operation
-def list_failed(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Failed]:
+def list_failed(
+    tx: Tx, endpoint_id: Id, *, after: IdCursor | None = None, limit: Limit = LIMIT_DEFAULT
+) -> Page[Failed]:
     """What was given up for an endpoint, the oldest message first. `limit` is 1 to 1,000."""
     rows = tx.all(
         """SELECT f.message_id, (SELECT m.type FROM onefold.webhook_messages m
@@ -229,7 +248,9 @@ def list_failed(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: Li
 
 
 @operation
-def list_pending(tx: Tx, endpoint_id: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Pending]:
+def list_pending(
+    tx: Tx, endpoint_id: Id, *, after: IdCursor | None = None, limit: Limit = LIMIT_DEFAULT
+) -> Page[Pending]:
     """What waits for an endpoint or is on its way, the oldest message first. `limit` is 1 to 1,000."""
     rows = tx.all(
         """SELECT message_id, at_ms, attempt, failures FROM onefold.webhook_pending
@@ -270,7 +291,7 @@ def _again(tx: Tx, endpoint_id: str, message_ids: list[str]) -> None:
 
 
 def _cursor(after: str) -> tuple[int, str]:
-    at, _, message_id = after.partition(".")
-    if not (at.isdecimal() and len(at) <= 16 and 1 <= len(message_id) <= ID_LENGTH_MAX):
+    place = _SENT.fullmatch(after)
+    if place is None:
         raise Invalid("The cursor is none of ours.", code="cursor", length=len(after))
-    return int(at), checked_id(message_id)
+    return int(place[1]), place[2]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from onefold.core.errors import Invalid
+from onefold.core.limits import PRINTABLE, text
 
 ID_LENGTH_MAX = 60
 TYPE_LENGTH_MAX = 100
@@ -19,6 +20,11 @@ Outcome = Literal["delivered", "refused", "unreached", "denied"]
 # delivered: 2xx. refused: any other answer. unreached: no answer. denied: we do not send there.
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_WANTED = re.compile(rf"{_TYPE.pattern}(?:\.\*)?")
+Id = Annotated[str, text(1, ID_LENGTH_MAX, PRINTABLE)]
+IdCursor = Annotated[str, text(0, ID_LENGTH_MAX, PRINTABLE)]
+Type = Annotated[str, text(1, TYPE_LENGTH_MAX, _TYPE)]
+Wanted = Annotated[str, text(1, TYPE_LENGTH_MAX, _WANTED)]  #: A type, or all below one.
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -139,6 +145,13 @@ def checked_type(name: str) -> str:
     """The type itself, if it may be one."""
     if len(name) > TYPE_LENGTH_MAX or not _TYPE.fullmatch(name):
         raise Invalid('A type is words joined by dots ("order.placed"), at most 100 characters.', length=len(name))
+    return name
+
+
+def checked_wanted(name: str) -> str:
+    """The type or the "TYPE.*" itself, if it may be one."""
+    if len(name) > TYPE_LENGTH_MAX or not _WANTED.fullmatch(name):
+        raise Invalid('An endpoint wants "order.placed" or "order.*", at most 100 characters.', length=len(name))
     return name
 
 

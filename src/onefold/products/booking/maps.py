@@ -7,21 +7,27 @@ version is the versions of all rows, two bytes each, and the difference is found
 from __future__ import annotations
 
 import base64
-import binascii
+import re
+from typing import Annotated
 
+from onefold.core import limits
 from onefold.core.errors import Invalid, NotFound
 from onefold.core.money import Money
 from onefold.engine.tx import Tx, operation
-from onefold.products.booking.records import ID_LENGTH_MAX, ROWS_MAX, RowMap, SeatMap, SectionCount, text
+from onefold.products.booking.records import ID_LENGTH_MAX, ROWS_MAX, Id, RowMap, SeatMap, SectionCount, text
 from onefold.products.booking.rows import lapsed_in
 from onefold.products.booking.seats import picture
 
 VERSION_BYTES = 2  # A row must change 65,536 times between two looks to seem unchanged.
 VERSION_LENGTH_MAX = ROWS_MAX * VERSION_BYTES * 4 // 3 + 4
 
+# Base64 as of URLs, in groups of four.
+_VERSION = re.compile(r"(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?")
+Version = Annotated[str, limits.text(1, VERSION_LENGTH_MAX, _VERSION)]
+
 
 @operation
-def seat_map(tx: Tx, show_id: str) -> SeatMap:
+def seat_map(tx: Tx, show_id: Id) -> SeatMap:
     """Every row of the show, front to back, as it is now; seats of lapsed holds are free.
 
     Raises:
@@ -31,7 +37,7 @@ def seat_map(tx: Tx, show_id: str) -> SeatMap:
 
 
 @operation
-def seat_map_since(tx: Tx, show_id: str, *, version: str) -> SeatMap:
+def seat_map_since(tx: Tx, show_id: Id, *, version: Version) -> SeatMap:
     """The rows that changed since a map with `version` was read, and the counts of the whole show.
 
     Keep one reader for each show and send what it answers to all viewers, woken by
@@ -43,18 +49,16 @@ def seat_map_since(tx: Tx, show_id: str, *, version: str) -> SeatMap:
 
     Raises:
         NotFound: there is no such show, or its seat map was removed.
-        Invalid: the version is not one of this show.
+        Invalid: the version is none, or of another show (code "version").
     """
     text("version", version, VERSION_LENGTH_MAX)
-    try:
-        known = base64.b64decode(version, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise Invalid("The version is not one of a seat map.") from None
-    return _seat_map(tx, show_id, known)
+    if not _VERSION.fullmatch(version):
+        raise Invalid("The version is not one of a seat map.")
+    return _seat_map(tx, show_id, base64.urlsafe_b64decode(version))
 
 
 @operation
-def availability(tx: Tx, show_id: str) -> list[SectionCount]:
+def availability(tx: Tx, show_id: Id) -> list[SectionCount]:
     """For each section, in the order of its rows: its price, and how many seats are free, held and sold.
 
     Raises:
@@ -73,7 +77,7 @@ def availability(tx: Tx, show_id: str) -> list[SectionCount]:
 def _seat_map(tx: Tx, show_id: str, known: bytes | None) -> SeatMap:
     rows = _rows(tx, show_id)
     if known is not None and len(known) != VERSION_BYTES * len(rows):
-        raise Invalid("The version is not one of this show.", show=show_id)
+        raise Invalid("The version is not one of this show.", code="version", show=show_id)
     version = b"".join((row[7] % 65_536).to_bytes(VERSION_BYTES, "big") for row in rows)
     seats = held_seats = sold_seats = 0
     maps: list[RowMap] = []

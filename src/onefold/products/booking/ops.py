@@ -10,8 +10,9 @@ with clocks that disagree.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from onefold.core import codec
+from onefold.core import codec, limits
 from onefold.core.errors import Conflict, Denied, Invalid, NotFound, Retry
 from onefold.core.money import Money
 from onefold.engine.tx import Tx, operation
@@ -27,8 +28,15 @@ from onefold.products.booking.records import (
     TTL_MS_MAX,
     TTL_MS_MIN,
     Block,
+    By,
     Hold,
+    HoldId,
+    Id,
     Order,
+    RowNumber,
+    Seat,
+    SectionName,
+    TtlMs,
     text,
     whole,
 )
@@ -51,9 +59,12 @@ from onefold.products.booking.seats import SEATS_PER_ROW_MAX, mask_of, seats_of
 
 SLOT_TRIES = 8  # More only when one buyer holds in many places at the same instant.
 
+Seats = Annotated[Sequence[Seat], limits.many(1, HOLD_SEATS_MAX, unique=True)]
+Count = Annotated[int, limits.whole(1, HOLD_SEATS_MAX)]
+
 
 @operation
-def hold(tx: Tx, show_id: str, *, by: str, row: int, seats: Sequence[int], ttl_ms: int) -> Hold:
+def hold(tx: Tx, show_id: Id, *, by: By, row: RowNumber, seats: Seats, ttl_ms: TtlMs) -> Hold:
     """Hold exactly these seats of one row.
 
     Args:
@@ -87,7 +98,8 @@ def hold(tx: Tx, show_id: str, *, by: str, row: int, seats: Sequence[int], ttl_m
 
 @operation
 def hold_best(
-    tx: Tx, show_id: str, *, by: str, count: int, section: str | None = None, ttl_ms: int, split: bool = False
+    tx: Tx, show_id: Id, *, by: By, count: Count, section: SectionName | None = None, ttl_ms: TtlMs,
+    split: bool = False,
 ) -> Hold:
     """Hold the best `count` adjacent seats.
 
@@ -131,7 +143,7 @@ def hold_best(
 
 
 @operation
-def hold_of(tx: Tx, hold_id: str, *, by: str) -> Hold:
+def hold_of(tx: Tx, hold_id: HoldId, *, by: By) -> Hold:
     """The live hold, with its rows locked: until this transaction ends nobody can take the seats.
 
     Raises:
@@ -143,7 +155,7 @@ def hold_of(tx: Tx, hold_id: str, *, by: str) -> Hold:
 
 
 @operation
-def extend(tx: Tx, hold_id: str, *, by: str, ttl_ms: int) -> Hold:
+def extend(tx: Tx, hold_id: HoldId, *, by: By, ttl_ms: TtlMs) -> Hold:
     """Let the hold live until `ttl_ms` from now, but never beyond an hour from its making.
 
     Never shortens it. The answer says when it ends.
@@ -177,14 +189,16 @@ def extend(tx: Tx, hold_id: str, *, by: str, ttl_ms: int) -> Hold:
 
 
 @operation
-def release(tx: Tx, hold_id: str, *, by: str) -> bool:
+def release(tx: Tx, hold_id: HoldId, *, by: By) -> bool:
     """Give the seats back. False when the hold is gone already or lapsed; that is as good.
 
     Raises:
+        Invalid: `by` is out of range.
         NotFound: this is no id of a hold.
         Denied: it is somebody else's.
     """
     key = _key(hold_id)
+    text("by", by, BY_LENGTH_MAX)
     freed = False
     for row_no in key.rows:
         row = locked(tx, key.show_id, row_no)
@@ -254,7 +268,7 @@ def confirm(tx: Tx, hold: Hold) -> Order:
 
 
 @operation
-def confirm_hold(tx: Tx, hold_id: str, *, by: str) -> Order:
+def confirm_hold(tx: Tx, hold_id: HoldId, *, by: By) -> Order:
     """`hold_of` and `confirm`, where nothing stands between them: free tickets, or paid elsewhere.
 
     Raises:
@@ -264,7 +278,7 @@ def confirm_hold(tx: Tx, hold_id: str, *, by: str) -> Order:
 
 
 @operation
-def cancel(tx: Tx, order_id: str, *, by: str | None = None) -> Order:
+def cancel(tx: Tx, order_id: Id, *, by: By | None = None) -> Order:
     """Cancel an order: its seats are free again. The money is the caller's, in the same transaction.
 
     Args:

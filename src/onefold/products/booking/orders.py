@@ -7,11 +7,11 @@ from onefold.core.errors import Denied, NotFound
 from onefold.core.money import Money
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
-from onefold.products.booking.records import BY_LENGTH_MAX, ID_LENGTH_MAX, Block, Order, text
+from onefold.products.booking.records import BY_LENGTH_MAX, ID_LENGTH_MAX, Block, By, Id, IdCursor, Order, text
 
 
 @operation
-def order_of(tx: Tx, order_id: str, *, by: str | None = None) -> Order:
+def order_of(tx: Tx, order_id: Id, *, by: By | None = None) -> Order:
     """The order, live or cancelled.
 
     Raises:
@@ -33,7 +33,8 @@ def order_of(tx: Tx, order_id: str, *, by: str | None = None) -> Order:
 
 @operation
 def list_orders(
-    tx: Tx, *, by: str | None = None, show_id: str | None = None, after: str | None = None, limit: Limit = LIMIT_DEFAULT
+    tx: Tx, *, by: By | None = None, show_id: Id | None = None, after: IdCursor | None = None,
+    limit: Limit = LIMIT_DEFAULT,
 ) -> Page[Order]:
     """Orders, the newest first, also cancelled ones.
 

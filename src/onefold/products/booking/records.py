@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from onefold.core import limits
 from onefold.core.errors import Invalid
 from onefold.core.money import Money
 from onefold.products.booking.seats import SEATS_PER_ROW_MAX
@@ -26,6 +27,20 @@ TTL_MS_MAX = 1_800_000  # Half an hour.
 HOLD_LIFE_MS_MAX = 3_600_000  # An hour, with all extensions.
 TIME_MS_MAX = 1 << 48  # The year 10889; ids have no room for more.
 PRICE_MINOR_MAX = 10**12  # Of one seat, so that ten of them stay within Money.
+HOLD_ID_LENGTH_MAX = 100
+
+Id = Annotated[str, limits.text(1, ID_LENGTH_MAX)]
+IdCursor = Annotated[str, limits.text(0, ID_LENGTH_MAX)]
+HoldId = Annotated[str, limits.text(1, HOLD_ID_LENGTH_MAX)]
+Name = Annotated[str, limits.text(1, NAME_LENGTH_MAX)]
+SectionName = Annotated[str, limits.text(1, SECTION_LENGTH_MAX)]
+By = Annotated[str, limits.text(1, BY_LENGTH_MAX)]
+Coordinate = Annotated[int, limits.whole(-COORDINATE_CM_MAX, COORDINATE_CM_MAX)]
+RowNumber = Annotated[int, limits.whole(1, ROWS_MAX)]
+Seat = Annotated[int, limits.whole(1, SEATS_PER_ROW_MAX)]
+Moment = Annotated[int, limits.whole(0, TIME_MS_MAX)]
+TtlMs = Annotated[int, limits.whole(TTL_MS_MIN, TTL_MS_MAX)]
+Price = Annotated[Money, limits.money(0, PRICE_MINOR_MAX)]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -34,18 +49,18 @@ class Row(msgspec.Struct, frozen=True):
     Attributes:
         label: "A"; unique in its section, 1 to 20 characters.
         seats: how many, 1 to 63. A longer row is entered as two.
-        aisles: seat numbers followed by an aisle: the seats on its two sides are not adjacent.
+        aisles: up to 63 seat numbers followed by an aisle: the seats on its two sides are not adjacent.
         x_cm: of the first seat, from any origin of yours; None centres the row on 0.
         y_cm: of the row, growing away from the stage; None puts it 90 cm behind the row before.
-        pitch_cm: from one seat to the next.
+        pitch_cm: from one seat to the next, 1 to 1,000. Coordinates are at most 100,000 to either side.
     """
 
-    label: str
-    seats: int
-    aisles: tuple[int, ...] = ()
-    x_cm: int | None = None
-    y_cm: int | None = None
-    pitch_cm: int = 55
+    label: Annotated[str, limits.text(1, LABEL_LENGTH_MAX)]
+    seats: Seat
+    aisles: Annotated[tuple[Seat, ...], limits.many(0, SEATS_PER_ROW_MAX)] = ()
+    x_cm: Coordinate | None = None
+    y_cm: Coordinate | None = None
+    pitch_cm: Annotated[int, limits.whole(1, PITCH_CM_MAX)] = 55
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -53,13 +68,13 @@ class Section(msgspec.Struct, frozen=True):
 
     Attributes:
         name: unique in the venue, 1 to 100 characters.
-        rows: 1 to `ROWS_MAX` in all sections together.
-        category: what its price is called; None for the section's own name.
+        rows: 1 or more; at most `ROWS_MAX` in all sections together.
+        category: what its price is called, 1 to 100 characters; None for the section's own name.
     """
 
-    name: str
-    rows: tuple[Row, ...]
-    category: str | None = None
+    name: SectionName
+    rows: Annotated[tuple[Row, ...], limits.many(1, ROWS_MAX)]
+    category: SectionName | None = None
 
 
 class Venue(msgspec.Struct, frozen=True):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from onefold.core import codec
 from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.limits import entries, many, shaped
 from onefold.core.money import Money
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row as SqlRow
@@ -22,8 +24,15 @@ from onefold.products.booking.records import (
     SECTION_LENGTH_MAX,
     SECTIONS_MAX,
     TIME_MS_MAX,
+    Coordinate,
+    Id,
+    IdCursor,
+    Moment,
+    Name,
+    Price,
     Row,
     Section,
+    SectionName,
     Show,
     Venue,
     text,
@@ -34,10 +43,15 @@ from onefold.products.booking.seats import SEATS_PER_ROW_MAX, longest_run, mask_
 ROW_DEPTH_CM = 90
 FORGET_AFTER_MS = 86_400_000  # A day after the show began its rows of seats may go.
 
+_CURSOR = re.compile(rf"(?:([0-9]{{1,15}})\.([^\u0000]{{0,{ID_LENGTH_MAX}}}))?")
+ShowCursor = Annotated[str, shaped(_CURSOR)]
+Prices = Annotated[Mapping[SectionName, Price], entries(SECTIONS_MAX)]
+
 
 @operation
 def add_venue(
-    tx: Tx, name: str, *, sections: Sequence[Section], focus_cm: tuple[int, int] = (0, 0)
+    tx: Tx, name: Name, *, sections: Annotated[Sequence[Section], many(1, SECTIONS_MAX)],
+    focus_cm: tuple[Coordinate, Coordinate] = (0, 0),
 ) -> Venue:
     """Enter a venue with its seat map.
 
@@ -48,12 +62,11 @@ def add_venue(
             the first row when no row has coordinates.
 
     Raises:
-        Invalid: an argument is out of range; nothing was written.
+        Invalid: an argument is out of range; nothing was written. Codes "twice", two sections or two rows of one
+            have the same name; "rows", more rows in all than there may be; "aisles", one is where no seat is.
     """
     text("name", name, NAME_LENGTH_MAX)
     rows = sorted(_laid_out(sections, focus_cm), key=lambda row: (row["near"], row["place"]))
-    if not 1 <= len(rows) <= ROWS_MAX:
-        raise Invalid("A venue has 1 to 2,000 rows of seats.", rows=len(rows))
     venue = Venue(tx.new_id("venue"), name, sum(row["whole"].bit_count() for row in rows))
     tx.run(
         """INSERT INTO onefold.booking_venues (space, id, name, seats, created_at_ms)
@@ -71,7 +84,7 @@ def add_venue(
 
 
 @operation
-def list_venues(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Venue]:
+def list_venues(tx: Tx, *, after: IdCursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Venue]:
     """All venues, the oldest first."""
     rows = tx.all(
         """SELECT id, name, seats FROM onefold.booking_venues
@@ -84,13 +97,13 @@ def list_venues(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAUL
 @operation
 def add_show(
     tx: Tx,
-    venue_id: str,
+    venue_id: Id,
     *,
-    title: str,
-    starts_at_ms: int,
-    prices: Mapping[str, Money],
-    sale_from_ms: int = 0,
-    sale_until_ms: int | None = None,
+    title: Name,
+    starts_at_ms: Moment,
+    prices: Prices,
+    sale_from_ms: Moment = 0,
+    sale_until_ms: Moment | None = None,
 ) -> Show:
     """Enter a show: all seats of the venue, free.
 
@@ -105,7 +118,8 @@ def add_show(
 
     Raises:
         NotFound: there is no such venue.
-        Invalid: an argument is out of range, or a category has no price or a price no category.
+        Invalid: an argument is out of range; a category has no price or a price no category ("prices"), or the
+            prices are in several currencies ("currency"); the sale ends before it begins ("sale").
     """
     text("venue_id", venue_id, ID_LENGTH_MAX)
     text("title", title, NAME_LENGTH_MAX)
@@ -113,7 +127,7 @@ def add_show(
     whole("sale_from_ms", sale_from_ms, 0, TIME_MS_MAX)
     until = starts_at_ms if sale_until_ms is None else whole("sale_until_ms", sale_until_ms, 0, TIME_MS_MAX)
     if sale_from_ms >= until:
-        raise Invalid("The sale ends before it begins.", sale_from_ms=sale_from_ms, sale_until_ms=until)
+        raise Invalid("The sale ends before it begins.", code="sale", sale_from_ms=sale_from_ms, sale_until_ms=until)
     rows = tx.all(
         """SELECT row_no, place, section, category, label, whole, aisles, pitch_cm, x2, y2, near
            FROM onefold.booking_venue_rows WHERE space = :space AND venue_id = :venue_id
@@ -139,7 +153,7 @@ def add_show(
 
 
 @operation
-def show_of(tx: Tx, show_id: str) -> Show:
+def show_of(tx: Tx, show_id: Id) -> Show:
     """The show.
 
     Raises:
@@ -157,7 +171,7 @@ def show_of(tx: Tx, show_id: str) -> Show:
 
 @operation
 def list_shows(
-    tx: Tx, *, from_ms: int = 0, after: str | None = None, limit: Limit = LIMIT_DEFAULT
+    tx: Tx, *, from_ms: Moment = 0, after: ShowCursor | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Page[Show]:
     """Shows that begin at or after `from_ms`, in the order in which they begin.
 
@@ -167,7 +181,7 @@ def list_shows(
         limit: 1 to 1,000.
     """
     whole("from_ms", from_ms, 0, TIME_MS_MAX)
-    starts_at_ms, show_id = _cursor(after) if after else (0, "")
+    starts_at_ms, show_id = _cursor(after or "")
     rows = tx.all(
         """SELECT id, venue_id, title, starts_at_ms, sale_from_ms, sale_until_ms, prices, currency
            FROM onefold.booking_shows
@@ -179,7 +193,7 @@ def list_shows(
 
 
 @operation
-def forget_show(tx: Tx, show_id: str) -> None:
+def forget_show(tx: Tx, show_id: Id) -> None:
     """Remove the seat map of a show that began more than a day ago. The show and its orders stay.
 
     Raises:
@@ -215,35 +229,42 @@ def _add_rows(tx: Tx, show: Show, rows: list[SqlRow], currency: str) -> None:
 
 def _laid_out(sections: Sequence[Section], focus_cm: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """Check the sections and give the columns of each row, in the order of `place`."""
-    focus_x, focus_y = (whole("focus_cm", at, -COORDINATE_CM_MAX, COORDINATE_CM_MAX) for at in focus_cm)
+    focus_x, focus_y = (_coordinate("focus_cm", at) for at in focus_cm)
     if not 1 <= len(sections) <= SECTIONS_MAX:
         raise Invalid("A venue has 1 to 200 sections.", sections=len(sections))
     if len({section.name for section in sections}) != len(sections):
-        raise Invalid("Two sections of a venue have the same name.")
+        raise Invalid("Two sections of a venue have the same name.", code="twice")
     if sum(len(section.rows) for section in sections) > ROWS_MAX:
-        raise Invalid("A venue has 1 to 2,000 rows of seats.", most=ROWS_MAX)
+        raise Invalid("A venue has at most 2,000 rows of seats.", code="rows", most=ROWS_MAX)
     place, y_cm = 0, -ROW_DEPTH_CM
     for section in sections:
         text("section", section.name, SECTION_LENGTH_MAX)
         category = section.name if section.category is None else text("category", section.category, SECTION_LENGTH_MAX)
+        if not section.rows:
+            raise Invalid("A section has 1 row of seats or more.", section=section.name)
         if len({row.label for row in section.rows}) != len(section.rows):
-            raise Invalid("Two rows of a section have the same label.", section=section.name)
+            raise Invalid("Two rows of a section have the same label.", code="twice", section=section.name)
         for row in section.rows:
             place += 1
-            y_cm = y_cm + ROW_DEPTH_CM if row.y_cm is None else row.y_cm
+            y_cm = y_cm + ROW_DEPTH_CM if row.y_cm is None else _coordinate("y_cm", row.y_cm)
             columns = _columns(row, y_cm, focus_x, focus_y)
             yield {"place": place, "section": section.name, "category": category, **columns}
+
+
+def _coordinate(name: str, value: int) -> int:
+    return whole(name, value, -COORDINATE_CM_MAX, COORDINATE_CM_MAX)
 
 
 def _columns(row: Row, y_cm: int, focus_x: int, focus_y: int) -> dict[str, Any]:
     text("label", row.label, LABEL_LENGTH_MAX)
     whole("seats", row.seats, 1, SEATS_PER_ROW_MAX)
     whole("pitch_cm", row.pitch_cm, 1, PITCH_CM_MAX)
-    whole("y_cm", y_cm, -COORDINATE_CM_MAX, 2 * COORDINATE_CM_MAX + ROWS_MAX * ROW_DEPTH_CM)
+    whole("aisles", len(row.aisles), 0, SEATS_PER_ROW_MAX)
     for seat in row.aisles:
-        whole("aisles", seat, 1, row.seats)
+        if whole("aisles", seat, 1, SEATS_PER_ROW_MAX) > row.seats:
+            raise Invalid("An aisle follows a seat of its row.", code="aisles", aisle=seat, seats=row.seats)
     width2 = 2 * row.pitch_cm * (row.seats - 1)
-    x2 = -(width2 // 2) if row.x_cm is None else 2 * whole("x_cm", row.x_cm, -COORDINATE_CM_MAX, COORDINATE_CM_MAX)
+    x2 = -(width2 // 2) if row.x_cm is None else 2 * _coordinate("x_cm", row.x_cm)
     x2 -= 2 * focus_x
     y2 = 2 * (y_cm - focus_y)
     # No block of this row is nearer to the focal point than its nearest seat would be.
@@ -256,20 +277,22 @@ def _columns(row: Row, y_cm: int, focus_x: int, focus_y: int) -> dict[str, Any]:
 
 def _checked_prices(prices: Mapping[str, Money], categories: set[str]) -> str:
     if set(prices) != categories:
-        raise Invalid("The prices are not those of the venue's categories.", categories=sorted(categories)[:20])
+        raise Invalid(
+            "The prices are not those of the venue's categories.", code="prices", categories=sorted(categories)[:20]
+        )
     for price in prices.values():
         whole("price", price.minor, 0, PRICE_MINOR_MAX)
     currencies = {price.currency for price in prices.values()}
     if len(currencies) != 1:
-        raise Invalid("The prices of a show are in one currency.", currencies=sorted(currencies)[:20])
+        raise Invalid("The prices of a show are in one currency.", code="currency", currencies=sorted(currencies)[:20])
     return currencies.pop()
 
 
 def _cursor(after: str) -> tuple[int, str]:
-    starts, _, show_id = after.partition(".")
-    if not (starts.isascii() and starts.isdecimal() and len(starts) <= 15 and len(show_id) <= ID_LENGTH_MAX):
-        raise Invalid("The cursor is not one of this list.")
-    return int(starts), show_id
+    place = _CURSOR.fullmatch(after)
+    if place is None:
+        raise Invalid("The cursor is not one of this list.", code="cursor")
+    return int(place[1] or 0), place[2] or ""
 
 
 def _show(row: SqlRow) -> Show:

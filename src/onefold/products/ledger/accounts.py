@@ -5,16 +5,26 @@ from __future__ import annotations
 from typing import get_args
 
 from onefold.core.errors import Conflict, Invalid, NotFound
-from onefold.core.money import Money
+from onefold.core.money import Currency, Money
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
 from onefold.products.ledger.funds import release_lapsed
-from onefold.products.ledger.records import Account, AccountKind, check_account, check_overdraft, checked_after
+from onefold.products.ledger.records import (
+    Account,
+    AccountCursor,
+    AccountKind,
+    AccountName,
+    OverdraftMinor,
+    check_account,
+    check_overdraft,
+    checked_after,
+)
 
 
 @operation
 def open_account(
-    tx: Tx, account: str, *, currency: str, kind: AccountKind = "limited", overdraft_minor: int = 0
+    tx: Tx, account: AccountName, *, currency: Currency, kind: AccountKind = "limited",
+    overdraft_minor: OverdraftMinor = 0,
 ) -> Account:
     """Open an account with nothing in it; opening it again with the same terms answers the first.
 
@@ -26,7 +36,7 @@ def open_account(
         overdraft_minor: how far below zero a limited one may go, 0 to 10^12.
 
     Raises:
-        Invalid: an argument is out of range; nothing was written.
+        Invalid: an argument is out of range, or an unlimited account is to have a credit line (code "overdraft").
         Conflict: it exists with another currency or kind (code "account_mismatch").
     """
     check_account(account)
@@ -35,7 +45,7 @@ def open_account(
         raise Invalid('An account is "limited" or "unlimited".', kind=kind)
     check_overdraft(overdraft_minor)
     if kind == "unlimited" and overdraft_minor:
-        raise Invalid("An unlimited account has no credit line.", overdraft_minor=overdraft_minor)
+        raise Invalid("An unlimited account has no credit line.", code="overdraft", overdraft_minor=overdraft_minor)
     row = tx.one(
         """INSERT INTO onefold.ledger_accounts (space, name, currency, limited, opened_at_ms)
            VALUES (:space, :name, :currency, :limited, :now_ms)
@@ -54,7 +64,7 @@ def open_account(
 
 
 @operation
-def set_overdraft(tx: Tx, account: str, *, overdraft_minor: int) -> Account:
+def set_overdraft(tx: Tx, account: AccountName, *, overdraft_minor: OverdraftMinor) -> Account:
     """Change how far below zero a limited account may go, 0 to 10^12 minor units.
 
     Raises:
@@ -77,7 +87,7 @@ def set_overdraft(tx: Tx, account: str, *, overdraft_minor: int) -> Account:
 
 
 @operation
-def account_of(tx: Tx, account: str) -> Account:
+def account_of(tx: Tx, account: AccountName) -> Account:
     """The account called so.
 
     Raises:
@@ -90,7 +100,7 @@ def account_of(tx: Tx, account: str) -> Account:
 
 
 @operation
-def list_accounts(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Account]:
+def list_accounts(tx: Tx, *, after: AccountCursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Account]:
     """All accounts by name.
 
     Args:

@@ -9,14 +9,23 @@ from __future__ import annotations
 from onefold.core.errors import Invalid
 from onefold.core.page import LIMIT_DEFAULT, Limit, checked_limit
 from onefold.engine.tx import Row, Tx, operation
-from onefold.products.ledger.records import ID_LENGTH_MAX, Audit, Fault, What, checked_after, counter_of
+from onefold.products.ledger.records import (
+    ID_LENGTH_MAX,
+    AccountCursor,
+    Audit,
+    Fault,
+    TransferCursor,
+    What,
+    checked_after,
+    counter_of,
+)
 
 _MOVES = frozenset(("transfer", "post"))
 _LAST = "\U0010ffff"  # After every name and id.
 
 
 @operation
-def audit(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Audit:
+def audit(tx: Tx, *, after: AccountCursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Audit:
     """Check balances, in the order of the accounts' names.
 
     A limited account costs the same however long its history; an unlimited one is summed up, about a
@@ -48,7 +57,7 @@ def audit(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> 
 
 
 @operation
-def audit_journal(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Audit:
+def audit_journal(tx: Tx, *, after: TransferCursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Audit:
     """Check transfers and the lines of history that they left, in the order of their ids.
 
     The journal is never changed, so what was checked once need not be again: keep the last id (with

@@ -15,7 +15,13 @@ from onefold.engine.tx import Row, Tx, operation
 from onefold.products.ledger import funds
 from onefold.products.ledger.records import (
     TIMEOUT_MS_MAX,
+    AccountName,
+    Amount,
+    Memo,
+    PartOfIt,
+    TimeoutMs,
     Transfer,
+    TransferId,
     check_amount,
     check_sides,
     check_transfer,
@@ -23,7 +29,9 @@ from onefold.products.ledger.records import (
 
 
 @operation
-def transfer(tx: Tx, id: str, *, debit: str, credit: str, amount: Money, memo: str = "") -> Transfer:
+def transfer(
+    tx: Tx, id: TransferId, *, debit: AccountName, credit: AccountName, amount: Amount, memo: Memo = ""
+) -> Transfer:
     """Move `amount` from the account `debit` to the account `credit`.
 
     Args:
@@ -35,7 +43,8 @@ def transfer(tx: Tx, id: str, *, debit: str, credit: str, amount: Money, memo: s
         memo: for people, at most 500 characters.
 
     Raises:
-        Invalid: an argument is out of range, or the currencies differ (code "currency").
+        Invalid: an argument is out of range, the currencies differ (code "currency"), or the two accounts are one
+            ("same_account").
         NotFound: there is no such account.
         Conflict: "insufficient_funds"; "balance_overflow"; "transfer_mismatch", the id was used for
             something else.
@@ -79,7 +88,8 @@ def try_transfer(tx: Tx, id: str, *, debit: str, credit: str, amount: Money, mem
 
 @operation
 def pend(
-    tx: Tx, id: str, *, debit: str, credit: str, amount: Money, timeout_ms: int, memo: str = ""
+    tx: Tx, id: TransferId, *, debit: AccountName, credit: AccountName, amount: Amount, timeout_ms: TimeoutMs,
+    memo: Memo = "",
 ) -> Transfer:
     """Reserve `amount` in the account `debit` for `credit`, until `post`, `void` or the timeout.
 
@@ -147,7 +157,9 @@ def try_pend(
 
 
 @operation
-def post(tx: Tx, id: str, pending_id: str, *, amount: Money | None = None, memo: str = "") -> Transfer:
+def post(
+    tx: Tx, id: TransferId, pending_id: TransferId, *, amount: PartOfIt = None, memo: Memo = ""
+) -> Transfer:
     """Move what the pending transfer `pending_id` reserved; it is resolved then, for good.
 
     Args:
@@ -157,7 +169,8 @@ def post(tx: Tx, id: str, pending_id: str, *, amount: Money | None = None, memo:
         memo: for people, at most 500 characters.
 
     Raises:
-        Invalid: more than is pending, or another currency.
+        Invalid: an argument is out of range; it is more than is pending (code "exceeds_pending"), or of another
+            currency ("currency").
         NotFound: no transfer was ever pending under this id.
         Conflict: "pending_posted", "pending_voided", "pending_lapsed": it was resolved otherwise;
             "transfer_mismatch": the id was used for something else; "balance_overflow".
@@ -169,7 +182,7 @@ def post(tx: Tx, id: str, pending_id: str, *, amount: Money | None = None, memo:
 
 
 @operation
-def void(tx: Tx, id: str, pending_id: str, *, memo: str = "") -> Transfer:
+def void(tx: Tx, id: TransferId, pending_id: TransferId, *, memo: Memo = "") -> Transfer:
     """Release what the pending transfer `pending_id` reserved; it is resolved then, for good.
 
     Raises:
@@ -180,7 +193,7 @@ def void(tx: Tx, id: str, pending_id: str, *, memo: str = "") -> Transfer:
 
 
 @operation
-def transfer_of(tx: Tx, id: str) -> Transfer:
+def transfer_of(tx: Tx, id: TransferId) -> Transfer:
     """The transfer of this id, in its present state.
 
     Raises:
@@ -257,7 +270,9 @@ def _check_part(amount: Money, pending: Money) -> None:
     if amount.currency != pending.currency:
         raise Invalid("A post has the currency of what is pending.", code="currency", pending=pending.currency)
     if amount.minor > pending.minor:
-        raise Invalid("A post cannot exceed what is pending.", code="amount", most=pending.minor, minor=amount.minor)
+        raise Invalid(
+            "A post cannot exceed what is pending.", code="exceeds_pending", most=pending.minor, minor=amount.minor
+        )
 
 
 def _find(tx: Tx, id: str) -> Transfer | None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from onefold.core.errors import Conflict, Invalid, NotFound
+from onefold.core.limits import shaped, text
 from onefold.core.money import MINOR_MAX, Money
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Row, Tx, operation
-from onefold.products.ledger.records import Balance, Entry, Transfer, counter_of
+from onefold.products.ledger.records import ID_LENGTH_MAX, AccountName, Balance, Entry, Transfer, counter_of
 
-_CURSOR = re.compile(r"(\d{1,15})\.(.{1,200})", re.DOTALL | re.ASCII)
+_TIME_DIGITS_MAX = 15
+_CURSOR = re.compile(rf"([0-9]{{1,{_TIME_DIGITS_MAX}}})\.([^\u0000]{{1,{ID_LENGTH_MAX}}})")
+PendingCursor = Annotated[str, shaped(_CURSOR)]
+#: Of a limited account a transfer's id, of an unlimited one a time with it.
+EntryCursor = Annotated[str, text(1, _TIME_DIGITS_MAX + 1 + ID_LENGTH_MAX)]
 _LAST = "\U0010ffff"  # After every id.
-_NEWEST = f"{10**15 - 1}.{_LAST}"
+_NEWEST = f"{10**_TIME_DIGITS_MAX - 1}.{_LAST}"
 
 
 @operation
-def balance(tx: Tx, account: str) -> Balance:
+def balance(tx: Tx, account: AccountName) -> Balance:
     """What is in the account now, exactly; reservations past their time are not counted.
 
     Raises:
@@ -50,7 +56,9 @@ def balance(tx: Tx, account: str) -> Balance:
 
 
 @operation
-def history(tx: Tx, account: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Entry]:
+def history(
+    tx: Tx, account: AccountName, *, after: EntryCursor | None = None, limit: Limit = LIMIT_DEFAULT
+) -> Page[Entry]:
     """What changed the account's posted balance, the newest first.
 
     Entries of a limited account are in the order in which they took place, numbered, each with the
@@ -82,7 +90,9 @@ def history(tx: Tx, account: str, *, after: str | None = None, limit: Limit = LI
 
 
 @operation
-def list_pendings(tx: Tx, account: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Transfer]:
+def list_pendings(
+    tx: Tx, account: AccountName, *, after: PendingCursor | None = None, limit: Limit = LIMIT_DEFAULT
+) -> Page[Transfer]:
     """The pending transfers that reserve the account's funds, the first to lapse first.
 
     Args:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from onefold.core.errors import Invalid
+from onefold.core.limits import money, text, whole
 from onefold.core.money import Money
 
 AMOUNT_MINOR_MAX = 10**12  # Of one transfer.
@@ -16,6 +17,16 @@ ACCOUNT_LENGTH_MAX = 180  # With its prefix it is the key of a counter.
 ID_LENGTH_MAX = 200
 MEMO_LENGTH_MAX = 500
 TIMEOUT_MS_MAX = 366 * 86_400_000  # A year.
+
+AccountName = Annotated[str, text(1, ACCOUNT_LENGTH_MAX)]
+AccountCursor = Annotated[str, text(0, ACCOUNT_LENGTH_MAX)]
+TransferId = Annotated[str, text(1, ID_LENGTH_MAX)]
+TransferCursor = Annotated[str, text(0, ID_LENGTH_MAX)]
+Memo = Annotated[str, text(0, MEMO_LENGTH_MAX)]
+Amount = Annotated[Money, money(1, AMOUNT_MINOR_MAX)]
+PartOfIt = Annotated[Money | None, money(1, AMOUNT_MINOR_MAX)]
+OverdraftMinor = Annotated[int, whole(0, OVERDRAFT_MINOR_MAX)]
+TimeoutMs = Annotated[int, whole(1, TIMEOUT_MS_MAX)]
 
 AccountKind = Literal["limited", "unlimited"]
 TransferKind = Literal["transfer", "pending", "post", "void"]

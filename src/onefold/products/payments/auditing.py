@@ -16,7 +16,7 @@ from onefold.engine.tx import Tx, operation
 from onefold.products import ledger
 from onefold.products.payments import rows
 from onefold.products.payments.provider import Charge
-from onefold.products.payments.records import Intent, check_id, check_provider
+from onefold.products.payments.records import Intent, IntentCursor, ProviderName, check_id, check_provider
 
 What = Literal["unasked", "captured", "refund", "dispute", "journal"]
 
@@ -80,7 +80,9 @@ def audit_charges(tx: Tx, provider: str, charges: Sequence[Charge]) -> IntentAud
 
 
 @operation
-def audit_intents(tx: Tx, provider: str, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> IntentAudit:
+def audit_intents(
+    tx: Tx, provider: ProviderName, *, after: IntentCursor | None = None, limit: Limit = LIMIT_DEFAULT
+) -> IntentAudit:
     """Check intents against the ledger's journal, in the order of their ids.
 
     Args:

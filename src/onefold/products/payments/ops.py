@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from onefold.core.errors import Conflict, Invalid, NotFound
-from onefold.core.money import Money
+from onefold.core.money import Currency, Money
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit, page_of
 from onefold.engine.tx import Tx, operation
 from onefold.messaging import jobs
@@ -20,12 +20,23 @@ from onefold.products.payments.records import (
     KEEP_MS_MAX,
     LATE,
     REFUND_KEEP_MS,
+    Amount,
     Asked,
     Intent,
+    IntentCursor,
+    IntentId,
+    KeepMs,
+    Method,
+    NewRefundId,
+    PartOfIt,
+    Payee,
+    ProviderName,
     Refund,
+    RefundId,
     Settle,
     SettleRefund,
     State,
+    Text,
     accounts_of,
     check_amount,
     check_id,
@@ -41,7 +52,7 @@ RESERVING: frozenset[State] = frozenset(("processing", "unknown", "authorised"))
 
 
 @operation
-def open_accounts(tx: Tx, provider: str, *, currency: str) -> list[str]:
+def open_accounts(tx: Tx, provider: ProviderName, *, currency: Currency) -> list[str]:
     """Open the ledger's accounts that stand for a provider; again does no harm. Answers their names.
 
     "payments/PROVIDER/CURRENCY/clearing" is what the provider owes us (below zero), ".../unclaimed" what came
@@ -57,13 +68,13 @@ def open_accounts(tx: Tx, provider: str, *, currency: str) -> list[str]:
 @operation
 def create(
     tx: Tx,
-    id: str,
+    id: IntentId,
     *,
-    provider: str,
-    amount: Money,
-    payee: str,
-    keep_ms: int,
-    reference: str = "",
+    provider: ProviderName,
+    amount: Amount,
+    payee: Payee,
+    keep_ms: KeepMs,
+    reference: Text = "",
     capture: Literal["automatic", "manual"] = "automatic",
 ) -> Intent:
     """Make an intent; nobody is asked yet. The same id with the same fields answers the one made before.
@@ -116,7 +127,7 @@ def create(
 
 
 @operation
-def authorise(tx: Tx, id: str, *, method: str) -> Intent:
+def authorise(tx: Tx, id: IntentId, *, method: Method) -> Intent:
     """Have the provider asked for the money, by a job that commits with this; reserves it in the ledger.
 
     Asked again with the same method it answers the intent as it stands.
@@ -127,7 +138,8 @@ def authorise(tx: Tx, id: str, *, method: str) -> Intent:
             number of a card: it is stored.
 
     Raises:
-        Invalid: an argument is out of range.
+        Invalid: an argument is out of range, or the payee cannot be paid from here: it holds another currency
+            ("currency") or is the provider's own account ("same_account").
         NotFound: there is no such intent, or no such account ("account").
         Conflict: it has ended ("intent_state") or its time is over ("intent_lapsed"); it was asked for
             with another method ("intent_mismatch").
@@ -154,13 +166,14 @@ def authorise(tx: Tx, id: str, *, method: str) -> Intent:
 
 
 @operation
-def capture(tx: Tx, id: str, *, amount: Money | None = None) -> Intent:
+def capture(tx: Tx, id: IntentId, *, amount: PartOfIt = None) -> Intent:
     """Have the provider asked to take what it authorised, all or `amount` of it; the rest is free again.
 
     Asked again for the same amount it answers the intent as it stands.
 
     Raises:
-        Invalid: the amount is out of range or of another currency.
+        Invalid: the amount is out of range; it is more than was authorised, or of another currency (code
+            "exceeds_authorised").
         NotFound: there is no such intent.
         Conflict: it is not authorised ("intent_state"), its time is over ("intent_lapsed"), or another
             amount was asked for ("intent_mismatch").
@@ -170,7 +183,9 @@ def capture(tx: Tx, id: str, *, amount: Money | None = None) -> Intent:
     intent = rows.locked(tx, id)
     wanted = amount or intent.amount
     if wanted.currency != intent.amount.currency or wanted.minor > intent.amount.minor:
-        raise Invalid("At most what was authorised can be captured.", code="amount", most=intent.amount.minor)
+        raise Invalid(
+            "At most what was authorised can be captured.", code="exceeds_authorised", most=intent.amount.minor
+        )
     if intent.to_capture.minor:
         if intent.state in {"canceled", "failed"}:
             raise refused(intent)
@@ -186,7 +201,7 @@ def capture(tx: Tx, id: str, *, amount: Money | None = None) -> Intent:
 
 
 @operation
-def cancel(tx: Tx, id: str, *, reason: str = "") -> Intent:
+def cancel(tx: Tx, id: IntentId, *, reason: Text = "") -> Intent:
     """End an intent that is not captured; what it reserved is free with this commit, and the provider is told.
 
     Should the provider have taken the money already, or take it later, it is refunded by itself. Canceling
@@ -221,7 +236,7 @@ def end(tx: Tx, intent: Intent, *, state: State, asked: Asked | None, reason: st
 
 
 @operation
-def refund(tx: Tx, id: str, intent_id: str, *, amount: Money, reason: str = "") -> Refund:
+def refund(tx: Tx, id: NewRefundId, intent_id: IntentId, *, amount: Amount, reason: Text = "") -> Refund:
     """Have the provider asked to give `amount` back; reserves it in the payee's account.
 
     The same id with the same fields answers the refund made before.
@@ -233,7 +248,7 @@ def refund(tx: Tx, id: str, intent_id: str, *, amount: Money, reason: str = "") 
         reason: for people, at most 200 characters.
 
     Raises:
-        Invalid: an argument is out of range.
+        Invalid: an argument is out of range, or the amount is of another currency ("currency").
         NotFound: there is no such intent.
         Conflict: it is not captured, or disputed ("intent_state"); more than is left ("refund_exceeds"); too
             many ("refunds_max"); the payee has too little ("insufficient_funds"); the id was used for another
@@ -276,7 +291,7 @@ def reserve(tx: Tx, wanted: Refund, *, debit: str, credit: str) -> None:
 
 
 @operation
-def intent_of(tx: Tx, id: str) -> Intent:
+def intent_of(tx: Tx, id: IntentId) -> Intent:
     """The intent as it stands.
 
     Raises:
@@ -290,7 +305,7 @@ def intent_of(tx: Tx, id: str) -> Intent:
 
 
 @operation
-def refund_of(tx: Tx, id: str) -> Refund:
+def refund_of(tx: Tx, id: RefundId) -> Refund:
     """The refund as it stands.
 
     Raises:
@@ -303,7 +318,7 @@ def refund_of(tx: Tx, id: str) -> Refund:
 
 
 @operation
-def list_intents(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Intent]:
+def list_intents(tx: Tx, *, after: IntentCursor | None = None, limit: Limit = LIMIT_DEFAULT) -> Page[Intent]:
     """Intents in the order of their ids.
 
     Args:
@@ -317,7 +332,7 @@ def list_intents(tx: Tx, *, after: str | None = None, limit: Limit = LIMIT_DEFAU
 
 
 @operation
-def list_refunds(tx: Tx, intent_id: str) -> list[Refund]:
+def list_refunds(tx: Tx, intent_id: IntentId) -> list[Refund]:
     """All refunds of an intent, at most 101, in the order of their ids.
 
     Raises:

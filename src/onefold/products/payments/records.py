@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from onefold.core.errors import Invalid
+from onefold.core.limits import CONTROL, NO_CONTROL, money, text, whole
 from onefold.core.money import Money
 from onefold.messaging import events, jobs
 from onefold.products.payments.provider import DisputeState, RefundState
@@ -16,6 +18,7 @@ ID_LENGTH_MAX = 100
 REFUND_ID_LENGTH_MAX = 120
 TEXT_LENGTH_MAX = 200  # Of a reference, a method and a reason.
 PAYEE_LENGTH_MAX = 180
+PROVIDER_LENGTH_MAX = 40
 AMOUNT_MINOR_MAX = 10**12
 KEEP_MS_MAX = 31 * 86_400_000  # Card networks let authorisations lapse after a week to a month.
 REFUND_KEEP_MS = 366 * 86_400_000  # How long a refund without answer keeps what it reserved.
@@ -32,9 +35,19 @@ State = Literal[
 Asked = Literal["authorise", "capture", "cancel"]
 
 _ID = re.compile(r"[A-Za-z0-9_.:\-]+")  # Goes into URLs and headers of all kinds of providers as it is.
-_PROVIDER = re.compile(r"[a-z0-9_\-]{1,40}")
-# Control characters and surrogates are no text that a provider takes.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_PROVIDER = re.compile(r"[a-z0-9_\-]+")
+
+IntentId = Annotated[str, text(1, ID_LENGTH_MAX, _ID)]
+IntentCursor = Annotated[str, text(0, ID_LENGTH_MAX, re.compile(f"(?:{_ID.pattern})?"))]
+RefundId = Annotated[str, text(1, REFUND_ID_LENGTH_MAX, _ID)]
+NewRefundId = Annotated[RefundId, Meta(extra_json_schema={"not": {"pattern": rf"{re.escape(LATE)}$"}})]
+ProviderName = Annotated[str, text(1, PROVIDER_LENGTH_MAX, _PROVIDER)]
+Payee = Annotated[str, text(1, PAYEE_LENGTH_MAX, NO_CONTROL)]
+Text = Annotated[str, text(0, TEXT_LENGTH_MAX, NO_CONTROL)]
+Method = Annotated[str, text(1, TEXT_LENGTH_MAX, NO_CONTROL)]
+Amount = Annotated[Money, money(1, AMOUNT_MINOR_MAX)]
+PartOfIt = Annotated[Money | None, money(1, AMOUNT_MINOR_MAX)]
+KeepMs = Annotated[int, whole(1, KEEP_MS_MAX)]
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -195,19 +208,19 @@ def check_refund_id(id: str) -> None:
 
 def check_provider(name: str) -> None:
     """Invalid unless a provider can be called so."""
-    if not _PROVIDER.fullmatch(name):
+    if not (len(name) <= PROVIDER_LENGTH_MAX and _PROVIDER.fullmatch(name)):
         raise Invalid("A provider's name is 1 to 40 of a-z, 0-9, _ and -", code="provider", length=len(name))
 
 
 def check_payee(payee: str) -> None:
     """Invalid unless it can be an account of the ledger."""
-    if not 1 <= len(payee) <= PAYEE_LENGTH_MAX or _CONTROL.search(payee):
+    if not 1 <= len(payee) <= PAYEE_LENGTH_MAX or CONTROL.search(payee):
         raise Invalid("A payee is an account of the ledger, 1 to 180 characters.", code="payee", length=len(payee))
 
 
 def check_text(text: str, *, least: int = 0) -> None:
     """Invalid when a reference, method or reason is too long or no plain text."""
-    if not least <= len(text) <= TEXT_LENGTH_MAX or _CONTROL.search(text):
+    if not least <= len(text) <= TEXT_LENGTH_MAX or CONTROL.search(text):
         raise Invalid(
             "A reference, method or reason has at most 200 characters, none of them control characters.",
             code="text", length=len(text), least=least,
