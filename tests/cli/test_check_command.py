@@ -36,7 +36,7 @@ def test_an_invalid_history_ends_with_1_and_is_drawn(file: Path, capsys) -> None
 
 @pytest.mark.parametrize(("ops", "model"), [
     (":f :cas :value [1 2]", "cas-register"), (":f :write :value 1", "register"), (':f :get :key "a" :value nil', "key-value"),
-    (":f :acquire :value 3", "fenced-mutex"), (":f :acquire", "mutex"), (":f :enqueue :value 1", "queue"),
+    (":f :acquire :value 3", "fenced-mutex"), (":f :acquire", "mutex"), (":f :enqueue :value 1", "unordered-queue"),
     (":f :read :value {1 10}} {:process 1 :type :invoke :f :transfer", "bank"), (":f :add :value 1", "set"),
     (":f :read :value [1]} {:process 1 :type :ok :f :add :value 1", "set-full"),
     (":f :read :value 0} {:process 1 :type :ok :f :add :value 1", "counter"),

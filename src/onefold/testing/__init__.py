@@ -11,12 +11,16 @@ if TYPE_CHECKING:
         Verdict,
         check,
         check_bank,
+        check_comments,
         check_linearizable,
         check_list_append,
         check_long_fork,
         check_rw_register,
+        check_sequential,
         check_sessions,
         check_set_full,
+        check_total_queue,
+        check_unique_ids,
         read_history,
     )
 
@@ -25,12 +29,16 @@ __all__ = [
     "Verdict",
     "check",
     "check_bank",
+    "check_comments",
     "check_linearizable",
     "check_list_append",
     "check_long_fork",
     "check_rw_register",
+    "check_sequential",
     "check_sessions",
     "check_set_full",
+    "check_total_queue",
+    "check_unique_ids",
     "read_history",
 ]
 

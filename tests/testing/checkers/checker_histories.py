@@ -108,8 +108,18 @@ def is_linearizable(history: History, model: Model) -> bool:
 
 
 def said(history: History) -> list[Operation]:
-    """The operations that say something of the state: all but failed ones, and a `cas` that was refused."""
-    return [op for op in history.operations if op.type != "fail" or (op.refused and op.f == "cas")]
+    """The operations that say something of the state: all but failed ones, and a `cas` that was refused.
+
+    Unless reads, writes or gets are refused as well, and if it would have changed something or others that did not
+    succeeded.
+    """
+    refused = {op.f for op in history.operations if op.refused}
+    succeeded = {len(set(op.input)) for op in history.where("ok") if op.f == "cas"}
+    kept = [op for op in history.operations if op.type != "fail"]
+    if refused <= {"cas", "delete", "append"}:
+        cas = [op for op in history.operations if op.refused and op.f == "cas"]
+        kept += [op for op in cas if 1 in succeeded or len(set(op.input)) > 1]
+    return kept
 
 
 def is_serializable(history: History, *, real_time: bool) -> bool:
@@ -170,9 +180,14 @@ def transactional(draw: Any, *, lists: bool) -> History:
     return History.of(events)
 
 
-def crowd(count: int, *, clients: int, keys: int) -> tuple[History, History]:
-    """Clients that all run at all times on one register, or on keys to append to; and the same with a read too late."""
-    dice = Random(f"{count} {clients} {keys}")
+def crowd(
+    count: int, *, clients: int, keys: int, seed: int = 0, values: int = 100, wrong: str = "never"
+) -> tuple[History, History]:
+    """Clients that all run at all times on one register, or on keys to append to; and the same with a late read wrong.
+
+    Which answers what was `never` written, or what a read saw long before (`stale`).
+    """
+    dice = Random(f"{count} {clients} {keys} {seed}")
     store: dict[str, Any] = {}
     running: dict[int, tuple[dict[str, Any], Any]] = {}
     events: list[dict[str, Any]] = []
@@ -184,12 +199,13 @@ def crowd(count: int, *, clients: int, keys: int) -> tuple[History, History]:
         key, reads = f"k{dice.randrange(keys)}", dice.random() < 0.5
         writes = "write" if keys == 1 else dice.choice(["append", "append", "append", "put"])
         f = ("read" if keys == 1 else "get") if reads else writes
-        value = None if reads else dice.randrange(100) if keys == 1 else f"<{n}>"
+        value = None if reads else dice.randrange(values) if keys == 1 else f"<{n}>"
         asked = {"process": client, "type": "invoke", "f": f, "value": value, **({} if keys == 1 else {"key": key})}
         if not reads:
             store[key] = store.get(key, "") + value if f == "append" else value
         running[client] = asked, store.get(key)
         events.append(asked)
-    seen = next(e for e in reversed(events) if e["type"] == "ok" and e["f"] in {"read", "get"} and e["value"] is not None)
-    late = [{**e, "value": "never" if e is seen else e["value"]} for e in events]
+    reads = [e for e in events if e["type"] == "ok" and e["f"] in {"read", "get"} and e["value"] is not None]
+    value = "never" if wrong == "never" else reads[len(reads) // 2]["value"]
+    late = [{**e, "value": value if e is reads[-1] else e["value"]} for e in events]
     return History.of(events), History.of(late)

@@ -138,3 +138,10 @@ def test_completions_without_invocation_and_without_process_are_operations_in_tu
     first, second = parse_history("{:type :ok :value [[:r :x 1]]} {:type :ok :value [[:w :x 2]]}").operations
     assert first.completed < second.invoked
     assert str(second) == "#1 txn [[w x 2]]"
+
+
+def test_events_without_process_that_overlap_are_paired_by_what_was_asked() -> None:
+    text = "{:type :invoke :f :read} {:type :invoke :f :write :value 1} {:type :ok :f :write :value 1} {:type :ok :f :read :value #{1}}"
+    read, write = parse_history(text).operations
+    assert (read.f, read.output, write.f) == ("read", frozenset({1}), "write")
+    assert read.invoked < write.invoked < write.completed < read.completed

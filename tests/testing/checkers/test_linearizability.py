@@ -5,14 +5,16 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
-from checker_histories import crowd, histories, is_linearizable, said, single
+from checker_histories import crowd, has_order, histories, is_linearizable, said, single
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onefold.core.errors import Invalid
 from onefold.testing import check_linearizable
 from onefold.testing.checkers import History, svg
-from onefold.testing.checkers.models import MODELS, cas_register, semaphore
+from onefold.testing.checkers.models import ILLEGAL, MODELS, cas_register, register, semaphore
+from onefold.testing.checkers.reads_from import contradiction, linearizable
+from onefold.testing.checkers.wgl import search
 
 V = st.integers(0, 2)
 PAIR = st.tuples(V, V).map(list)
@@ -43,6 +45,7 @@ CALLS = {
     "fenced-mutex": call("acquire", answered=st.integers(0, 4)) | call("release") | call("release", st.integers(0, 4)),
     "semaphore": call("acquire", st.integers(1, 2)) | call("release", st.integers(1, 2)),
     "queue": call("enqueue", V) | call("dequeue", answered=st.none() | V),
+    "unordered-queue": call("enqueue", V) | call("dequeue", answered=st.none() | V),
     "set": call("add", V) | call("remove", V) | call("contains", V, st.booleans())
     | call("read", answered=st.lists(V, max_size=3)),
     "counter": call("add", V) | call("subtract", V) | call("read", answered=st.integers(-2, 4)),
@@ -67,6 +70,24 @@ def test_the_verdict_is_that_of_trying_every_order(name: str) -> None:
             end = last.completed
             assert not is_linearizable(before(history, end + 1), model)
             assert is_linearizable(before(history, end), model), "a shorter prefix had none either"
+
+    agrees()
+
+
+@pytest.mark.usefixtures("again")
+def test_a_queue_in_any_order_is_that_of_its_values() -> None:
+    def run(op, held):
+        if op.f == "enqueue":
+            return tuple(sorted((*held, op.input)))
+        if op.output is None:
+            return held
+        place = held.index(op.output) if op.output in held else None
+        return ILLEGAL if place is None else held[:place] + held[place + 1 :]
+
+    @settings(max_examples=40, deadline=None)
+    @given(histories(CALLS["unordered-queue"]))
+    def agrees(history: History) -> None:
+        assert check_linearizable(history, "unordered-queue").valid is has_order(said(history), run, ())
 
     agrees()
 
@@ -204,9 +225,56 @@ def test_values_that_name_a_key_each_are_of_registers_of_their_own() -> None:
 
 
 def test_many_clients_that_write_at_all_times_are_decided() -> None:
-    history, late = crowd(1_200, clients=12, keys=1)
-    assert check_linearizable(history, "register").valid
-    assert check_linearizable(late, "register").valid is False
+    for wrong in ("never", "stale"):
+        history, late = crowd(1_000, clients=24, keys=1, wrong=wrong)
+        assert check_linearizable(history, "register").valid
+        verdict = check_linearizable(late, "register")
+        assert verdict.valid is False
+        assert verdict.stats["configurations"] < 10_000
+
+
+WRITTEN = ["0 invoke write 1", "0 ok write 1"]
+
+
+@pytest.mark.parametrize(("events", "last"), [
+    (["1 invoke read", "1 ok read 7"], 7),  # Nobody wrote it.
+    (["0 invoke write 2", "0 ok write 2", "1 invoke read", "1 ok read 1"], 1),  # It is overwritten.
+    (["0 invoke write 2", "1 invoke read", "1 ok read 2", "1 invoke read", "1 ok read 1", "0 ok write 2"], 1),
+    ([  # Two reads, one after the other, saw two writes in one order, two others in the other.
+        "0 invoke write 2", "3 invoke write 3", "1 invoke read", "1 ok read 2", "2 invoke read", "2 ok read 3",
+        "1 invoke read", "1 ok read 2", "2 invoke read", "2 ok read 3", "0 ok write 2", "3 ok write 3",
+    ], 2),
+    ([  # A write fell wholly between two reads of the same other one.
+        "3 invoke write 3", "1 invoke read", "1 ok read 3", "0 invoke write 2", "0 ok write 2", "2 invoke read",
+        "2 ok read 3", "3 ok write 3",
+    ], 3),
+    (["2 invoke cas [1, 2]", "2 ok cas [1, 2]", "0 invoke cas [1, 3]", "0 ok cas [1, 3]"], (1, 3)),
+])  # fmt: skip
+def test_what_a_read_cannot_have_read_is_seen_at_a_look(events: list[str], last: object) -> None:
+    history = single(*WRITTEN, *events)
+    assert contradiction(history.operations, cas_register())
+    assert not is_linearizable(history, cas_register())
+    found = check_linearizable(history, "cas-register").anomalies[0].last
+    assert found is not None
+    assert found.output == last
+
+
+def test_reads_and_writes_alone_are_judged_as_by_the_search() -> None:
+    seen = 0
+    for seed in range(40):
+        _, late = crowd(60, clients=4, keys=1, seed=seed, values=4, wrong="stale")
+        valid = search(late.operations, register(), float("inf")).valid
+        assert linearizable(late.operations, register(), float("inf"))[0] is valid, seed
+        if contradiction(late.operations, register()):
+            seen += 1
+            assert valid is False, seed
+    assert seen > 10
+
+
+def test_where_reads_fail_without_an_error_a_failed_cas_saw_nothing() -> None:
+    events = [*WRITTEN, "1 invoke cas [1, 2]", "1 fail cas [1, 2]"]
+    assert check_linearizable(single(*events), "cas-register").valid is False
+    assert check_linearizable(single(*events, "2 invoke read", "2 fail read"), "cas-register").valid
 
 
 def test_lists_that_many_clients_append_to_are_decided() -> None:

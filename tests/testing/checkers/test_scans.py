@@ -6,7 +6,17 @@ import pytest
 from checker_histories import in_turn, single, together
 
 from onefold.core.errors import Invalid
-from onefold.testing import check_bank, check_long_fork, check_sessions, check_set_full
+from onefold.testing import (
+    check,
+    check_bank,
+    check_comments,
+    check_long_fork,
+    check_sequential,
+    check_sessions,
+    check_set_full,
+    check_total_queue,
+    check_unique_ids,
+)
 
 
 @pytest.mark.parametrize(("second", "broken"), [
@@ -88,3 +98,83 @@ def test_a_long_fork() -> None:
     assert check_long_fork(together(*writes, lists=False)).valid is None
     with pytest.raises(Invalid, match="written twice"):
         check_long_fork(together("wx1", "wx2", lists=False))
+
+
+PUT = ["0 invoke enqueue 1", "0 ok enqueue 1", "0 invoke enqueue 2", "0 info enqueue 2"]
+
+
+@pytest.mark.parametrize(("answers", "found", "notes"), [
+    (["dequeue 1"], set(), []),
+    (["dequeue 1", "dequeue 2"], set(), ["1 came out whose enqueue was not acknowledged."]),
+    (["dequeue 1", "dequeue 1", "dequeue"], set(), ["1 came out more often than they were put in."]),
+    (["drain [2, 1]"], set(), ["1 came out whose enqueue was not acknowledged."]),
+    (["dequeue 2"], {"lost"}, ["1 came out whose enqueue was not acknowledged."]),
+    (["dequeue 1", "dequeue 7", "dequeue 7"], {"unexpected"}, []),
+])  # fmt: skip
+def test_what_goes_into_a_queue_comes_out(answers: list[str], found: set[str], notes: list[str]) -> None:
+    events = [f"1 {kind} {one if kind == 'ok' else one.split()[0]}" for one in answers for kind in ("invoke", "ok")]
+    verdict = check_total_queue(single(*PUT, *events))
+    assert set(verdict.counts) == found
+    assert verdict.valid is not bool(found)
+    assert verdict.notes == notes
+
+
+def test_what_a_queue_lost_can_be_with_whom_nothing_answered() -> None:
+    events = ["1 invoke dequeue", "1 info dequeue", "2 invoke enqueue 3", "2 ok enqueue 3", "3 invoke dequeue", "3 ok dequeue 3"]
+    verdict = check_total_queue(single(*PUT, *events))
+    assert verdict.counts == {"lost": 1}
+    assert "1 of unknown outcome" in verdict.notes[0]
+    assert check_total_queue(single(*PUT)).valid is None
+    with pytest.raises(Invalid, match="does not know"):
+        check_total_queue(single("0 invoke push 1", "0 ok push 1"))
+
+
+def test_an_id_is_given_once() -> None:
+    ids = ["0 invoke generate", "0 ok generate 1", "1 invoke generate", "1 ok generate 2", "2 invoke generate", "2 info generate"]
+    assert check_unique_ids(single(*ids)).valid
+    assert check_unique_ids(single(*ids, "3 invoke generate", "3 ok generate 2")).counts == {"duplicated": 1}
+    assert check_unique_ids(single(*ids[4:])).valid is None
+    with pytest.raises(Invalid, match="does not know"):
+        check_unique_ids(single("0 invoke read", "0 ok read 1"))
+
+
+@pytest.mark.parametrize(("answer", "valid"), [
+    ("['c', 'b', 'a']", True), ("[None, 'b', 'a']", True), ("[None, None, None]", True), ("[7, [None, 'b', 'a']]", True),
+    ("['c', 'b', None]", False), ("[7, ['c', None, 'a']]", False),
+])  # fmt: skip
+def test_what_a_client_inserted_is_seen_in_its_order(answer: str, valid: bool) -> None:
+    events = [f"0 {kind} add '{one}'" for one in "abc" for kind in ("invoke", "ok")]
+    verdict = check_sequential(single(*events, "1 invoke read", f"1 ok read {answer}"))
+    assert verdict.valid is valid
+    assert set(verdict.counts) == (set() if valid else {"inversion"})
+
+
+@pytest.mark.parametrize(("seen", "valid"), [("[]", True), ("[1]", True), ("{1, 2}", True), ("[3, 1]", True), ("[2]", False), ("[3]", False)])
+def test_what_was_written_before_is_seen_with_what_came_after(seen: str, valid: bool) -> None:
+    events = ["0 invoke write 1", "0 ok write 1", "0 invoke write 2", "1 invoke write 3", "1 info write 3", "0 ok write 2"]
+    verdict = check_comments(single(*events, "2 invoke read", f"2 ok read {seen}"))
+    assert verdict.valid is valid
+    assert set(verdict.counts) == (set() if valid else {"causal-reverse"})
+
+
+def test_insertions_need_reads_of_all() -> None:
+    assert check_sequential(single("0 invoke add 1", "0 ok add 1")).valid is None
+    assert check_comments(single("0 invoke write 1", "0 ok write 1")).valid is None
+    for one in (check_sequential, check_comments):
+        with pytest.raises(Invalid, match="does not know"):
+            one(single("0 invoke read", "0 ok read 1"))
+
+
+@pytest.mark.parametrize(("model", "events"), [
+    ("total-queue", ["0 invoke drain", "0 ok drain [1]"]), ("unique-ids", ["0 invoke generate", "0 ok generate 1"]),
+    ("comments", ["0 invoke write 1", "0 ok write 1", "0 invoke read", "0 ok read [1]"]),
+    ("long-fork", ["0 invoke read [['r', 1, None], ['r', 2, None]]", "0 ok read [['r', 1, 1], ['r', 2, None]]"]),
+    ("register", ["0 invoke write [1, 2]", "0 ok write [1, 2]", "0 invoke read", "0 ok read [1, 2]"]),
+])  # fmt: skip
+def test_a_scan_is_seen_from_the_operations(model: str, events: list[str]) -> None:
+    assert f"Judged as {model}" in check(single(*events)).notes[0]
+
+
+def test_a_set_of_pairs_is_not_guessed() -> None:
+    with pytest.raises(Invalid, match="name it"):
+        check(single("0 invoke add ['k', 1]", "0 ok add ['k', 1]", "1 invoke read ['k', None]", "1 ok read ['k', [1]]"))

@@ -12,6 +12,7 @@ from onefold.core.errors import Invalid
 from onefold.testing.checkers.bank import check_bank
 from onefold.testing.checkers.guess import guess
 from onefold.testing.checkers.history import History
+from onefold.testing.checkers.insertions import check_comments, check_sequential
 from onefold.testing.checkers.linearizability import DEADLINE_S, check_linearizable
 from onefold.testing.checkers.list_append import check_list_append
 from onefold.testing.checkers.long_fork import check_long_fork
@@ -19,6 +20,8 @@ from onefold.testing.checkers.models import MODELS
 from onefold.testing.checkers.rw_register import check_rw_register
 from onefold.testing.checkers.sessions import check_sessions
 from onefold.testing.checkers.set_full import check_set_full
+from onefold.testing.checkers.total_queue import check_total_queue
+from onefold.testing.checkers.unique_ids import check_unique_ids
 from onefold.testing.checkers.verdict import Verdict
 
 _TRANSACTIONAL: dict[str, tuple[Callable[..., Verdict], frozenset[str]]] = {
@@ -30,6 +33,10 @@ _SCANS: dict[str, tuple[Callable[..., Verdict], frozenset[str]]] = {
     "bank": (check_bank, frozenset({"total", "allow_negative"})),
     "set-full": (check_set_full, frozenset({"linearizable"})),
     "long-fork": (check_long_fork, frozenset()),
+    "total-queue": (check_total_queue, frozenset()),
+    "unique-ids": (check_unique_ids, frozenset()),
+    "sequential": (check_sequential, frozenset()),
+    "comments": (check_comments, frozenset()),
 }
 _OF_MODEL = {
     "register": {"initial"}, "cas-register": {"initial"}, "multi-register": {"initial"}, "counter": {"initial"},
@@ -43,8 +50,8 @@ def check(history: History, model: str | None = None, *, deadline_s: float = DEA
     """Check a history with the checker of this name.
 
     Args:
-        model: one of `NAMES`: a sequential model for linearizability, `list-append`, `rw-register`,
-            `sessions`, `bank`, `set-full` or `long-fork`. None: the one whose operations the history has.
+        model: one of `NAMES`: a sequential model for linearizability, `list-append`, `rw-register`, or what
+            looks at a history once (`sessions`, `bank`, ...). None: the one whose operations the history has.
         deadline_s: for those that search, 0 to `DEADLINE_S_MAX`; the others take time in proportion to the history.
         options: those of the checker's own function. Of transactional checkers the consistency model is
             called `consistency_model`; `permits` is of the semaphore, `initial` of registers and counter,

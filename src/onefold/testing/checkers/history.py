@@ -68,8 +68,8 @@ class History:
         """A history of events: mappings with `type`, `process`, `f`, `value`, and perhaps `key`, `time`, `index`.
 
         A completion without invocation (short histories in papers and tests have only these) counts
-        as invoked in the same moment. Events that name no process are of one process. Events of the
-        nemesis are passed over.
+        as invoked in the same moment. Events that name no process are of one process for each `f`. Events of
+        the nemesis are passed over.
 
         Raises:
             Invalid: an event has no known type, or a process invokes while its former invocation is open;
@@ -104,15 +104,16 @@ def _paired(events: Iterable[Mapping[str, Any]]) -> Iterable[Operation]:
         kind, process = _kind(event, place), frozen(event.get("process"))
         if process == NEMESIS:
             continue
+        who = process if process is not None else (None, event.get("f"))
         if kind == "invoke":
-            if process in waiting:
+            if who in waiting:
                 raise Invalid(
                     "A process invokes while its former invocation is open.",
                     code="not_a_history", event=place, process=process,
                 )  # fmt: skip
-            waiting[process] = (place, event)
+            waiting[who] = (place, event)
             continue
-        began = waiting.pop(process, None)
+        began = waiting.pop(who, None)
         if began is not None:
             yield _operation(began[1], event, kind, began[0], place)
         elif kind != "info":  # What a client says of itself without having been asked is a remark.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -11,12 +12,14 @@ import msgspec
 from onefold.core.errors import Invalid
 from onefold.testing.checkers.history import NEVER, History, Operation, show
 from onefold.testing.checkers.models import ILLEGAL, MODELS, Model, State
+from onefold.testing.checkers.reads_from import contradiction, linearizable, plain
 from onefold.testing.checkers.verdict import Anomaly, Verdict
 from onefold.testing.checkers.wgl import Found, search
 
 DEADLINE_S = 60.0
 SHRINK_S = 2.0  # To make the counter-example smaller, at most.
 WINDOW_MAX = 40  # Operations around the end of a counter-example.
+_UNREFUSED = frozenset({"read", "write", "get", "put"})
 
 
 def check_linearizable(
@@ -71,16 +74,46 @@ def check_linearizable(
 
 
 def _judged(ops: list[Operation], model: Model, until: float) -> tuple[Found, Model]:
-    """What the search found, and from which initial state: the first that saves the history, or came furthest."""
-    best = search(ops, model, until), model
+    """What was found, and from which initial state: the first that saves the history, or came furthest."""
+    best = _decided(ops, model, until), model
     for state in model.starts:
         if best[0].valid is not False or not _matters(ops, model, state):
             break
         other = msgspec.structs.replace(model, initial=state)
-        found = search(ops, other, until)
+        found = _decided(ops, other, until)
         if found.valid is not False or _end(found) > _end(best[0]):
             best = found, other
     return best
+
+
+def _decided(ops: list[Operation], model: Model, until: float) -> Found:
+    """What the reads say by themselves, or else what the search finds."""
+    if plain(ops, model):
+        return _settled(ops, model, until)
+    wrong = contradiction(ops, model)
+    if not wrong:
+        return search(ops, model, until)
+    before = search(_before(ops, wrong[-1].completed), model, until)
+    if before.valid is False:
+        return before
+    return Found(False, before.configurations, wrong[-1], before.states, shortest=before.valid is True)
+
+
+def _settled(ops: list[Operation], model: Model, until: float) -> Found:
+    """The verdict on reads and writes alone; if it is invalid, with the end of the shortest prefix that is."""
+    valid, tried = linearizable(ops, model, until)
+    if valid is not False:
+        return Found(valid, tried)
+    ends = sorted((op for op in ops if op.type != "info"), key=lambda op: op.completed)
+    place = bisect_left(
+        ends, True, key=lambda op: linearizable(_before(ops, op.completed + 1), model, until)[0] is False
+    )  # fmt: skip
+    return Found(False, tried, ends[min(place, len(ends) - 1)], shortest=time.monotonic() < until)
+
+
+def _before(ops: list[Operation], place: int) -> list[Operation]:
+    """What was known just before an event."""
+    return [_cut(op, place - 1) for op in ops if op.invoked < place]
 
 
 def _matters(ops: list[Operation], model: Model, state: State) -> bool:
@@ -98,7 +131,7 @@ def _end(found: Found) -> int:
 
 def _only_refused(ops: list[Operation], model: Model, until: float) -> bool:
     kept = [op for op in ops if not op.refused]
-    return len(kept) < len(ops) and search(kept, model, min(until, time.monotonic() + SHRINK_S)).valid is True
+    return len(kept) < len(ops) and _decided(kept, model, min(until, time.monotonic() + SHRINK_S)).valid is True
 
 
 def _pairs_of_keys(history: History) -> bool:
@@ -124,11 +157,30 @@ def _part_of(history: History, model: Model, independent: bool) -> Callable[[Ope
 def _parts(
     history: History, part: Callable[[Operation], Hashable], *, independent: bool
 ) -> dict[Hashable, list[Operation]]:
+    says = _saying(history)
     parts: dict[Hashable, list[Operation]] = {}
     for op in history.operations:
-        if op.type != "fail" or (op.refused and op.f == "cas"):
+        if op.type != "fail" or says(op):
             parts.setdefault(part(op), []).append(_second(op) if independent else op)
     return parts
+
+
+def _saying(history: History) -> Callable[[Operation], bool]:
+    """Which failed operations say something of the state: a `cas` that was refused saw another value.
+
+    But nothing refuses a read or a write: where they fail without an error too, that is no refusal. And a `cas` to
+    the value that it expects changes nothing, which some systems answer like a refusal: it is one where another such
+    succeeded.
+    """
+    if any(op.refused and op.f in _UNREFUSED for op in history.operations):
+        return lambda _: False
+    idle = any(op.f == "cas" and op.type == "ok" and _idle(op) for op in history.operations)
+    return lambda op: op.refused and op.f == "cas" and (idle or not _idle(op))
+
+
+def _idle(op: Operation) -> bool:
+    pair = op.input[-1] if isinstance(op.input, tuple) and op.input and isinstance(op.input[-1], tuple) else op.input
+    return isinstance(pair, tuple) and len(pair) == 2 and pair[0] == pair[1]
 
 
 def _first(op: Operation) -> Hashable:
@@ -149,16 +201,17 @@ def _counterexample(
     prefix, found = _shortest(ops, model, found, until)
     blocked = found.blocked
     assert blocked is not None
+    claim = "The shortest prefix without one" if found.shortest else "A prefix without one"
     kept = _without_reads(prefix, blocked, model, min(until, time.monotonic() + SHRINK_S))
     whole = {op.invoked: op for op in ops}  # Shown with what was answered in the end.
     window = [whole[op.invoked] for op in _window(kept, blocked)]
-    states = ", ".join(show(state) for state in found.states)
-    text = (
-        f"The history has no linearization from {blocked} on{'' if key is None else f' (key {show(key)})'}.\n"
-        f"The shortest prefix without one has {len(prefix):,} operations; these are the last that matter.\n"
-        f"Before it the state can have been: {states}."
-    )
-    return Anomaly("nonlinearizable", text, window, last=whole[blocked.invoked]), _window(
+    lines = [
+        f"The history has no linearization from {blocked} on{'' if key is None else f' (key {show(key)})'}.",
+        f"{claim} has {len(prefix):,} operations; these are the last that matter.",
+    ]
+    if found.states:
+        lines.append(f"Before it the state can have been: {', '.join(show(state) for state in found.states)}.")
+    return Anomaly("nonlinearizable", "\n".join(lines), window, last=whole[blocked.invoked]), _window(
         [whole[op.invoked] for op in prefix], blocked
     )
 
@@ -170,14 +223,18 @@ def _shortest(ops: list[Operation], model: Model, found: Found, until: float) ->
     was answered afterwards was known to that search, and ruled out more.
     """
     assert found.blocked is not None
+    if found.shortest is not None:
+        return _before(ops, found.blocked.completed + 1), found
     for end in sorted(op.completed for op in ops if op.type != "info" and op.completed >= found.blocked.completed):
-        prefix = [_cut(op, end) for op in ops if op.invoked <= end]
-        again = search(prefix, model, until)
+        prefix = _before(ops, end + 1)
+        again = _decided(prefix, model, until)
         if again.valid is False:
             again.blocked = next(op for op in prefix if op.completed == end)
+            again.shortest = True
             return prefix, again
         if again.valid is None:
             break
+    found.shortest = False
     return ops, found
 
 
@@ -190,20 +247,27 @@ def _cut(op: Operation, place: int) -> Operation:
 
 def _without_reads(prefix: list[Operation], blocked: Operation, model: Model, until: float) -> list[Operation]:
     """Fewer operations, still without linearization. Only reads may go: without them a right history stays right."""
-    kept = prefix
-    size = len(prefix)
+    reads = [op for op in prefix if op is not blocked and model.bind(op).pure]
+    others = {id(op) for op in prefix} - {id(op) for op in reads}
+    if wrong := {id(op) for op in contradiction(prefix, model)}:
+        reads = [op for op in reads if id(op) in wrong]
+    size = len(reads)
     while size:
-        for start in range(0, len(kept), size):
-            chunk = set(map(id, kept[start : start + size]))
-            fewer = [op for op in kept if id(op) not in chunk or op is blocked or not model.bind(op).pure]
-            if len(fewer) < len(kept) and search(fewer, model, until).valid is False:
-                kept = fewer
+        for start in range(0, len(reads), size):
+            fewer = reads[:start] + reads[start + size :]
+            if _decided(_among(prefix, others, fewer), model, until).valid is False:
+                reads = fewer
                 break
             if time.monotonic() > until:
-                return kept
+                return _among(prefix, others, reads)
         else:
             size //= 2
-    return kept
+    return _among(prefix, others, reads)
+
+
+def _among(prefix: list[Operation], others: set[int], reads: list[Operation]) -> list[Operation]:
+    kept = others | {id(op) for op in reads}
+    return [op for op in prefix if id(op) in kept]
 
 
 def _window(ops: list[Operation], blocked: Operation) -> list[Operation]:

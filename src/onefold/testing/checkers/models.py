@@ -19,6 +19,7 @@ from onefold.testing.checkers.history import Operation
 State = Hashable
 Step = Callable[[Any], State]
 ILLEGAL: Any = object()
+ANY: Any = object()
 _READS, _WRITES = frozenset({"read", "r"}), frozenset({"write", "w"})
 _SOME = "some"  # A token that nobody saw.
 
@@ -31,6 +32,10 @@ class Bound(msgspec.Struct, frozen=True):
     """It changes no state, whichever it is: a read."""
     blind: bool = False
     """It looks at no state: a write. Every state is as good to it, and it makes the same of each."""
+    sees: Any = ANY
+    """The one state that it fits; `ANY` if it fits others too."""
+    leaves: Any = ANY
+    """The state that it leaves, whichever it fitted; `ANY` if that depends on the one before."""
     toward: Callable[[Any], bool] | None = None
     """Whether a state can still grow into the one that it answers, unless something blind comes between."""
 
@@ -166,6 +171,25 @@ def queue() -> Model:
     return Model("queue", (), bind)
 
 
+def unordered_queue() -> Model:
+    """`enqueue` and `dequeue` in any order; each value is an object of its own, and can be there several times.
+
+    A `dequeue` that answers nil took nothing and says nothing; one of unknown outcome, that nothing answers,
+    can only have taken away what others could have got: it need not have happened.
+    """
+
+    def bind(op: Operation) -> Bound:
+        if op.f == "enqueue":
+            return Bound(lambda count: count + 1)
+        if op.f != "dequeue":
+            raise _unknown(op, "unordered-queue")
+        if op.output is None:
+            return Bound(lambda count: count, pure=True)
+        return Bound(lambda count: count - 1 if count else ILLEGAL)
+
+    return Model("unordered-queue", 0, bind, part=lambda op: op.input if op.f == "enqueue" else op.output)
+
+
 def set_model() -> Model:
     """Operations `add`, `remove`, `contains` (answers true or false) and `read` (answers all elements)."""
 
@@ -216,14 +240,15 @@ def key_value() -> Model:
             seen = op.output if op.key is not None else _keyed_output(op)
             return Bound(
                 lambda s: s if s == seen or (s is None and seen in {"", ()}) else ILLEGAL, pure=True,
+                sees=ANY if seen in {"", ()} else seen,
                 toward=partial(_begins, seen) if isinstance(seen, (str, tuple)) else None,
             )  # fmt: skip
         if op.f in {"put", "write"}:
-            return Bound(lambda _: value, blind=True)
+            return Bound(lambda _: value, blind=True, leaves=value)
         if op.f == "cas" and isinstance(value, tuple) and len(value) == 2:
             return _cas(op, *value)
         if op.f == "delete":
-            return Bound(lambda _: None, blind=True)
+            return Bound(lambda _: None, blind=True, leaves=None)
         if op.f == "append":
             piece: Any = value if isinstance(value, str) else (value,)
             return Bound(lambda s: piece if s is None else _appended(s, piece))
@@ -234,24 +259,26 @@ def key_value() -> Model:
 
 MODELS: dict[str, Callable[..., Model]] = {
     "register": register, "cas-register": cas_register, "multi-register": multi_register, "mutex": mutex,
-    "fenced-mutex": fenced_mutex, "semaphore": semaphore, "queue": queue, "set": set_model, "counter": counter,
-    "key-value": key_value,
+    "fenced-mutex": fenced_mutex, "semaphore": semaphore, "queue": queue,
+    "unordered-queue": unordered_queue, "set": set_model, "counter": counter, "key-value": key_value,
 }  # fmt: skip
 
 
 def _register(op: Operation, model: str) -> Bound:
     value = op.input if op.f == "write" else op.output
     if op.f == "write":
-        return Bound(lambda _: value, blind=True)
+        return Bound(lambda _: value, blind=True, leaves=value)
     if op.f == "read":
-        return Bound(lambda state: state if state == value else ILLEGAL, pure=True)
+        return Bound(lambda state: state if state == value else ILLEGAL, pure=True, sees=value)
     raise _unknown(op, model)
 
 
 def _cas(op: Operation, expected: State, new: State) -> Bound:
     if op.refused:
         return Bound(lambda state: ILLEGAL if state == expected else state, pure=True)
-    return Bound(lambda state: new if state == expected else ILLEGAL, pure=expected == new)
+    return Bound(
+        lambda state: new if state == expected else ILLEGAL, pure=expected == new, sees=expected, leaves=new
+    )
 
 
 def _starts(initial: State) -> tuple[State, ...]:

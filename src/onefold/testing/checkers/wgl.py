@@ -41,7 +41,9 @@ class Found(msgspec.Struct):
     blocked: Operation | None = None
     """The operation at whose return no linearization was left: the end of the shortest prefix without one."""
     states: list[Any] = []
-    """Some of the states that were possible before it."""
+    """Some of the states that were possible before it, or a last one of a right history."""
+    shortest: bool | None = None
+    """Whether every prefix that ends before `blocked` is known to have a linearization; None: not looked for."""
 
 
 class _Configuration(NamedTuple):
@@ -79,6 +81,7 @@ class _Search:
         self.classes = [(effects[what], members) for what, members in classes.items()]
         self.useful = self.which_are_useful([(op, one) for op, one in unknown if not one.blind])
         self.seen: dict[tuple[int, int, Any], list[tuple[int, int]]] = {}
+        self.kept = 0
         self.furthest = -1
         self.states: list[Any] = []
 
@@ -114,19 +117,19 @@ class _Search:
         count = 0
         while stack:
             count += 1
-            if not count % _CHECK_STEPS and (time.monotonic() > deadline_s or len(self.seen) > CONFIGURATIONS_MAX):
-                return Found(None, len(self.seen))
+            if not count % _CHECK_STEPS and (time.monotonic() > deadline_s or self.kept > CONFIGURATIONS_MAX):
+                return Found(None, self.kept)
             for then in stack[-1]:
                 if then.first == len(self.ops):
-                    return Found(True, len(self.seen))
+                    return Found(True, self.kept, states=[then.state])
                 if self.unseen(then):
                     stack.append(self.moves(then))
                     break
             else:
                 stack.pop()
         if self.furthest < 0:
-            return Found(True, len(self.seen))
-        return Found(False, len(self.seen), self.ops[self.furthest], self.states)
+            return Found(True, self.kept, states=[start.state])
+        return Found(False, self.kept, self.ops[self.furthest], self.states)
 
     def unseen(self, at: _Configuration) -> bool:
         """Whether a configuration can do more than those seen; it is remembered then."""
@@ -134,8 +137,9 @@ class _Search:
         for covered, used in known:
             if covered & at.covered == at.covered and used & at.used == used:
                 return False
-        known[:] = [one for one in known if one[0] & at.covered != one[0] or one[1] & at.used != at.used]
-        known.append((at.covered, at.used))
+        left = [one for one in known if one[0] & at.covered != one[0] or one[1] & at.used != at.used]
+        self.kept += 1 + len(left) - len(known)
+        known[:] = [*left, (at.covered, at.used)]
         return True
 
     def settled(self, first: int, ahead: int, covered: int, state: Any, used: int) -> _Configuration:
