@@ -49,9 +49,10 @@ def _micros(op: Operation) -> Iterator[tuple[str, Any, Any]]:
     if not isinstance(value, tuple) or op.f not in {"txn", "", "read", "write"}:
         return
     for one in value:
-        if isinstance(one, tuple) and len(one) in {2, 3} and isinstance(one[0], str):
-            if op.f in {"txn", ""} or (len(one) == 3 and one[0] in {"r", "w"}):
-                yield one[0], one[1], one[2] if len(one) > 2 else None
+        if not isinstance(one, tuple) or len(one) not in {2, 3} or not isinstance(one[0], str):
+            continue
+        if op.f in {"txn", ""} or (len(one) == 3 and one[0] in {"r", "w"}):
+            yield one[0], one[1], one[2] if len(one) > 2 else None
 
 
 def _transactional(micros: list[tuple[str, Any, Any]]) -> str:
@@ -64,9 +65,9 @@ def _transactional(micros: list[tuple[str, Any, Any]]) -> str:
 def _answers_all(history: History) -> bool:
     """Whether reads answer collections, and writes write none."""
     seen = [op.output for op in history.where("ok") if op.f == "read" and op.output is not None]
-    return all(isinstance(one, (tuple, frozenset)) for one in seen) and bool(seen) and not any(
-        isinstance(op.input, (tuple, frozenset)) for op in history.operations if op.f == "write"
-    )
+    if not seen or any(isinstance(op.input, (tuple, frozenset)) for op in history.operations if op.f == "write"):
+        return False
+    return all(isinstance(one, (tuple, frozenset)) for one in seen)
 
 
 def _of_reads(history: History, fs: set[str]) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -89,7 +88,8 @@ def _judged(ops: list[Operation], model: Model, until: float) -> tuple[Found, Mo
 def _decided(ops: list[Operation], model: Model, until: float) -> Found:
     """What the reads say by themselves, or else what the search finds."""
     if plain(ops, model):
-        return _settled(ops, model, until)
+        found = _settled(ops, model)
+        return search(ops, model, until) if found.valid is None else found
     wrong = contradiction(ops, model)
     if not wrong:
         return search(ops, model, until)
@@ -99,16 +99,19 @@ def _decided(ops: list[Operation], model: Model, until: float) -> Found:
     return Found(False, before.configurations, wrong[-1], before.states, shortest=before.valid is True)
 
 
-def _settled(ops: list[Operation], model: Model, until: float) -> Found:
+def _settled(ops: list[Operation], model: Model) -> Found:
     """The verdict on reads and writes alone; if it is invalid, with the end of the shortest prefix that is."""
-    valid, tried = linearizable(ops, model, until)
+    valid, tried = linearizable(ops, model)
     if valid is not False:
         return Found(valid, tried)
     ends = sorted((op for op in ops if op.type != "info"), key=lambda op: op.completed)
-    place = bisect_left(
-        ends, True, key=lambda op: linearizable(_before(ops, op.completed + 1), model, until)[0] is False
-    )  # fmt: skip
-    return Found(False, tried, ends[min(place, len(ends) - 1)], shortest=time.monotonic() < until)
+    low, high, certain = 0, len(ends) - 1, True
+    while low < high:
+        middle = (low + high) // 2
+        valid, _ = linearizable(_before(ops, ends[middle].completed + 1), model)
+        low, high = (low, middle) if valid is False else (middle + 1, high)
+        certain &= valid is not None
+    return Found(False, tried, ends[high], shortest=certain)
 
 
 def _before(ops: list[Operation], place: int) -> list[Operation]:

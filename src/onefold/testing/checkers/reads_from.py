@@ -7,23 +7,23 @@ reign have a first return and a last call. If that call came after that return, 
 them; if not, all of them ran together at some time, where the whole reign has room.
 
 Once every read has its write, there is a linearization exactly if no two spans overlap, and no span holds the whole
-common time of another reign. So of reads and writes alone only reads that can be of several writes have to be tried:
-however many clients were busy, that is little. With other operations (a compare-and-set) what is certain of the reads
-that can be of one write only, or of none, is certain still; the rest is left to the search.
+common time of another reign. So of reads and writes alone only reads that can be of several writes have to be tried,
+which is little if there are many values, however many clients were busy. With other operations (a compare-and-set)
+what is certain of the reads that can be of one write only, or of none, is certain still; the rest is left to the
+search.
 """
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from onefold.testing.checkers.history import NEVER, Operation
 from onefold.testing.checkers.models import ANY, Bound, Model
 
 _BEFORE = -1  # When the initial value was written.
-_CHECK_STEPS = 256  # How often the clock is read.
+TRIED_MAX = 20_000  # Where values are few, most reads can be of several writes, and the search is quicker.
 Edge = tuple[int, Operation | None]
 
 
@@ -33,12 +33,12 @@ def plain(operations: Sequence[Operation], model: Model) -> bool:
     return all(one.sees is not ANY if one.pure else one.blind and one.leaves is not ANY for one in bound)
 
 
-def linearizable(operations: Sequence[Operation], model: Model, deadline_s: float) -> tuple[bool | None, int]:
-    """Whether plain operations have a linearization (None: not known at `deadline_s`, monotonic), and what was tried."""
+def linearizable(operations: Sequence[Operation], model: Model) -> tuple[bool | None, int]:
+    """Whether plain operations have a linearization (None: not known after `TRIED_MAX`), and how much was tried."""
     reigns = _reigns(operations, model)
     if reigns is None or reigns.lost or reigns.clashes():
         return False, 0
-    return reigns.settle(deadline_s)
+    return reigns.settle()
 
 
 def contradiction(operations: Sequence[Operation], model: Model) -> list[Operation]:
@@ -66,6 +66,20 @@ def _reigns(operations: Sequence[Operation], model: Model) -> _Reigns | None:
     return reigns
 
 
+class _Choice(NamedTuple):
+    """A read that can be of several writes, given to one of them."""
+
+    left: list[int]
+    """What else can be tried."""
+    blamed: set[int]
+    """By number, the earlier choices that were in the way of what was tried."""
+    write: int
+    first: Edge
+    last: Edge
+    """The edges that the reign of the write had before."""
+    grew: bool
+
+
 class _Reigns:
     """The writes of a register by number, and their reigns; 0 is the one that left the initial value."""
 
@@ -91,6 +105,7 @@ class _Reigns:
             self.earliest[-1 - n] = min(self.earliest[-1 - n], self.earliest[-n])
         self.spans: list[tuple[int, int]] = []  # (first return, write) of those that span a time; no two overlap.
         self.points: list[tuple[int, int]] = []  # (last call, write) of the others.
+        self.grew: dict[int, set[int]] = {}  # By write, the choices that made its reign grow.
 
     def take(self, op: Operation, value: Any) -> None:
         """Find the writes that a read can be of, and if it is one, take the read into its reign."""
@@ -120,7 +135,8 @@ class _Reigns:
     def grown(self, write: int, op: Operation) -> tuple[Edge, Edge]:
         """The edges of a reign with one read more."""
         first, last = self.first[write], self.last[write]
-        return (op.completed, op) if op.completed < first[0] else first, (op.invoked, op) if op.invoked > last[0] else last
+        first = (op.completed, op) if op.completed < first[0] else first
+        return first, (op.invoked, op) if op.invoked > last[0] else last
 
     def clashes(self) -> list[list[Operation]]:
         """The operations at the edges of reigns that cannot both be."""
@@ -144,27 +160,67 @@ class _Reigns:
         ops = [op for n in writes for _, op in (self.first[n], self.last[n])]
         return [op for op in ops if op is not None and op.completed != NEVER]
 
-    def settle(self, deadline_s: float) -> tuple[bool | None, int]:
-        """Give each read that can be of several writes to one of them, by their returns; and how often one was."""
+    def settle(self) -> tuple[bool | None, int]:
+        """Give each read that can be of several writes to one of them, by their returns; and how often one was.
+
+        Where none is left, it goes back to the latest choice that was in the way (P. Prosser: Hybrid algorithms for
+        the constraint satisfaction problem, 1993), not to the one before.
+        """
         reads = sorted(self.several, key=lambda read: read[0].completed)
-        trail: list[tuple[list[int], int, Edge, Edge]] = []  # By read: what is left to try, and what was before.
+        trail: list[_Choice] = []
         left: list[int] | None = None
+        blamed: set[int] = set()
         tried = 0
         while len(trail) < len(reads):
             op, sources = reads[len(trail)]
-            left = self.choices(op, sources) if left is None else left
+            if left is None:
+                left, blamed = self.choices(op, sources), set()
             if not left:
-                if not trail:
+                if not blamed:
                     return False, tried
-                left = self.undo(trail)
+                back = max(blamed)
+                while len(trail) > back:
+                    undone = self.undo(trail)
+                    left, blamed = undone.left, blamed | undone.blamed if len(trail) == back else blamed
+                blamed.discard(back)
                 continue
             tried += 1
-            if not tried % _CHECK_STEPS and time.monotonic() > deadline_s:
+            if tried > TRIED_MAX + len(reads):
                 return None, tried
             write = left.pop()
-            trail.append((left, write, self.first[write], self.last[write]))
-            left = None if self.moved(write, *self.grown(write, op)) else self.undo(trail)
+            clash = self.choose(trail, _Choice(left, blamed, write, self.first[write], self.last[write], True), op)
+            if clash is None:
+                left = None
+            else:
+                blamed |= self.grew.get(write, set()) | self.grew.get(clash, set())
         return True, tried
+
+    def choose(self, trail: list[_Choice], choice: _Choice, op: Operation) -> int | None:
+        """Take a read into a reign, unless it then clashes with the one that is answered."""
+        first, last = self.grown(choice.write, op)
+        if first == choice.first and last == choice.last:
+            trail.append(choice._replace(grew=False))
+            return None
+        clash = self.moved(choice.write, first, last)
+        if clash is None:
+            self.grew.setdefault(choice.write, set()).add(len(trail))
+            trail.append(choice)
+        else:
+            self.back(choice)
+        return clash
+
+    def undo(self, trail: list[_Choice]) -> _Choice:
+        choice = trail.pop()
+        if choice.grew:
+            self.grew[choice.write].discard(len(trail))
+            self.back(choice)
+        return choice
+
+    def back(self, choice: _Choice) -> None:
+        self.drop(choice.write)
+        self.first[choice.write], self.last[choice.write] = choice.first, choice.last
+        if choice.first[0] != NEVER:
+            self.put(choice.write)
 
     def choices(self, op: Operation, sources: list[int]) -> list[int]:
         """The writes that a read can be given to, the one whose reign grows least last.
@@ -183,30 +239,23 @@ class _Reigns:
     def growth(self, write: int, op: Operation) -> int:
         return max(0, self.first[write][0] - op.completed) + max(0, op.invoked - self.last[write][0])
 
-    def undo(self, trail: list[tuple[list[int], int, Edge, Edge]]) -> list[int]:
-        left, write, first, last = trail.pop()
-        self.drop(write)
-        self.first[write], self.last[write] = first, last
-        if first[0] != NEVER:
-            self.put(write)
-        return left
-
-    def moved(self, write: int, first: Edge, last: Edge) -> bool:
-        """Give a reign other edges; whether it still goes with the others."""
+    def moved(self, write: int, first: Edge, last: Edge) -> int | None:
+        """Give a reign other edges; answers a reign that it then clashes with."""
         self.drop(write)
         self.first[write], self.last[write] = first, last
         self.put(write)
         begin, end = first[0], last[0]
         if begin >= end:  # Its common time must not lie within a span.
             place = bisect_left(self.spans, (end, 0))
-            return not place or begin >= self.last[self.spans[place - 1][1]][0]
+            other = self.spans[place - 1][1] if place else write
+            return other if place and begin < self.last[other][0] else None
         place = bisect_left(self.spans, (begin, write))
         if place and begin < self.last[self.spans[place - 1][1]][0]:
-            return False
+            return self.spans[place - 1][1]
         if place + 1 < len(self.spans) and self.spans[place + 1][0] < end:
-            return False
+            return self.spans[place + 1][1]
         within = self.points[bisect_left(self.points, (begin + 1, 0)) : bisect_left(self.points, (end, 0))]
-        return all(self.first[other][0] >= end for _, other in within)
+        return next((other for _, other in within if self.first[other][0] < end), None)
 
     def put(self, write: int) -> None:
         first, last = self.first[write][0], self.last[write][0]

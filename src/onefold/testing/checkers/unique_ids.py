@@ -19,8 +19,9 @@ def check_unique_ids(history: History) -> Verdict:
     for op in history.operations:
         if op.f != "generate":
             raise Invalid(
-                "The model does not know this operation.", code="not_of_the_model", model="unique-ids", operation=str(op)
-            )
+                "The model does not know this operation.",
+                code="not_of_the_model", model="unique-ids", operation=str(op),
+            )  # fmt: skip
         if op.type == "ok":
             given.setdefault(op.output, []).append(op)
     if not given:
