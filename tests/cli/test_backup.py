@@ -244,6 +244,23 @@ def test_damage_is_found_before_a_name_is_given(tmp_path: Path) -> None:
         restore_sqlite(file, tmp_path / "d.db", tell=quiet)
 
 
+def test_what_holds_nothing_of_ours_replaces_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty file, as a full disk leaves it, is a healthy database to SQLite."""
+    source, empty, theirs = filled(tmp_path / "a.db", 3), tmp_path / "empty.bak", tmp_path / "theirs.bak"
+    empty.touch()
+    with sqlite3.connect(theirs) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    before = source.read_bytes()
+    for file in (empty, theirs):
+        for more in ((), ("--dry-run",)):
+            code, said = answer(capsys, "restore", str(file), "--url", str(source), "--force", *more)
+            assert (code, said["error"]["code"], source.read_bytes()) == (2, "foreign", before)
+    fresh = tmp_path / "fresh.bak"
+    backup_sqlite(theirs, fresh, tell=quiet)
+    assert restore_sqlite(fresh, tmp_path / "fresh.db", tell=quiet)[1], "its manifest says that this is all"
+
+
 def test_a_live_database_is_no_backup_and_a_stray_wal_is_not_adopted(tmp_path: Path) -> None:
     source, file = filled(tmp_path / "a.db"), tmp_path / "a.bak"
     backup_sqlite(source, file, tell=quiet)

@@ -145,6 +145,26 @@ def test_the_verdict_names_an_endpoint_that_fails(visit: Visit, db: Database) ->
     assert "The endpoint" not in visit("jobs:read").get("now").words
 
 
+def test_the_verdict_tells_that_nobody_delivers_and_what_was_disabled_by_itself(visit: Visit, db: Database) -> None:
+    to = db.run(furnish)["endpoint"]
+    assert "hooks.example.com" not in visit().get("now").words
+
+    def age(tx: Tx) -> None:
+        tx.run("UPDATE onefold.webhook_pending SET at_ms = at_ms - 600000 WHERE space = :space")
+
+    db.run(age)
+    assert "Messages for hooks.example.com wait for 10 min: no dispatcher runs" in visit().get("now").words
+    (late,) = db.run(webhooks.late, by_ms=300_000)
+    assert late.endpoint_id == to
+    assert db.run(webhooks.late, by_ms=900_000) == []
+    for why, told in (("it moves", False), ("it answered 410", True)):
+        db.run(webhooks.enable, to)
+        db.run(webhooks.disable, to, why=why)
+        words = visit().get("now").words
+        assert ("The endpoint hooks.example.com was disabled" in words, "it answered 410. It gets nothing." in words) == (told, told)
+        assert "no dispatcher runs" not in words
+
+
 def test_a_page_below_another_shows_where_it_belongs(visit: Visit, db: Database) -> None:
     names = db.run(furnish)
     ana = visit()

@@ -117,7 +117,8 @@ def restore_sqlite(file: Path, path: Path, *, tell: Tell, replace: bool = False)
         Conflict: code "exists": there is a database at `path`, and `replace` was not given; code
             "in_use": programs have it open.
         Invalid: code "corrupt": the backup is damaged, or is not what its manifest says; code "live":
-            it is a database in use, of which a part is still in its WAL.
+            it is a database in use, of which a part is still in its WAL; code "foreign": it has no manifest,
+            and nothing of Onefold.
         Retry: the gate, or room on the disk, was not to be had.
     """
     file, path = real_path(file), real_path(path)
@@ -130,6 +131,7 @@ def restore_sqlite(file: Path, path: Path, *, tell: Tell, replace: bool = False)
             raise _other_than_said(file)
         found = _examined(partial, tell)
         sync_file(partial)
+        _check_ours(file, said, found)
         if said is not None and (found.tables, found.schema) != (said.tables, said.schema):
             raise _other_than_said(file)
         if replace:
@@ -147,6 +149,7 @@ def try_restore(file: Path, path: Path, *, tell: Tell, replace: bool = False) ->
         _check_unused(path)
     _check_room(path.parent, file.stat().st_size)
     found = _examined(file, tell)
+    _check_ours(file, said, found)
     if said is not None and (found.sha256, found.tables, found.schema) != (said.sha256, said.tables, said.schema):
         raise _other_than_said(file)
     return (found if said is None else said), said is not None
@@ -257,6 +260,12 @@ def _check_unused(path: Path) -> None:
     users = sorted(set(disks.holders_of(path, sides=disks.OPENED | {"-gate"})) - {os.getpid()})
     if users:
         raise Conflict("Programs have the database open; stop them first.", code="in_use", pids=users)
+
+
+def _check_ours(file: Path, said: Manifest | None, found: Manifest) -> None:
+    """An empty file is a healthy database too; without a manifest it must look like one of ours."""
+    if said is None and not found.schema:
+        raise Invalid("There is no database of Onefold in this file.", code="foreign", file=str(file))
 
 
 def _other_than_said(file: Path) -> Invalid:

@@ -16,6 +16,7 @@ from onefold.messaging.webhooks.keys import Keys
 from onefold.messaging.webhooks.ops import (
     BACKLOG_MAX,
     backlog,
+    late,
     latest_attempts,
     list_attempts,
     list_failed,
@@ -28,12 +29,14 @@ from onefold.messaging.webhooks.ops import (
     send_message,
 )
 from onefold.messaging.webhooks.receiving import receive
-from onefold.messaging.webhooks.records import Attempt, Backlog, Endpoint, Failed, KeyUse, Pending
+from onefold.messaging.webhooks.records import Attempt, Backlog, Endpoint, Failed, KeyUse, Late, Pending
+from onefold.messaging.webhooks.schedule import DISABLED_BY_ITSELF
 from onefold.messaging.webhooks.signing import sign, verify
 from onefold.messaging.webhooks.tidy import sweep
 
 __all__ = [
     "BACKLOG_MAX",
+    "DISABLED_BY_ITSELF",
     "LOOPS",
     "Attempt",
     "Backlog",
@@ -42,6 +45,7 @@ __all__ = [
     "Failed",
     "KeyUse",
     "Keys",
+    "Late",
     "Pending",
     "backlog",
     "create",
@@ -49,6 +53,7 @@ __all__ = [
     "disable",
     "enable",
     "get",
+    "late",
     "latest_attempts",
     "list_attempts",
     "list_endpoints",

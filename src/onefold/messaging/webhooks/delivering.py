@@ -16,7 +16,7 @@ from onefold.engine.reserved import reserved
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.webhooks.endpoints import endpoint_of
 from onefold.messaging.webhooks.records import DETAIL_LENGTH_MAX, Endpoint, Outcome
-from onefold.messaging.webhooks.schedule import DISABLE_AFTER_MS, GONE, pause_ms
+from onefold.messaging.webhooks.schedule import DISABLE_AFTER_MS, GONE, WHY_FAILING, WHY_GONE, pause_ms
 
 LEASE_MS_MIN = 1_000
 LEASE_MS_MAX = 600_000
@@ -279,7 +279,7 @@ def _judge(tx: Tx, lane: Lane, made: Sequence[Made]) -> None:
     )
     if row is None or row[1] is not None or not (gone or row[0] <= tx.now_ms - DISABLE_AFTER_MS):
         return
-    why = "it answered 410" if gone else "it failed for five days"
+    why = WHY_GONE if gone else WHY_FAILING
     tx.run(
         """UPDATE onefold.webhook_endpoints SET disabled_at_ms = :now_ms, disabled_why = :why
            WHERE space = :lane_space AND id = :id -- all spaces""",

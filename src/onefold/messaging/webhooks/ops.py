@@ -24,6 +24,7 @@ from onefold.messaging.webhooks.records import (
     Failed,
     Id,
     IdCursor,
+    Late,
     Pending,
     Type,
     checked_id,
@@ -229,6 +230,25 @@ def backlog(tx: Tx, endpoint_id: Id) -> Backlog:
     )  # fmt: skip
     assert row is not None
     return Backlog(*row)
+
+
+@operation
+def late(tx: Tx, *, by_ms: int, limit: Limit = LIMIT_DEFAULT) -> list[Late]:
+    """Of the first `limit` (1 to 1,000) endpoints those that are enabled, well, and have a message due for `by_ms`.
+
+    Nobody delivers, or whoever does cannot keep up. Those that fail are tried again later, and not told here.
+    """
+    rows = tx.all(
+        """SELECT e.id, e.url, (
+               SELECT p.at_ms FROM onefold.webhook_pending p
+               WHERE p.space = e.space AND p.endpoint_id = e.id AND p.at_ms <= :before_ms
+               ORDER BY p.at_ms, p.message_id LIMIT 1)
+           FROM onefold.webhook_endpoints e
+           WHERE e.space = :space AND e.id > '' AND e.disabled_at_ms IS NULL AND e.failing_since_ms IS NULL
+           ORDER BY e.id LIMIT :most""",
+        before_ms=tx.now_ms - by_ms, most=checked_limit(limit),
+    )
+    return [Late(*row) for row in rows if row[2] is not None]
 
 
 @operation

@@ -134,6 +134,14 @@ class Pending(msgspec.Struct, frozen=True):
     failures: int
 
 
+class Late(msgspec.Struct, frozen=True):
+    """An endpoint that gets nothing though something is due, and since when it is."""
+
+    endpoint_id: str
+    url: str
+    due_at_ms: int
+
+
 def checked_id(identifier: str) -> str:
     """The id itself, if it may be one."""
     if not 1 <= len(identifier) <= ID_LENGTH_MAX or not identifier.isascii() or not identifier.isprintable():

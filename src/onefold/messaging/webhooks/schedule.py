@@ -18,6 +18,9 @@ RETRY_AFTER_MS_MAX = 86_400_000
 DISABLE_AFTER_MS = 5 * 86_400_000  # Of failures without one success in between.
 
 GONE = 410
+WHY_GONE = "it answered 410"
+WHY_FAILING = "it failed for five days"
+DISABLED_BY_ITSELF = frozenset((WHY_GONE, WHY_FAILING))  # Reasons that no person gave.
 # Answers of somebody who is overloaded or away, rather than displeased with this message.
 OVERLOADED = frozenset({408, 425, 429, 500, 502, 503, 504})
 

@@ -43,6 +43,7 @@ def draw(tx: Tx, scene: Scene) -> Markup:
         problems += _subscription_problems(scene, events.list_subscriptions(tx, limit=SUBSCRIPTIONS_MAX).items)
     if scene.may("webhooks:read"):
         problems += _endpoint_problems(scene, webhooks.list_endpoints(tx, limit=ENDPOINTS_MAX).items)
+        problems += _late_problems(scene, webhooks.late(tx, by_ms=WAIT_MS, limit=ENDPOINTS_MAX))
     if scene.numbers is not None:
         problems += _engine_problems(scene, scene.numbers)
         sections.append(_engine(scene.numbers))
@@ -145,9 +146,20 @@ def _subscription_problems(scene: Scene, found: Sequence[events.Subscription]) -
 def _endpoint_problems(scene: Scene, found: Sequence[webhooks.Endpoint]) -> Iterator[Problem]:
     for one in found:
         since_ms = one.failing_since_ms
-        if one.disabled_at_ms is None and since_ms is not None and scene.now_ms - since_ms > FAILING_MS:
+        if one.disabled_at_ms is not None and one.disabled_why in webhooks.DISABLED_BY_ITSELF:
+            ago = parts.span(scene.now_ms - one.disabled_at_ms)
+            what = f"The endpoint {_host(one.url)} was disabled {ago} ago: {one.disabled_why}. It gets nothing."
+            yield what, scene.at("endpoint", {"id": one.id}), "Enable it"
+        elif one.disabled_at_ms is None and since_ms is not None and scene.now_ms - since_ms > FAILING_MS:
             what = f"The endpoint {_host(one.url)} fails for {parts.span(scene.now_ms - since_ms)}."
             yield what, scene.at("endpoint", {"id": one.id}), "See its answers"
+
+
+def _late_problems(scene: Scene, found: Sequence[webhooks.Late]) -> Iterator[Problem]:
+    for one in found:
+        waits = parts.span(scene.now_ms - one.due_at_ms)
+        what = f"Messages for {_host(one.url)} wait for {waits}: no dispatcher runs, or it cannot keep up."
+        yield what, scene.at("endpoint", {"id": one.endpoint_id}), "See what waits"
 
 
 def _host(url: str) -> str:
