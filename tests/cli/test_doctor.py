@@ -16,7 +16,7 @@ from postgres_proxy import Proxy
 from waiting import until
 
 import onefold
-from onefold import events, jobs
+from onefold import events, jobs, webhooks
 from onefold.cli import doctor
 from onefold.cli.doctor import Finding, examine
 from onefold.cli.main import run
@@ -228,6 +228,26 @@ def test_dead_jobs_and_parked_events_are_told_with_their_commands(db_url: str) -
     parked = one(db_url, "parked events")
     assert (parked.level, "'totals'" in parked.text, "events retry-parked totals --space 't 7'" in parked.fix) == ("warn", True, True)
     assert one(db_url, "loops").level == "warn"
+
+
+def test_receivers_that_fail_wait_or_were_disabled_are_told(db_url: str) -> None:
+    assert one(db_url, "webhooks").level == "ok"
+    with onefold.connect(db_url) as db:
+        tenant = db.at("t 7")
+        failing, disabled, by_hand = (tenant.run(webhooks.create, f"https://{name}.example/in", key_id="k1").id for name in "abc")
+        tenant.run(webhooks.disable, disabled, why="it answered 410")
+        tenant.run(webhooks.disable, by_hand, why="they move")
+        waits = db.run(webhooks.create, "https://d.example/in", key_id="k1").id
+        db.run(webhooks.send, "order.placed", {})
+        assert one(db_url, "webhooks").text.startswith("https://b.example/in in the space 't 7' is disabled, as it answered 410")
+        tenant.run(lambda tx: tx.run("UPDATE onefold.webhook_endpoints SET failing_since_ms = 1000 WHERE space = :space AND id = :id", id=failing))
+        db.run(lambda tx: tx.run("UPDATE onefold.webhook_pending SET at_ms = at_ms - 3600000 WHERE space = :space"))
+        assert [row.endpoint_id for row in db.run(webhooks.troubles, by_ms=300_000) if row.due_at_ms] == [waits]
+    told = {finding.text.split("https://")[1][0]: finding for finding in found(db_url, "webhooks")}
+    assert {name: finding.level for name, finding in told.items()} == dict.fromkeys("abd", "warn")
+    assert f"onefold webhooks attempts {failing} --space 't 7'" in told["a"].fix
+    assert f"onefold webhooks enable {disabled} --space 't 7'" in told["b"].fix
+    assert "Dispatcher" in told["d"].fix
 
 
 def test_a_clock_that_was_set_back_is_told(url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a healthy database may hold that waits for a person: dead jobs, parked events, loops that nobody runs."""
+"""What a healthy database may hold that waits for a person: dead jobs, parked events, receivers, idle loops."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Literal
 
 import msgspec
 
+from onefold.cli.answer import moment
 from onefold.core.errors import OnefoldError
 from onefold.engine.connect import connect
 from onefold.engine.tx import Tx
-from onefold.messaging import events, jobs
+from onefold.messaging import events, jobs, webhooks
 
 OVERDUE_MS = 60_000  # A due job that is not promoted for so long has no supervisor.
 READ_MS = 5_000
+FAILING_MS = 300_000  # An endpoint of webhooks that fails, or waits, for so long is told.
+ENDPOINTS_LOOKED_MAX = 1_000
+ENDPOINTS_SHOWN_MAX = 10
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -30,7 +34,7 @@ def symptoms(url: str, shown: str) -> Iterator[Finding]:
     """Ask the blocks of a database whose schema is up to date. `shown` is its URL without a password."""
     try:
         with connect(url) as db:
-            dead, stuck, overdue_ms = db.options(deadline_ms=READ_MS).reader().run(_ask)
+            dead, stuck, troubles, overdue_ms = db.options(deadline_ms=READ_MS).reader().run(_ask)
     except OnefoldError as error:
         fix = f"onefold doctor --check --url {_quoted(shown)}"
         yield Finding("blocks", "warn", f"they do not answer: {error}", fix)
@@ -55,6 +59,10 @@ def symptoms(url: str, shown: str) -> Iterator[Finding]:
         )  # fmt: skip
     if not stuck:
         yield Finding("parked events", "ok", "none")
+    for row in troubles[:ENDPOINTS_SHOWN_MAX]:
+        yield _receiver(row, at)
+    if not troubles:
+        yield Finding("webhooks", "ok", "no endpoint fails or waits")
     if overdue_ms > OVERDUE_MS:
         yield Finding(
             "loops", "warn", f"a scheduled job is due for {overdue_ms // 1_000} s and was not promoted: no loops run",
@@ -64,10 +72,24 @@ def symptoms(url: str, shown: str) -> Iterator[Finding]:
         yield Finding("loops", "ok", "no scheduled job is overdue")
 
 
-def _ask(tx: Tx) -> tuple[list[jobs.DeadLetters], list[events.Stuck], int]:
+def _receiver(row: webhooks.Trouble, at: str) -> Finding:
+    where = f" --space {_quoted(row.space_name)}" if row.space_name else ""
+    who = f"{row.url} in the space {row.space_name!r}"
+    look = f"onefold webhooks attempts {row.endpoint_id}{where} {at}"
+    if row.disabled_why is not None:
+        fix = f"{look}; then onefold webhooks enable {row.endpoint_id}{where} {at}, and replay what was sent meanwhile"
+        return Finding("webhooks", "warn", f"{who} is disabled, as {row.disabled_why}", fix)
+    if row.failing_since_ms is not None:
+        return Finding("webhooks", "warn", f"{who} fails since {moment(row.failing_since_ms)} UTC", look)
+    text = f"messages for {who} wait since {moment(row.due_at_ms)} UTC: nobody delivers, or not fast enough"
+    return Finding("webhooks", "warn", text, "a webhooks.Dispatcher in your program, or more of them")
+
+
+def _ask(tx: Tx) -> tuple[list[jobs.DeadLetters], list[events.Stuck], list[webhooks.Trouble], int]:
     census = jobs.census(tx)
     soonest = [found.oldest_ms for found in census if found.state == "scheduled"]
-    return jobs.dead_letters(tx), events.stuck(tx), tx.now_ms - min(soonest, default=tx.now_ms)
+    troubles = webhooks.troubles(tx, by_ms=FAILING_MS, limit=ENDPOINTS_LOOKED_MAX)
+    return jobs.dead_letters(tx), events.stuck(tx), troubles, tx.now_ms - min(soonest, default=tx.now_ms)
 
 
 def _quoted(text: str) -> str:

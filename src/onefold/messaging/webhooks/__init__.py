@@ -27,9 +27,10 @@ from onefold.messaging.webhooks.ops import (
     replay_range,
     send,
     send_message,
+    troubles,
 )
 from onefold.messaging.webhooks.receiving import receive
-from onefold.messaging.webhooks.records import Attempt, Backlog, Endpoint, Failed, KeyUse, Late, Pending
+from onefold.messaging.webhooks.records import Attempt, Backlog, Endpoint, Failed, KeyUse, Late, Pending, Trouble
 from onefold.messaging.webhooks.schedule import DISABLED_BY_ITSELF
 from onefold.messaging.webhooks.signing import sign, verify
 from onefold.messaging.webhooks.tidy import sweep
@@ -47,6 +48,7 @@ __all__ = [
     "Keys",
     "Late",
     "Pending",
+    "Trouble",
     "backlog",
     "create",
     "delete",
@@ -70,6 +72,7 @@ __all__ = [
     "send_message",
     "sign",
     "sweep",
+    "troubles",
     "update",
     "verify",
 ]  # fmt: skip

@@ -26,12 +26,14 @@ from onefold.messaging.webhooks.records import (
     IdCursor,
     Late,
     Pending,
+    Trouble,
     Type,
     checked_id,
     checked_type,
     iso_time,
     wants,
 )
+from onefold.messaging.webhooks.schedule import DISABLED_BY_ITSELF
 
 BACKLOG_MAX = 1_000  # Messages that `backlog` counts.
 REPLAY_MAX = 1_000  # Messages of one call.
@@ -249,6 +251,35 @@ def late(tx: Tx, *, by_ms: int, limit: Limit = LIMIT_DEFAULT) -> list[Late]:
         before_ms=tx.now_ms - by_ms, most=checked_limit(limit),
     )
     return [Late(*row) for row in rows if row[2] is not None]
+
+
+@operation
+def troubles(tx: Tx, *, by_ms: int, limit: Limit = LIMIT_DEFAULT) -> list[Trouble]:
+    """Of the first `limit` (1 to 1,000) endpoints of all spaces those that fail, wait or are disabled by themselves.
+
+    For operators. `by_ms`: for how long something must have failed or be due.
+    """
+    rows = tx.all(
+        """SELECT (SELECT n.name FROM onefold.spaces AS n WHERE n.space = e.space), e.id, e.url, e.failing_since_ms,
+                  e.disabled_why, (
+               SELECT p.at_ms FROM onefold.webhook_pending p
+               WHERE p.space = e.space AND p.endpoint_id = e.id AND p.at_ms <= :before_ms
+               ORDER BY p.at_ms, p.message_id LIMIT 1)
+           FROM onefold.webhook_endpoints AS e WHERE e.space >= 0
+           ORDER BY e.space, e.id LIMIT :most -- all spaces""",
+        before_ms=tx.now_ms - by_ms, most=checked_limit(limit),
+    )  # fmt: skip
+    found: list[Trouble] = []
+    for name, endpoint_id, url, since_ms, why, due_ms in rows:
+        if why is not None:
+            if why in DISABLED_BY_ITSELF:
+                found.append(Trouble(name or "", endpoint_id, url, since_ms, why, None))
+        elif since_ms is not None:
+            if since_ms <= tx.now_ms - by_ms:
+                found.append(Trouble(name or "", endpoint_id, url, since_ms, None, None))
+        elif due_ms is not None:
+            found.append(Trouble(name or "", endpoint_id, url, None, None, due_ms))
+    return found
 
 
 @operation

@@ -142,6 +142,26 @@ class Late(msgspec.Struct, frozen=True):
     due_at_ms: int
 
 
+class Trouble(msgspec.Struct, frozen=True):
+    """An endpoint that needs somebody.
+
+    Attributes:
+        space_name: where it is.
+        endpoint_id: which.
+        url: where its messages go.
+        failing_since_ms: since when nothing was delivered; None when it is well.
+        disabled_why: why it was disabled by itself; None when it is enabled.
+        due_at_ms: since when something is due though it is enabled and well: nobody delivers. None for nothing.
+    """
+
+    space_name: str
+    endpoint_id: str
+    url: str
+    failing_since_ms: int | None
+    disabled_why: str | None
+    due_at_ms: int | None
+
+
 def checked_id(identifier: str) -> str:
     """The id itself, if it may be one."""
     if not 1 <= len(identifier) <= ID_LENGTH_MAX or not identifier.isascii() or not identifier.isprintable():
