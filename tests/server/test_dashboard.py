@@ -82,9 +82,9 @@ def test_the_engine_names_the_longest_transaction_and_the_replicas(db: Database)
     ]
     problems = [what for what, _, _ in now._engine_problems(scene, numbers)]
     assert problems == ["A transaction is open for 90 s: shop.sell. It keeps its locks and old rows.", "The replica b is 61 s behind."]
-    drawn = now._engine(numbers)
+    drawn = now._engine(numbers) + now._replicas(numbers["replicas"])
     assert "<script>" not in drawn
-    for words in ("shop.sell", "90 s", "async", "1,234", "61 s"):
+    for words in ("shop.sell", "90 s", "async", "1,234 B", "61 s"):
         assert words in drawn
     numbers["open"] = {"function": "", "ms": 1.0, "where": "psql, pid 7, idle in transaction"}
     assert "psql, pid 7, idle in transaction" in now._engine(numbers)

@@ -23,6 +23,7 @@ FAILING_MS = 300_000  # As is an endpoint of webhooks that fails for so long.
 SUBSCRIPTIONS_MAX = 100
 ENDPOINTS_MAX = 100
 SHOWN_MAX = 20  # Rows of each table.
+MIB = 1 << 20
 
 Problem = tuple[str, str, str]  # What is wrong, where the fix is, and what the link says.
 
@@ -47,6 +48,8 @@ def draw(tx: Tx, scene: Scene) -> Markup:
     if scene.numbers is not None:
         problems += _engine_problems(scene, scene.numbers)
         sections.append(_engine(scene.numbers))
+        if scene.numbers["replicas"]:
+            sections.append(_replicas(scene.numbers["replicas"]))
         sections.append(_functions(scene.numbers))
         sections.append(_loops(scene.numbers))
     return join((_verdict(problems), tag("div", *sections, class_="columns")))
@@ -185,30 +188,41 @@ def _engine(numbers: dict[str, Any]) -> Markup:
     open_ms = numbers.get("open_transaction_ms", 0)
     rows: list[tuple[str, object]] = [
         ("Commit p99", f"{commit['p99_ms']:.1f} ms" if commit["count"] else "none yet"),
-        ("Longest open transaction", parts.span(open_ms) if open_ms >= 0 else "the server is away"),
-        *((("It is", tag("code", _whose(longest))),) if longest else ()),
+        (
+            "Longest open transaction",
+            join((parts.span(open_ms), tag("code", _whose(longest)) if longest else ""))
+            if open_ms >= 0
+            else "the server is away",
+        ),
         ("Commits", f"{numbers['commits']:,}"),
         ("Calls that queue", f"{numbers.get('queued', 0):,.0f}"),
-    ]
-    replicas = [
-        (
-            one["name"] or "(its name is not told)",
-            parts.badge(one["sync"] or one["state"] or "?", "good" if one["state"] == "streaming" else "warn"),
-            None if one["behind_bytes"] is None else f"{one['behind_bytes']:,}",
-            None if one["lag_ms"] is None else parts.lasted(one["lag_ms"]),
-        )
-        for one in numbers["replicas"]
     ]
     return tag(
         "div",
         parts.section(
             "Engine",
             tag("div", parts.pairs(*rows), class_="big"),
-            parts.table(("Replica", "", "#Bytes behind", "#Lag"), replicas, empty="") if replicas else "",
             note="Of this process, since it started. Percentiles are upper edges of powers of two.",
         ),
         id="engine",
     )
+
+
+def _replicas(replicas: Sequence[dict[str, Any]]) -> Markup:
+    """How far behind each is; what the server does not tell this role is a dash."""
+    rows = [
+        (
+            tag("span", one["name"] or "(its name is not told)", " ", parts.badge(one["sync"] or one["state"] or "?")),
+            None if one["behind_bytes"] is None else tag("span", _size(one["behind_bytes"]), title=one["behind_bytes"]),
+            None if one["lag_ms"] is None else parts.lasted(one["lag_ms"]),
+        )
+        for one in replicas
+    ]
+    return parts.section("Replicas", parts.table(("Replica", "#Behind by", "#Lag"), rows, empty=""))
+
+
+def _size(count: int) -> str:
+    return f"{count:,} B" if count < MIB else f"{count / MIB:,.0f} MiB"
 
 
 def _whose(longest: dict[str, Any]) -> str:
