@@ -17,6 +17,7 @@ from waiting import until
 
 import onefold
 from onefold import tokens
+from onefold.cli import bench
 from onefold.cli.grammar import parser
 from onefold.cli.main import run
 from onefold.testing.postgres import Cluster
@@ -137,6 +138,8 @@ def test_bench_measures_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    probe = bench._probe
+    monkeypatch.setattr(bench, "_probe", lambda url, seconds, tell: probe(url, seconds / 20, tell))
     code, out, _ = answer(capsys, "bench", "--seconds", "1", "--url", str(tmp_path / "t.db"), "--json")
     rows = json.loads(out)
     assert code == 0
@@ -191,13 +194,15 @@ def test_long_work_is_told_on_a_terminal(
     for arguments, words in [
         (("migrate",), "applying jobs 003"),
         (("doctor", "--check"), "looking for damage"),
-        (("bench", "--seconds", "1"), "128 callers"),
         (("check", "history.edn", "--model", "register"), "checking 1 operations"),
         (("backup", "b.db"), "checking"),
     ]:
         said = answer(capsys, *arguments, "--url", str(tmp_path / "t.db"))[2]
         assert f"\r\x1b[K{words}" in said, arguments
         assert said.endswith("\r\x1b[K"), arguments
+    phases: list[str] = []
+    bench._probe(str(tmp_path / "t.db"), 0.01, lambda what, _done, _total: phases.append(what))  # type: ignore[arg-type]
+    assert phases == ["the disk", "one caller", "128 callers"]
 
 
 def test_a_reader_that_hangs_up_is_no_error(tmp_path: Path) -> None:
