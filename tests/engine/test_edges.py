@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_words import PUT, get
 
-from onefold import Database, Doomed, Invalid, Tx
+from onefold import Database, Doomed, Invalid, Retry, Tx
+from onefold.engine import inspect
+from onefold.engine.connect import parse_postgres_url
+from onefold.engine.sqlite import connection as connection_module
+from onefold.engine.sqlite.connection import open_connection
 
 
 def add(tx: Tx, key: str) -> str:
@@ -252,3 +258,30 @@ def test_a_subscription_that_was_ended_hears_nothing(db: Database) -> None:
     db.run(lambda tx: (tx.emit("jobs.done", n=1), tx.emit("mail.sent", n=2), tx.emit("last")))
     assert last.wait(20)
     assert heard == ["jobs.done 1"]
+
+
+def test_a_file_that_cannot_be_a_database_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file, text in ((tmp_path, "cannot be opened"), (Path(":memory:"), "does not support WAL")):
+        with pytest.raises(Invalid, match=text):
+            open_connection(file)
+    monkeypatch.setattr(connection_module, "VERSION_MIN", (*sqlite3.sqlite_version_info, 1))
+    with pytest.raises(Invalid, match="or newer is needed"):
+        open_connection(tmp_path / "a.db")
+
+
+def test_an_inspection_says_why_it_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect, "BUSY_TIMEOUT_S", 0.0)
+    with pytest.raises(Invalid, match="cannot be opened"):
+        inspect.inspect_sqlite(tmp_path / "missing.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE a (a)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Retry, match="cannot be read now"):
+            inspect.inspect_sqlite(tmp_path / "a.db")
+    assert inspect.inspect_sqlite(tmp_path / "a.db").schema.missing
+
+
+def test_a_url_whose_parts_are_asked_for_must_be_one() -> None:
+    assert parse_postgres_url("postgresql://u@h:7/x") == {"user": "u", "host": "h", "port": "7", "dbname": "x"}
+    with pytest.raises(Invalid, match="not a PostgreSQL URL"):
+        parse_postgres_url("postgresql://h/x?nonsense=1")

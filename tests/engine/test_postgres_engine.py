@@ -243,6 +243,21 @@ def test_a_clock_reading_from_behind_is_waited_out() -> None:
     assert clock.now_ms() == first
 
 
+def test_a_clock_reading_is_of_the_middle_of_its_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onefold.engine.postgres import clock as clock_module
+    from onefold.engine.postgres.wire import ClockReading
+
+    ours_ns, slowest_ns = 7_000_000_000, clock_module.READING_ROUND_TRIP_NS_MAX
+    monkeypatch.setattr(clock_module.time, "monotonic_ns", lambda: ours_ns)
+    clock = clock_module.ServerClock()
+    clock.learn(ClockReading(1_000_000_000, ours_ns, ours_ns + slowest_ns + 20_000_000))  # The first is better than none.
+    assert clock.now_ms() == 1_000_000 - (slowest_ns + 20_000_000) // 2_000_000
+    clock.learn(ClockReading(2_000_000_000, ours_ns - slowest_ns, ours_ns))
+    assert clock.now_ms() == 2_000_000 + slowest_ns // 2_000_000
+    clock.learn(ClockReading(3_000_000_000, ours_ns - slowest_ns - 1, ours_ns))
+    assert clock.now_ms() == 2_000_000 + slowest_ns // 2_000_000
+
+
 # -- conflicts ----------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from engine_words import UPDATE, Blocker, get, put
-from waiting import let_pass
+from waiting import let_pass, until
 
 import onefold
 from onefold import Database, Doomed, Invalid, Retry, Tx
@@ -199,6 +199,20 @@ def test_every_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             enter()
         assert full.value.code == "queue_full"
     assert (places.waiting, hot.waiting) == (0, 1)
+
+
+@pytest.mark.parametrize(("reserved_", "most"), [(True, 1), (False, pool_module.RESERVED + 1)])
+def test_whoever_waits_gets_the_place_that_comes_free(reserved_: bool, most: int) -> None:
+    places = pool_module.Places(most)
+    never_ns = time.monotonic_ns() + 60_000_000_000
+    places.enter(reserved=reserved_, deadline_ns=never_ns)
+    thread = threading.Thread(target=lambda: places.enter(reserved=reserved_, deadline_ns=never_ns))
+    thread.start()
+    until(lambda: places.waiting == 1)
+    places.leave()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert places.waiting == 0
 
 
 def test_the_servers_clock_is_read_again_and_a_wire_that_died_meanwhile_is_replaced(

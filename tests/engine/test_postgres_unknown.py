@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from engine_words import INSERT, get
+from engine_words import INSERT, get, put
 from load import Load
 from postgres_proxy import Fate, Proxy, once
 from waiting import until
@@ -229,6 +229,20 @@ def test_a_connection_lost_before_commit_is_run_again(proxied: Database, proxy: 
     assert fn.attempts == 2
     assert direct.run(get, "a") == 1
     assert sum(r["count"] for r in proxied.metrics()["retries"]) == 1
+
+
+def test_a_connection_lost_under_the_drivers_own_statement_is_run_again(plain: Database) -> None:
+    runs: list[int] = []
+
+    def loses_it_once(tx: Tx) -> int:
+        put(tx, "a", 1)
+        runs.append(1)
+        if len(runs) == 1:
+            tx.driver_connection().execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return len(runs)
+
+    assert plain.run(loses_it_once) == 2
+    assert plain.run(get, "a") == 1
 
 
 def test_a_reader_that_lost_its_connection_reads_again(proxied: Database, proxy: Proxy) -> None:

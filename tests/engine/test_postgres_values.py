@@ -13,6 +13,7 @@ import pytest
 from engine_words import INSERT, get, put
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 import onefold
 from onefold import Conflict, Database, Invalid, OnefoldError, Retry, Tx
@@ -20,6 +21,8 @@ from onefold.cli.main import parser
 from onefold.engine import schema
 from onefold.engine.postgres import engine as engine_module
 from onefold.engine.postgres import migrate as migrate_module
+from onefold.engine.postgres.asking import asking
+from onefold.engine.postgres.backup import backup_facts
 from onefold.engine.postgres.errors import from_psycopg
 from onefold.engine.postgres.rehearsing import Expected
 from onefold.testing.postgres import Cluster
@@ -287,3 +290,22 @@ def test_a_user_who_may_not_read_the_schema_is_told(postgres_url: str) -> None:
         finally:
             owner.execute("DROP ROLE stranger")
     assert refused.value.code == "refused"
+
+
+def test_whoever_asks_a_server_is_told_in_our_words(postgres_url: str) -> None:
+    with pytest.raises(Invalid, match="refuses what is asked"), asking(postgres_url, name="asked") as connection:
+        connection.execute("SELECT nonsense")
+    with pytest.raises(Retry, match="cannot be reached"), asking(postgres_url, name="asked") as connection:
+        connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def test_how_a_server_archives_is_told(postgres_url: str) -> None:
+    assert backup_facts(postgres_url).archive_how == ""
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        try:
+            owner.execute("ALTER SYSTEM SET archive_library = 'basic_archive'")
+            owner.execute("SELECT pg_reload_conf()")
+            until(lambda: backup_facts(postgres_url).archive_how == "basic_archive")
+        finally:
+            owner.execute("ALTER SYSTEM RESET archive_library")
+            owner.execute("SELECT pg_reload_conf()")

@@ -96,6 +96,18 @@ def test_topics_are_packed_and_unspeakable_ones_wake_everybody() -> None:
     assert listen.payloads_of("me", []) == []
     for unspeakable in ("a\nb", "\ud800", "x" * 8_000, "", "a\0"):
         assert listen.payloads_of("me", ["fine", unspeakable]) == [f"me\n{listen.EVERYTHING}"]
+    half = (listen.PAYLOAD_BYTES_MAX - len("me\n\n")) // 2
+    assert len(listen.payloads_of("me", ["a" * half, "b" * half])) == 1
+    assert len(listen.payloads_of("me", ["a" * half, "b" * (half + 1)])) == 2
+
+
+def test_topics_that_nobody_can_be_told_yet_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "TOPICS_MAX", 2)
+    notifier = listen.Notifier(None, "me")  # type: ignore[arg-type]
+    notifier.close()  # So that no thread takes them.
+    for topics, left in ((["a", "b", "a"], ["a", "b"]), (["c"], ["a", "b", "c"]), (["d"], [listen.EVERYTHING, "d"])):
+        notifier.tell(topics)
+        assert list(notifier._topics) == left
 
 
 def test_a_topic_without_a_form_on_the_channel_still_wakes(here: Database, there: Database) -> None:

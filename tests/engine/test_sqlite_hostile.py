@@ -204,6 +204,19 @@ def test_a_foreign_writer_does_not_stretch_a_deadline(plain: Database) -> None:
     assert plain.run(get, "b") == 1
 
 
+def test_a_batch_behind_a_foreign_writer_is_told(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BUSY_WAIT_NS", 20_000_000)
+    with contextlib.closing(sqlite3.connect(plain.url, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+
+        async def crowd() -> list[Any]:
+            return await asyncio.gather(*(plain.arun(put, key) for key in "ab"), return_exceptions=True)
+
+        answers = asyncio.run(crowd())
+    assert [(type(answer), answer.code) for answer in answers] == [(Retry, "busy")] * 2
+    assert in_one_batch(plain, (None, put, "a"), (None, put, "b")) == [None, None]
+
+
 def test_a_foreign_writer_is_waited_for(plain: Database) -> None:
     foreign = sqlite3.connect(plain.url, isolation_level=None, check_same_thread=False)
     foreign.execute("BEGIN IMMEDIATE")

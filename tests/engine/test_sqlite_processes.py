@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from waiting import until
 
 import onefold
 from onefold import Retry, Tx
-from onefold.engine.sqlite import batches
+from onefold.engine.sqlite import backup, batches
+from onefold.engine.sqlite.gated import GatedConnection
+from onefold.engine.sqlite.snapshot import snapshot
 from onefold.engine.sqlite.wakes import Peers
 from onefold.host.gate import Gate
 from onefold.host.processes import identity, is_alive, start_time
@@ -126,6 +129,38 @@ def test_connecting_behind_a_holder_ends_in_its_name(tmp_path: Path, monkeypatch
     other.release()
     onefold.connect(path).close()
     other.close()
+
+
+def takes_a_snapshot(path: Path) -> None:
+    with snapshot(path):
+        pass
+
+
+def begins_as_an_orm(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, factory=GatedConnection)) as connection:
+        connection.execute("BEGIN")
+
+
+def replaces_it(path: Path) -> None:
+    backup.restore_sqlite(path.with_name("copy.db"), path, tell=lambda *_: None, replace=True)
+
+
+@pytest.mark.parametrize("door", [takes_a_snapshot, begins_as_an_orm, replaces_it])
+def test_whoever_waits_for_the_gate_in_vain_hears_who_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "a.db"
+    onefold.migrate(path)
+    backup.backup_sqlite(path, path.with_name("copy.db"), tell=lambda *_: None)
+    for module in ("snapshot", "gated", "backup"):
+        monkeypatch.setattr(f"onefold.engine.sqlite.{module}.GATE_WAIT_S", 0.02)
+    with contextlib.closing(Gate(path)) as other:
+        other.acquire()
+        with pytest.raises(Retry) as late:
+            door(path)
+        assert (late.value.code, late.value.facts["holder"]) == ("gate", f"pid {os.getpid()}")
+        other.release()
+        door(path)
 
 
 def test_a_reader_does_not_wait_for_the_gate(tmp_path: Path) -> None:
