@@ -14,7 +14,7 @@ import socket
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -77,6 +77,26 @@ class ClockReading(NamedTuple):
     after_ns: int
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _breaking(method: Callable[Concatenate[Wire, P], R]) -> Callable[Concatenate[Wire, P], R]:
+    """Whatever leaves the method, Ctrl-C among it, nobody knows any more what comes next on this wire."""
+
+    @functools.wraps(method)
+    def call(wire: Wire, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(wire, *args, **kwargs)
+        except BaseException as error:
+            wire.broken = True
+            if isinstance(error, psycopg.Error):
+                raise lost(str(error)) from None
+            raise
+
+    return call
+
+
 class Wire:
     """One connection. Used by one thread at a time."""
 
@@ -136,25 +156,22 @@ class Wire:
         """How many commands wait to be sent or read."""
         return len(self._pending)
 
+    @_breaking
     def _queue(
         self, name: bytes, text: bytes, types: tuple[int, ...], values: list[bytes | None], formats: list[pq.Format]
     ) -> None:
         self._refuse_broken()
         pg, prepared = self._pg, self._prepared
-        try:
-            if name not in prepared:
-                if len(prepared) >= PREPARED_MAX:
-                    pg.send_query_params(text, values, types, formats)
-                    self._pending.append(_COMMAND)
-                    return
-                pg.send_prepare(name, text, types)
-                prepared.add(name)
-                self._pending.append(name)
-            pg.send_query_prepared(name, values, formats)
-            self._pending.append(_COMMAND)
-        except psycopg.Error as error:
-            self.broken = True
-            raise lost(str(error)) from None
+        if name not in prepared:
+            if len(prepared) >= PREPARED_MAX:
+                pg.send_query_params(text, values, types, formats)
+                self._pending.append(_COMMAND)
+                return
+            pg.send_prepare(name, text, types)
+            prepared.add(name)
+            self._pending.append(name)
+        pg.send_query_prepared(name, values, formats)
+        self._pending.append(_COMMAND)
 
     # -- sending and reading ----------------------------------------------------------------
 
@@ -165,17 +182,7 @@ class Wire:
             Lost: the connection broke; what was sent may have been done.
             OnefoldError: the first statement that failed; those after it were not run.
         """
-        self._refuse_broken()
-        try:
-            self._pg.pipeline_sync()
-            self._pending.append(_SYNC)
-            error, last = self._read()
-        except psycopg.Error as broken:
-            self.broken = True
-            raise lost(str(broken)) from None
-        except BaseException:  # Ctrl-C among them: nobody knows any more what comes next on this wire.
-            self.broken = True
-            raise
+        error, last = self._exchange()
         if self._unconfirmed:
             # The server says "COMMIT", and that nobody else has it. Whoever is told so would lose it in a failover.
             self.broken = True
@@ -196,23 +203,31 @@ class Wire:
 
         Whoever uses the wire next reads it.
         """
-        if self.broken:
-            return
-        try:
-            if self._pending:
-                # Should one of the queued fail, all up to the next sync is skipped; not this.
-                self._pg.pipeline_sync()
-                self._pending.append(_SYNC)
-            self.command(text)
-            self._pg.pipeline_sync()
-            self._pending.append(_SYNC)
-            if self._pg.flush():
-                # More was queued than the socket takes; until it is through, the transaction's
-                # locks are held.
-                self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
-                self._read()
-        except (psycopg.Error, Lost):
-            self.broken = True
+        if not self.broken:
+            with contextlib.suppress(Lost):
+                self._part(text)
+
+    @_breaking
+    def _part(self, text: bytes) -> None:
+        if self._pending:
+            self._end_pipeline()  # Should one of the queued fail, all up to here is skipped; not what comes now.
+        self.command(text)
+        self._end_pipeline()
+        if self._pg.flush():
+            # More was queued than the socket takes; until it is through, the transaction's
+            # locks are held.
+            self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
+            self._read()
+
+    @_breaking
+    def _exchange(self) -> tuple[OnefoldError | None, pq.abc.PGresult | None]:
+        self._refuse_broken()
+        self._end_pipeline()
+        return self._read()
+
+    def _end_pipeline(self) -> None:
+        self._pg.pipeline_sync()
+        self._pending.append(_SYNC)
 
     def _read(self) -> tuple[OnefoldError | None, pq.abc.PGresult | None]:
         self._flush()
@@ -330,6 +345,7 @@ class Wire:
         self.suspicious = False
         return self._pg.transaction_status == pq.TransactionStatus.IDLE
 
+    @_breaking
     def notifications(self, doorbell: int, timeout_s: float) -> list[str]:
         """Wait for notifications, or until the descriptor `doorbell` can be read.
 
@@ -341,15 +357,11 @@ class Wire:
         poll.register(self._pg.socket, select.POLLIN)
         poll.register(doorbell, select.POLLIN)
         payloads: list[str] = []
-        try:
-            poll.poll(timeout_s * 1000)
-            self._pg.consume_input()
-            self._pg.is_busy()  # Parses what came.
-            while (notification := self._pg.notifies()) is not None:
-                payloads.append(notification.extra.decode("utf-8", "replace"))
-        except psycopg.Error as error:
-            self.broken = True
-            raise lost(str(error)) from None
+        poll.poll(timeout_s * 1000)
+        self._pg.consume_input()
+        self._pg.is_busy()  # Parses what came.
+        while (notification := self._pg.notifies()) is not None:
+            payloads.append(notification.extra.decode("utf-8", "replace"))
         return payloads
 
     @property
