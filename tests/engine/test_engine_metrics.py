@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from engine_words import in_one_batch, put
+from engine_words import WAIT_S, Blocker, in_one_batch, put
 from waiting import until
 
 import onefold
@@ -93,6 +93,23 @@ def test_a_transaction_that_another_program_forgot_is_told_though_it_has_no_snap
         assert longest["function"] == ""
         assert longest["where"] == f"forgotten, pid {theirs.info.backend_pid}, idle in transaction"
         assert db.metrics()["replicas"] == []
+
+
+def test_the_oldest_snapshot_is_as_old_as_it_is(db: Database) -> None:
+    reading = Blocker()
+
+    def reads(tx: Tx) -> None:
+        tx.one("SELECT count(*) FROM onefold.counter_totals")
+        reading(tx)
+
+    thread = threading.Thread(target=db.reader().run, args=(reads,))
+    thread.start()
+    assert reading.entered.wait(WAIT_S)
+    ages = [db.metrics()["oldest_snapshot_ms"] for _ in range(2)]
+    reading.leave.set()
+    thread.join()
+    assert 0 < ages[0] < ages[1] < 60_000
+    assert db.metrics()["oldest_snapshot_ms"] == 0
 
 
 def test_functions_per_commit_are_averaged(tmp_path: Path) -> None:

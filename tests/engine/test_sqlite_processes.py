@@ -433,3 +433,19 @@ def test_who_comes_and_goes_without_a_wake_tells_nobody_to_look(tmp_path: Path) 
             with onefold.connect(tmp_path / "a.db") as other:
                 other.run(lambda tx: tx.wake("topic"))
             assert ours.recv(100) == b"topic"
+
+
+def test_a_process_that_does_not_read_its_wakes_keeps_nobody_waiting(tmp_path: Path) -> None:
+    peers = Peers(tmp_path / "a.db", make=True)
+    with contextlib.closing(peers), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        name = peers.bind(deaf)
+        assert all(peers.send(name, b"topic") for _ in range(2_000))
+
+
+def test_an_empty_log_beside_a_backup_is_no_part_of_it(tmp_path: Path) -> None:
+    onefold.migrate(tmp_path / "a.db")
+    backup.backup_sqlite(tmp_path / "a.db", tmp_path / "copy.db", tell=lambda *_: None)
+    (tmp_path / "copy.db-wal").touch()
+    made, agreed = backup.restore_sqlite(tmp_path / "copy.db", tmp_path / "b.db", tell=lambda *_: None)
+    assert agreed
+    assert "onefold_schema" in made.tables

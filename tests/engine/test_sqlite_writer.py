@@ -238,6 +238,22 @@ def test_whoever_blocks_the_writer_is_named(plain: Database, caplog: pytest.LogC
     logging.getLogger("onefold.watchdog").removeHandler(handler)
 
 
+def test_a_bell_that_rings_already_can_be_rung(plain: Database) -> None:
+    parts = plain._engine._parts  # type: ignore[attr-defined]
+    blocker = Blocker()
+
+    async def scenario() -> None:
+        busy = asyncio.create_task(plain.arun(blocker))
+        await blocker.sits()
+        parts.writer._ring()
+        parts.writer._ring()
+        blocker.leave.set()
+        await busy
+
+    asyncio.run(scenario())
+    assert asyncio.run(plain.arun(get, "a")) is None
+
+
 def test_too_many_waiting_calls_are_refused(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "QUEUE_MAX", 10)
     answers = in_one_batch(plain, *[(None, put, f"k{n}") for n in range(30)])

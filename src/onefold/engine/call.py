@@ -200,8 +200,8 @@ class Call:
 
 
 def seconds_left(deadline_ns: int) -> float:
-    """Until a deadline; less than nothing when it is over."""
-    return (deadline_ns - time.monotonic_ns()) / 1e9
+    """Until a deadline; 0 when it is over."""
+    return max(0, deadline_ns - time.monotonic_ns()) / 1e9
 
 
 def late_in_queue() -> Retry:

@@ -423,7 +423,7 @@ def _expire(call: Call) -> None:
 def _pause_s(conflicts: int, deadline_ns: int) -> float:
     """Full jitter, doubling, never past the deadline."""
     most = min(PAUSE_S_FIRST * 2**conflicts, PAUSE_S_MAX)
-    return max(0.0, min(random.uniform(0, most), seconds_left(deadline_ns)))  # noqa: S311  Jitter.
+    return min(random.uniform(0, most), seconds_left(deadline_ns))  # noqa: S311  Jitter.
 
 
 def engine_at(place: tuple[bytes, bytes, bytes]) -> PostgresEngine | None:

@@ -94,10 +94,9 @@ class Places:
             bell = threading.Lock()
             bell.acquire()
             queue.append(bell)
-        left_s = seconds_left(deadline_ns)
         rang = False
         try:
-            rang = left_s > 0 and bell.acquire(timeout=left_s)
+            rang = bell.acquire(timeout=seconds_left(deadline_ns))
         finally:
             if not rang:
                 with self._lock:

@@ -130,10 +130,9 @@ class HotKeys:
         bell.acquire()
         if self.enter(key, bell.release):
             return
-        left_s = seconds_left(deadline_ns)
         rang = False
         try:
-            rang = left_s > 0 and bell.acquire(timeout=left_s)
+            rang = bell.acquire(timeout=seconds_left(deadline_ns))
         finally:
             if not rang and not self._withdrawn(key, bell.release):
                 self.leave(key)  # It was given to us this very moment.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onefold.core.clock import Clock
-from onefold.core.errors import Invalid, OnefoldError
+from onefold.core.errors import Invalid
 from onefold.engine.call import Call, Durability, name_of, running
 from onefold.engine.metrics import Metrics
 from onefold.engine.schema import SchemaFile
@@ -111,7 +111,7 @@ class SqliteEngine:
                 try:
                     parts.writer.submit(call)
                     bell.acquire()
-                except (Parked, OnefoldError):
+                except Parked:
                     raise
                 except BaseException:  # Ctrl-C: withdraw, or wait for the outcome.
                     if not call.take():

@@ -37,12 +37,12 @@ def join_sqlite(connection: sqlite3.Connection, *, space_name: str, make: Callab
             connection.execute("BEGIN IMMEDIATE")
         cursor = connection.cursor()
         cursor.row_factory = None
-        path = Path(cursor.execute("PRAGMA database_list").fetchall()[0][2])
+        (_, _, file), *_ = cursor.execute("PRAGMA database_list").fetchall()
     except sqlite3.Error as error:
         raise translated(error) from error
     tx = make(
         cursor, space=space_of(space_name), space_name=space_name, now_ms=SYSTEM.now_ms(), seed=new_seed()
     )
-    tx._path = path
+    tx._path = Path(file)
     register_space(tx)
     return tx

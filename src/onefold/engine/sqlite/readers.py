@@ -121,7 +121,7 @@ class Readers:
 
     def _run(self, call: Call) -> Any:
         left_s = seconds_left(call.deadline_ns)
-        if left_s <= 0 or not self._permits.acquire(timeout=left_s):
+        if not left_s or not self._permits.acquire(timeout=left_s):
             raise self._busy(call)
         try:
             reader = self._take()
