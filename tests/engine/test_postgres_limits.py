@@ -215,6 +215,26 @@ def test_whoever_waits_gets_the_place_that_comes_free(reserved_: bool, most: int
     assert places.waiting == 0
 
 
+def test_whoever_goes_when_his_turn_has_come_passes_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, hot, never_ns = pool_module.Places(most=1), workers_module.HotKeys(), time.monotonic_ns() + 60_000_000_000
+    waits = (
+        (pool_module, lambda: places.enter(reserved=True, deadline_ns=never_ns), places.leave),
+        (workers_module, lambda: hot.wait((0, "key"), never_ns), lambda: hot.leave((0, "key"))),
+    )
+    for module, wait, leave in waits:
+
+        def interrupted(_: int, leave: Callable[[], None] = leave) -> float:
+            leave()  # It is given to who waits,
+            raise KeyboardInterrupt  # and he never learns of it.
+
+        wait()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, "seconds_left", interrupted)
+            wait()
+        wait()
+    assert (places.waiting, hot.waiting) == (0, 0)
+
+
 def test_the_servers_clock_is_read_again_and_a_wire_that_died_meanwhile_is_replaced(
     plain: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

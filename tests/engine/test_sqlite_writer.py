@@ -19,7 +19,7 @@ from waiting import let_pass
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
-from onefold.engine.sqlite import batches, watchdog, writer
+from onefold.engine.sqlite import batches, everysec, watchdog, writer
 
 
 @pytest.fixture
@@ -296,6 +296,27 @@ def test_durability_by_name(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
         db.run(put, "e")
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_a_log_that_could_not_be_synced_is_mended_until_that_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Path) -> None:
+        raise OSError
+
+    monkeypatch.setattr(everysec, "PERIOD_S", 0.001)
+    monkeypatch.setattr(everysec, "sync_file", fails)
+    tried, mended = [], threading.Event()
+
+    def mend() -> None:
+        tried.append(1)
+        if len(tried) < 3:
+            raise Retry("The disk does not take it yet.")
+        mended.set()
+
+    every_second = everysec.EverySecond(tmp_path / "a.db", mend=mend)
+    every_second.unsynced()
+    assert mended.wait(20)
+    every_second.close()
+    assert len(tried) == 3
 
 
 SYNCS = """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from onefold.core.errors import OnefoldError
 from onefold.engine.sql import Dialect
 
@@ -13,7 +11,7 @@ def translate(error: BaseException, dialect: Dialect) -> OnefoldError:
     original: BaseException = getattr(error, "orig", None) or error
     if isinstance(original, OnefoldError):
         return original
-    if dialect == "sqlite" or isinstance(original, sqlite3.Error):
+    if dialect == "sqlite":
         from onefold.engine.sqlite.connection import translated
 
         return translated(original)

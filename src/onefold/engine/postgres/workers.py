@@ -141,8 +141,8 @@ class HotKeys:
 
     def _withdrawn(self, key: HotKey, go: Callable[[], Any]) -> bool:
         with self._lock:
-            queue = self._queues.get(key)
-            if queue is None or go not in queue:
+            queue = self._queues[key]  # Whoever waits in it or was just let out of it keeps it here.
+            if go not in queue:
                 return False
             queue.remove(go)
             return True
