@@ -13,9 +13,13 @@ from engine_words import INSERT, PUT, UPDATE, get, put, setting
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
 from onefold.engine import call as call_module
+from onefold.engine import schema
 from onefold.engine.postgres import engine as engine_module
+from onefold.engine.postgres.stepped import SteppedEngine
 from onefold.engine.postgres.wire import Wire
 from onefold.engine.require import require
+from onefold.engine.tx import Hints
+from onefold.index import schema_directories
 
 
 @pytest.fixture
@@ -487,3 +491,59 @@ def test_a_known_space_costs_nothing_more(plain: Database, trips: list[int]) -> 
     trips.clear()
     plain.at("tenant/1").run(put, "a", 2)
     assert len(trips) == 1
+
+
+class Counting:
+    """A stepper that lets everything go at once, and counts."""
+
+    def __init__(self) -> None:
+        self.steps, self.pids, self.hinted = 0, [], []
+
+    def now_ms(self) -> int:
+        return 7
+
+    def begins(self, pid: int) -> None:
+        self.pids.append(pid)
+
+    def before(self) -> None:
+        self.steps += 1
+
+    def after(self) -> None:
+        self.steps += 1_000
+
+    def committed(self, hints: Hints) -> None:
+        self.hinted += hints.topics
+
+
+def test_under_a_stepper_each_statement_is_a_step_and_everything_is_emptied(postgres_url: str) -> None:
+    stepper = Counting()
+    engine = SteppedEngine(postgres_url, schema.load(schema_directories()), stepper=stepper, pool_max=3)
+    with Database(engine, url=postgres_url) as db:
+
+        def work(tx: Tx) -> int:
+            tx.many(PUT, [{"key": key, "total": 1} for key in "abc"])
+            put(tx, "d", 1)
+            tx.wake("topic")
+            return tx.now_ms
+
+        assert db.run(work) == 7
+        assert stepper.steps == 5 * 1_001  # Four rows and COMMIT.
+        assert (stepper.pids, stepper.hinted) == ([engine._open().pool._idle[0].identity.pid], ["topic"])
+        assert [db.run(get, key) for key in "abcd"] == [1] * 4
+        assert engine.overseer.blocked() == set()
+        engine.overseer.empty()
+        assert db.run(get, "a") is None
+
+
+def test_a_rolled_back_step_has_let_go_when_the_next_one_begins(postgres_url: str) -> None:
+    engine = SteppedEngine(postgres_url, schema.load(schema_directories()), stepper=Counting(), pool_max=3)
+    with Database(engine, url=postgres_url) as db:
+
+        def fails(tx: Tx) -> None:
+            put(tx, "a", 1)
+            raise Conflict("Undo.")
+
+        with pytest.raises(Conflict):
+            db.run(fails)
+        assert engine._open().pool._idle[0].queued == 0
+        assert db.run(get, "a") is None
