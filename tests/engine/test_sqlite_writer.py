@@ -19,7 +19,9 @@ from waiting import let_pass
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
+from onefold.engine.call import Call, Options
 from onefold.engine.sqlite import batches, everysec, watchdog, writer
+from onefold.engine.sqlite.parked import Parked
 
 
 @pytest.fixture
@@ -252,6 +254,16 @@ def test_a_bell_that_rings_already_can_be_rung(plain: Database) -> None:
 
     asyncio.run(scenario())
     assert asyncio.run(plain.arun(get, "a")) is None
+
+
+def test_a_call_that_came_as_the_thread_went_is_taken_back_unless_it_was_seen(plain: Database) -> None:
+    writer_of_it = plain._engine._parts.writer  # type: ignore[attr-defined]
+    call = Call(put, ("a",), {}, Options(), 0)
+    writer_of_it._take_back(call)  # Seen: its outcome comes.
+    writer_of_it._queue.append(call)
+    with pytest.raises(Parked):
+        writer_of_it._take_back(call)
+    assert writer_of_it.queued == 0
 
 
 def test_too_many_waiting_calls_are_refused(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ class _Meaning(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
-        if (node.arg or "").endswith(UNITS) and isinstance(node.value, ast.Constant):
+        if (node.arg or "").endswith(UNITS) and isinstance(node.value, ast.Constant | ast.UnaryOp):
             node.value = ast.Constant(None)
         return self.generic_visit(node)
 
