@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from engine_words import PUT, get
 
+import onefold
 from onefold import Database, Doomed, Invalid, Retry, Tx
 from onefold.engine import inspect
 from onefold.engine.connect import parse_postgres_url
@@ -246,6 +248,17 @@ def test_a_waiter_says_whether_it_was_woken_and_forgets_it_then(db: Database) ->
         assert not wait(0)
     waiter.close()
     assert not db._engine.hub.has_waiters()
+
+
+def test_closing_gives_back_every_descriptor(db_url: str) -> None:
+    left = []
+    for _ in range(3):
+        with onefold.connect(db_url) as db:
+            db.waiter("t").close()
+            db.run(lambda tx: tx.wake("t"))
+            asyncio.run(db.reader().arun(lambda tx: tx.total("k")))
+        left.append(len(os.listdir("/proc/self/fd")))
+    assert left[1] == left[2]  # The first may have opened what is kept for the process.
 
 
 def test_a_subscription_that_was_ended_hears_nothing(db: Database) -> None:

@@ -33,7 +33,7 @@ import pytest
 from tests.mutation.covering import Measured, chosen
 from tests.waiting import until
 
-TEST_S = 8.0  # Each test may take so long (a PostgreSQL may have to start), and
+TEST_S = 20.0  # Each test may take so long, for it may have to start servers that another one started when measured, and
 TIMES_LONGER = 10  # so many times as long as when it was measured. Many wait for twenty seconds before they give up.
 START_S = 40.0  # Until the first test, and after the last one.
 LEAVE_S = 4.0  # A PostgreSQL goes by itself, when whoever started it is gone.

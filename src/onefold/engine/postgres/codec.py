@@ -68,7 +68,7 @@ class Plan:
 
     __slots__ = ("_last", "_variants", "formats", "names", "text", "writes")
 
-    def __init__(self, sql: str, *, required: bool = False) -> None:
+    def __init__(self, sql: str, *, required: bool) -> None:
         statement = compile_statement(sql, "postgres")
         names: dict[str, int] = {}
 
