@@ -442,8 +442,9 @@ def test_a_process_that_does_not_read_its_wakes_keeps_nobody_waiting(tmp_path: P
         assert all(peers.send(name, b"topic") for _ in range(2_000))
 
 
-def test_an_empty_log_beside_a_backup_is_no_part_of_it(tmp_path: Path) -> None:
+def test_what_an_older_backup_left_is_no_part_of_a_new_one(tmp_path: Path) -> None:
     onefold.migrate(tmp_path / "a.db")
+    (tmp_path / "copy.db.json").write_text("of a backup that somebody took away")
     backup.backup_sqlite(tmp_path / "a.db", tmp_path / "copy.db", tell=lambda *_: None)
     (tmp_path / "copy.db-wal").touch()
     made, agreed = backup.restore_sqlite(tmp_path / "copy.db", tmp_path / "b.db", tell=lambda *_: None)
