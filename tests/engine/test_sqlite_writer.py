@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 from engine_words import NUMBERS, PUT, Blocker, get, in_one_batch, put
-from waiting import let_pass
+from waiting import let_pass, until
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
 from onefold.engine.call import Call, Options
 from onefold.engine.sqlite import batches, everysec, watchdog, writer
 from onefold.engine.sqlite.parked import Parked
+from onefold.host import files
 
 
 @pytest.fixture
@@ -329,6 +330,34 @@ def test_a_log_that_could_not_be_synced_is_mended_until_that_is_done(tmp_path: P
     assert mended.wait(20)
     every_second.close()
     assert len(tried) == 3
+
+
+@pytest.mark.parametrize("at_close", [False, True])
+def test_a_log_whose_sync_failed_is_written_again_between_transactions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_close: bool
+) -> None:
+    synced, written = everysec.sync_file, threading.Event()
+
+    def fails_once(wal: Path) -> None:
+        monkeypatch.setattr(everysec, "sync_file", synced)
+        raise OSError
+
+    def again(wal: Path) -> None:
+        files.write_again(wal)
+        written.set()
+
+    monkeypatch.setattr(everysec, "PERIOD_S", 60.0 if at_close else 0.01)
+    monkeypatch.setattr(everysec, "sync_file", fails_once)
+    monkeypatch.setattr(batches, "write_again", again)
+    with onefold.connect(tmp_path / "a.db", durability="everysec") as db:
+        db.run(put, "a")
+        if not at_close:
+            assert written.wait(20)
+            until(lambda: not db._engine._parts.writer.batches.suspect)  # type: ignore[attr-defined]
+            db.run(put, "b")
+    assert written.is_set()
+    with onefold.connect(tmp_path / "a.db") as db:
+        assert [db.run(get, key) for key in "ab"] == [1, None if at_close else 1]
 
 
 SYNCS = """
