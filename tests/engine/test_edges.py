@@ -291,7 +291,9 @@ def test_an_inspection_says_why_it_cannot_look(tmp_path: Path, monkeypatch: pyte
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Retry, match="cannot be read now"):
             inspect.inspect_sqlite(tmp_path / "a.db")
-    assert inspect.inspect_sqlite(tmp_path / "a.db").schema.missing
+    found = inspect.inspect_sqlite(tmp_path / "a.db")
+    assert found.schema.missing
+    assert found.migrated_at_ms == 0
 
 
 def test_a_url_whose_parts_are_asked_for_must_be_one() -> None:

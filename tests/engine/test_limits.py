@@ -94,6 +94,7 @@ def test_a_subclass_of_float_is_held_to_what_floats_are(db: Database) -> None:
 def test_an_option_at_its_limit_is_taken(db: Database) -> None:
     for deadline_ms in (1, 600_000):
         db.options(deadline_ms=deadline_ms)
+    assert db.at("s" * 200).space_name == "s" * 200
     assert db.at("s" * 200).options(deadline_ms=600_000, hot="h" * 200).run(lambda tx: len(tx.space_name)) == 200
     assert db.options(hot="h").run(lambda tx: tx.wake("t" * 10_000)) is None
     with pytest.raises(Invalid):
