@@ -215,6 +215,19 @@ def test_whoever_waits_gets_the_place_that_comes_free(reserved_: bool, most: int
     assert places.waiting == 0
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_after_a_cancel_a_connection_is_used_again_only_if_it_is_clean(plain: Database, postgres_url: str, dies: bool) -> None:
+    pool = plain._engine._open().pool  # type: ignore[attr-defined]
+    wire = pool.take(time.monotonic_ns() + 60_000_000_000)
+    wire.suspicious = True
+    if dies:
+        with psycopg.connect(postgres_url, autocommit=True) as admin:
+            admin.execute("SELECT pg_terminate_backend(%s, 20000)", [wire.identity.pid])
+    pool.give(wire)
+    assert (wire.broken, wire in pool._idle, wire.suspicious) == (dies, not dies, dies)
+    assert plain.run(get, "a") is None
+
+
 def test_whoever_goes_when_his_turn_has_come_passes_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
     places, hot, never_ns = pool_module.Places(most=1), workers_module.HotKeys(), time.monotonic_ns() + 60_000_000_000
     waits = (
