@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [
     path for path in sorted(ROOT.rglob("*.md"))
-    if not {".venv", ".git", ".data", "rfd"} & set(path.relative_to(ROOT).parts)
+    if not {".venv", ".git", ".data", "build", "rfd"} & set(path.relative_to(ROOT).parts)
 ]  # fmt: skip
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCKS = [

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 OTHERS = sorted((ROOT / "benches").rglob("*.py")) + sorted((ROOT / "examples").rglob("*.py"))
-PAGES = [p for p in sorted(ROOT.rglob("*.md")) if not {".venv", ".git", ".data"} & set(p.relative_to(ROOT).parts)]
+PAGES = [p for p in sorted(ROOT.rglob("*.md")) if not {".venv", ".git", ".data", "build"} & set(p.relative_to(ROOT).parts)]
 
 LINES_MAX = 700
 LINES_MEDIAN_MAX = 180

@@ -85,6 +85,7 @@ def test_a_simulation_that_failed_is_repeated_by_the_line_below_it(run) -> None:
     again = run(SHOP, *line.split()[3:])
     assert told(again) == told(first)
     assert f"seed {seed} breaks" in told(again)[0]
+    assert "/onefold/" not in "".join(first.outlines).partition("test_everybody_buys_once")[2], "the way through the kit"
 
 
 def told(result: pytest.RunResult) -> list[str]:

@@ -6,6 +6,7 @@ real time too, and are held to it here: strict serializable.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,8 +152,9 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
             run(LIST_APPEND, made, path=path, **given)
     with pytest.raises(Invalid, match="no such model"):
         Workload(LIST_APPEND.program, "lists")
-    with pytest.raises(Invalid, match="import"):
-        Workload(lambda client: None, "bank")
+    for bare in (Workload(lambda client: None, "bank"), replace(BANK, finish=lambda client: None)):
+        with pytest.raises(Invalid, match="import"):
+            run(bare, made, path=path)
     assert not path.exists()
 
 

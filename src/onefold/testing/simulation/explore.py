@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from onefold.core.errors import Invalid
@@ -22,6 +24,7 @@ Scenario = Callable[..., object]  # (Simulation, and what else `simulate`'s call
 
 SEEDS = 200
 SEEDS_MAX = 100_000_000
+PACKAGE = str(Path(__file__).parents[2])
 SEEDS_FIXTURE = "onefold_seeds"  # Of the pytest plugin: from a number of seeds to which.
 
 
@@ -106,6 +109,7 @@ def explore(
         SimulationFailed: a check failed, a program raised, or did not end.
         Invalid: an argument is out of range.
     """
+    __tracebackhide__ = True
     numbers = seeds if isinstance(seeds, range) else range(seeds)
     if not 1 <= len(numbers) <= SEEDS_MAX or numbers[0] < 0 or numbers[-1] < 0:
         raise Invalid("A simulation has 1 to 100,000,000 seeds, from 0 on.", code="seeds", seeds=len(numbers))
@@ -157,6 +161,7 @@ def simulate(
 
         @functools.wraps(scenario)
         def test(*arguments: Any, **named: Any) -> None:
+            __tracebackhide__ = True
             numbered = named.pop(SEEDS_FIXTURE)(seeds) if counted and SEEDS_FIXTURE in named else seeds
             explore(
                 scenario, *arguments, seeds=numbered, on=on, faults=faults, scheduling=scheduling,
@@ -195,7 +200,8 @@ class _Runs:
         report.steps += sim.steps
         report.faults.update(sim.faults_seen)
         if broken is not None:
-            raise self._failure(seed, script, sim, broken) from broken.error
+            __tracebackhide__ = True  # What pytest shows begins where the scenario's own code does.
+            raise self._failure(seed, script, sim, broken) from _outside(broken.error)
 
     def _attempt(self, seed: int, script: Script | None) -> tuple[Simulation, Broken | None]:
         sim = self._make(seed, script)
@@ -235,6 +241,22 @@ class _Runs:
             "\n".join(lines), what=broken.what, seed=seed, replay=replay, seeds_run=self.report.seeds,
             history=list(sim.history),
         )  # fmt: skip
+
+
+def _outside(error: BaseException | None) -> BaseException | None:
+    """The error, told by the places that are not of this package, if there are any."""
+    if error is None:
+        return None
+    passed: list[TracebackType] = []
+    at = error.__traceback__
+    while at is not None:
+        passed.append(at)
+        at = at.tb_next
+    shown = None
+    for one in reversed(passed):
+        if not one.tb_frame.f_code.co_filename.startswith(PACKAGE):
+            shown = TracebackType(shown, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return error if shown is None else error.with_traceback(shown)
 
 
 def _measure(sim: Simulation) -> str:

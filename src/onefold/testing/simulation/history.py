@@ -33,6 +33,10 @@ class History(list[Entry]):
         self.append(entry)
         return entry
 
+    def operations(self) -> list[Entry]:
+        """What programs called operations, for a checker: without transactions that stand for themselves."""
+        return [entry for entry in self if "transaction" not in entry]
+
     def timeline(self, *, lines_max: int = 80) -> list[str]:
         """The run for people: one line for what each client was told, and for each fault."""
         lines: list[str] = []

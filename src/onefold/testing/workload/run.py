@@ -29,6 +29,12 @@ PROCESSES_MAX = 16
 DEADLINE_MS_DEFAULT = 5_000
 
 
+def in_short(verdict: Verdict) -> Verdict:
+    """The verdict with its smallest counter-example only."""
+    smallest = sorted(verdict.anomalies, key=lambda anomaly: (len(anomaly.operations), len(anomaly.text)))[:1]
+    return msgspec.structs.replace(verdict, anomalies=smallest)
+
+
 @dataclass(frozen=True)
 class Report:
     """What became of a run.
@@ -52,9 +58,7 @@ class Report:
         told = ", ".join(f"{count:,} {kind}" for kind, count in self.counts.items())
         faults = ", ".join(self.faults) or "none"
         about = [f"history: {self.path} ({told})", f"faults: {faults}", f"again: {self.command}"]
-        found = self.verdict.anomalies
-        smallest = sorted(found, key=lambda anomaly: (len(anomaly.operations), len(anomaly.text)))[:1]
-        return "\n".join([*msgspec.structs.replace(self.verdict, anomalies=smallest).lines(), *about])
+        return "\n".join([*in_short(self.verdict).lines(), *about])
 
     def expect_valid(self) -> Report:
         """The report itself; AssertionError with all of it unless the verdict is valid."""
@@ -89,13 +93,15 @@ def run(
         consistency_model: by which transactions are judged, instead of the workload's own.
 
     Raises:
-        Invalid: a number is out of range, or there is no such fault.
+        Invalid: a number is out of range, there is no such fault, or a program is none that others can import.
         RuntimeError: a program failed with an error that is none of Onefold's, or did not end.
     """  # fmt: skip
     if not 1 <= processes <= PROCESSES_MAX or clients < 1 or processes * clients >= CLIENTS_MAX:
         raise Invalid("There are 1 to 16 processes, and at most 255 clients.", processes=processes, clients=clients)
     if not 0 < seconds <= SECONDS_MAX:
         raise Invalid("A run takes more than 0 and at most 86,400 seconds.", seconds=seconds)
+    for program in filter(None, (workload.program, workload.finish)):
+        place_of(program)
     began_ns = time.monotonic_ns()
     with tempfile.TemporaryDirectory(prefix="of-workload-") as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch)

@@ -9,6 +9,7 @@ from onefold.core.errors import Invalid
 from onefold.engine.tx import Tx
 from onefold.testing.checkers import History, check
 from onefold.testing.simulation import Client, Simulation
+from onefold.testing.workload.run import in_short
 from onefold.testing.workload.workload import Workload
 
 CLIENTS_MAX = 32
@@ -37,9 +38,9 @@ def simulated(workload: Workload, *, clients: int = 3) -> Callable[[Simulation],
                 workload.finish(cast("Any", client))
 
         def the_history_is_right(_tx: Tx) -> None:
-            history = History.of(entry for entry in sim.history if "transaction" not in entry)
-            verdict = check(history, workload.model, **workload.options)
-            assert verdict.valid is not False, "\n".join(verdict.lines())
+            verdict = check(History.of(sim.history.operations()), workload.model, **workload.options)
+            if verdict.valid is False:
+                raise AssertionError("\n".join(in_short(verdict).lines()))
 
         if workload.setup is not None:
             sim.setup(workload.setup)

@@ -23,8 +23,8 @@ class Workload:
     """A program and its model.
 
     Attributes:
-        program: what a client does with its life, called anew when it returns; a function of a module, since
-            other processes import it.
+        program: what a client does with its life, called anew when it returns; for `run` a function of a module,
+            since other processes import it.
         model: a checker's name, as `onefold check --model` takes it.
         options: of that checker; see `check`.
         setup: runs once, before all clients: tables, accounts.
@@ -38,12 +38,9 @@ class Workload:
     finish: Program | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no process could run or no checker judge."""
+        """Refuse what no checker could judge."""
         if self.model not in NAMES:
             raise Invalid("There is no such model.", code="no_such_model", model=self.model, models=list(NAMES))
-        for program in (self.program, self.finish):
-            if program is not None:
-                place_of(program)
 
 
 def place_of(program: Program) -> str:
