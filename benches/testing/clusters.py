@@ -25,13 +25,13 @@ def run(size: Size) -> list[Table]:
     for what, how, bar_s in MADE if size.rounds > 1 else MADE[:1]:
         if size.rounds > 1:
             lap(**how)
-        laps = sorted(lap(**how) for _ in range(size.of(10)))
+        laps = sorted(lap(**how) for _ in range(size.of(5)))
         slowest = laps[-1]
         missed = bar_s is not None and slowest > bar_s
         table.missed += missed
         bar = "" if bar_s is None else f"<= {bar_s:g} s{': missed' if missed else ''}"
         table.rows.append((what, f"{laps[len(laps) // 2]:.2f} s", f"{slowest:.2f} s", bar))
-    table.notes.append("Ten of each, after one that was not counted: PostgreSQL's initdb runs once per process.")
+    table.notes.append("Five of each, after one that was not counted: PostgreSQL's initdb runs once per process.")
     return [table]
 
 

@@ -41,6 +41,8 @@ class Actor:
         #: Its PostgreSQL backend.
         self.pid = 0
         self.stopping = False
+        #: Asked at each point: whether the turn is this one's again; None leaves that to the scheduler's thread.
+        self.goes_on: Callable[[Actor], bool] | None = None
         self._turn = threading.Lock()
         self._turn.acquire()
         self._back = threading.Lock()
@@ -87,6 +89,8 @@ class Actor:
         Raises:
             Stopped: the run is over.
         """
+        if self.goes_on is not None and not self.stopping and self.goes_on(self):
+            return
         self._back.release()
         self._turn.acquire()
         if self.stopping:

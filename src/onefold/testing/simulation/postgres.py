@@ -37,6 +37,7 @@ class PostgresWorld:
     """See `World`, and `Stepper`."""
 
     dialect: Literal["sqlite", "postgres"] = "postgres"
+    may_block = True
     patience_s = 0.002
     shrink_runs_max = 200
     replays_max = 10

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 from onefold.testing.simulation.actor import Actor, State
 from onefold.testing.simulation.choices import Choices
@@ -21,6 +21,7 @@ from onefold.testing.simulation.clock import Time
 Scheduling = Literal["both", "random", "pct"]
 
 FOREVER = 1 << 62
+_UNDECIDED: Any = object()
 UNWINDING_MAX = 1_000  # Transactions that a program may try on its way out.
 STUCK_S = 60.0  # Real seconds until an actor that does not come back is given up on.
 PCT_DEPTH_MAX = 4
@@ -33,7 +34,7 @@ class Scheduler:
 
     def __init__(
         self, choices: Choices, time: Time, *, scheduling: Scheduling, steps_max: int, blocked: Callable[[Actor], bool],
-        patience_s: float,
+        patience_s: float, may_block: bool,
     ) -> None:  # fmt: skip
         """Prepare the turns.
 
@@ -44,6 +45,8 @@ class Scheduler:
             steps_max: after so many the run is taken to have no end.
             blocked: whether an actor that does not come back waits for a lock of another one.
             patience_s: real seconds until that is asked.
+            may_block: whether there is any such waiting. Where there is none, an actor whose turn it is again goes on
+                without this thread: two changes of threads would cost as much as a small transaction.
         """
         self.actors: list[Actor] = []
         self.steps = 0
@@ -53,6 +56,10 @@ class Scheduler:
         self._steps_max = steps_max
         self._blocked = blocked
         self._patience_s = patience_s
+        self._may_block = may_block
+        self._going_on: Callable[[], bool] = lambda: True
+        self._next: Actor | None = _UNDECIDED  # By the actor that came to its point.
+        self._stuck: str | None = None
         self._last: Actor | None = None
         dice = Random(f"{choices.seed}/pct")  # noqa: S311  Not for secrets; the seed must tell it.
         self._pct = scheduling == "pct" or (scheduling == "both" and choices.seed % 2 == 1)
@@ -60,24 +67,54 @@ class Scheduler:
         self._changes = {dice.randrange(1, horizon) for _ in range(dice.randrange(PCT_DEPTH_MAX))}
         self._priorities = [dice.random() for _ in range(64)]
 
+    def add(self, actor: Actor) -> None:
+        """One more; before the run."""
+        self.actors.append(actor)
+        if not self._may_block:
+            actor.goes_on = self._goes_on
+
     def run(self, going_on: Callable[[], bool]) -> str | None:
         """Give turns as long as `going_on()`; answers what keeps them from coming to an end, or None."""
-        while going_on():
-            ready = self._ready()
-            if ready is None:
-                return "every client waits for something that will not come"
-            if not ready:
-                return None
-            self.steps += 1
-            if self.steps > self._steps_max:
-                return f"no end after {self._steps_max:,} steps"
-            actor = self._pick(ready)
-            self._last = actor
+        self._going_on = going_on
+        actor = self._decide()
+        while actor is not None:
             actor.give_turn()
-            if self._settle(actor):
-                self._time.now_ms += DELAYS_MS[self._delays.take(len(DELAYS_MS), _delay)]
+            settled = self._settle(actor)
+            if self._next is not _UNDECIDED:
+                actor, self._next = self._next, _UNDECIDED
+                continue
+            if settled:
+                self._pass_time()
             self._look_at_blocked()
-        return None
+            actor = self._decide()
+        return self._stuck
+
+    def _goes_on(self, actor: Actor) -> bool:
+        """In the thread of an actor that is at its point, while this one waits for it: whether it is its turn again."""
+        self._pass_time()
+        chosen = self._decide()
+        if chosen is not actor:
+            self._next = chosen
+        return chosen is actor
+
+    def _pass_time(self) -> None:
+        self._time.now_ms += DELAYS_MS[self._delays.take(len(DELAYS_MS), _delay)]
+
+    def _decide(self) -> Actor | None:
+        """Whose turn it is; None at the end."""
+        if not self._going_on():
+            return None
+        ready = self._ready()
+        if ready is None:
+            self._stuck = "every client waits for something that will not come"
+        if not ready:
+            return None
+        self.steps += 1
+        if self.steps > self._steps_max:
+            self._stuck = f"no end after {self._steps_max:,} steps"
+            return None
+        self._last = self._pick(ready)
+        return self._last
 
     def stop(self) -> list[Actor]:
         """End all actors; answers those that did not end."""
@@ -153,9 +190,10 @@ class Scheduler:
 
     def _settle(self, actor: Actor) -> bool:
         """Wait until the actor is at its next point, or is known to wait for another one."""
-        waited_s = 0.0
+        waited_s, steps = 0.0, self.steps
         while not actor.came_back(self._patience_s):
-            waited_s += self._patience_s
+            waited_s = 0.0 if self.steps != steps else waited_s + self._patience_s
+            steps = self.steps
             if self._blocked(actor):
                 actor.state, actor.overtaken = State.BLOCKED, True
                 return False

@@ -86,7 +86,7 @@ class Simulation:
         self._seeds = 0
         self._scheduler = Scheduler(
             self.choices, self.time, scheduling=limits.scheduling, steps_max=limits.steps_max,
-            blocked=world.blocked, patience_s=world.patience_s,
+            blocked=world.blocked, patience_s=world.patience_s, may_block=world.may_block,
         )  # fmt: skip
         world.begin(self)
 
@@ -207,7 +207,7 @@ class Simulation:
             clock = ProcessClock(self.time, drift_ppm=drift - self.faults.drift_ppm)
             actor = Actor(len(self._lives), f"{name}-{number}", background=background, clock=clock)
             self._lives.append((actor, program, number))
-            self._scheduler.actors.append(actor)
+            self._scheduler.add(actor)
 
     def _life(self, actor: Actor, program: Program, number: int) -> Callable[[], None]:
         def live() -> None:

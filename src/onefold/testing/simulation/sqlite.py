@@ -25,6 +25,7 @@ class SqliteWorld:
     """See `World`. The engine's own writer, over a database in memory."""
 
     dialect: Literal["sqlite", "postgres"] = "sqlite"
+    may_block = False
     patience_s = 1.0
     shrink_runs_max = 1_500
     replays_max = 1

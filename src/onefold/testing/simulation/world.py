@@ -16,6 +16,8 @@ class World(Protocol):
     """A database that is emptied before each run. Used for one run at a time."""
 
     dialect: Literal["sqlite", "postgres"]
+    #: Whether one actor's step can wait for another's.
+    may_block: bool
     #: Real seconds until a step that is not over is taken to wait for a lock.
     patience_s: float
     #: How many runs may be spent on making a failure smaller.
