@@ -151,7 +151,11 @@ def test_the_counter_example_leaves_out_what_does_not_matter() -> None:
     idle = [event for _ in range(30) for event in ("3 invoke read", "3 ok read 1")]
     bad = ["1 invoke read", "1 ok read 2"]
     verdict = check_linearizable(single("0 invoke write 1", "0 ok write 1", *idle, *bad, *idle), "register")
-    assert [str(op) for op in verdict.anomalies[0].operations] == ["#1 p0 write 1", "#63 p1 read -> 2"]
+    assert [str(op) for op in verdict.anomalies[0].operations] == ["#63 p1 read -> 2"], "nobody wrote it"
+    late = ["0 invoke write 2", "0 ok write 2", *idle[:6], "2 invoke cas [3, 4]", "0 invoke write 1", "0 ok write 1", *bad]
+    verdict = check_linearizable(single("0 invoke write 5", "0 ok write 5", *late[:2], *late[8:]), "cas-register")
+    shown = [str(op) for op in verdict.anomalies[0].operations]
+    assert shown == ["#4 p2 cas [3 4] (unknown)", "#6 p0 write 1", "#8 p1 read -> 2"]
 
 
 def test_the_drawing_is_a_document_that_shows_the_counter_example() -> None:

@@ -110,10 +110,11 @@ def _arrows(
         y1, y2 = (TOP_PX + rows[op.process] * ROW_PX for op in (one, other))
         y1, y2 = (y1 + BAR_PX, y2) if y1 < y2 else (y1, y2 + BAR_PX) if y1 > y2 else (y1 + BAR_PX, y2 + BAR_PX)
         bend = 22 if y1 == y2 else 0
-        shift = 12 if number % 2 else -12
-        x, y = (x1 + x2) / 2, (y1 + y2) / 2 + bend
+        shift = 16 if number % 2 else -16
+        x, y = (x1 + x2) / 2 + 2 * shift, (y1 + y2) / 2 + bend
+        at = 0.35 * x1 + 0.15 * x2 + 0.5 * x, 0.35 * y1 + 0.15 * y2 + 0.5 * y  # Nearer to where it begins.
         parts += [
             f'<path class="a" marker-end="url(#m)" d="M{x1 + shift:.1f} {y1} Q{x:.1f} {y:.1f} {x2 + shift:.1f} {y2}"/>',
-            f'<text class="s" x="{x + shift:.1f}" y="{y:.1f}">{escape(step)}</text>',
+            f'<text class="s" x="{at[0]:.1f}" y="{at[1]:.1f}">{escape(step)}</text>',
         ]
     return parts

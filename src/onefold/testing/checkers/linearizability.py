@@ -10,14 +10,15 @@ import msgspec
 
 from onefold.core.errors import Invalid
 from onefold.testing.checkers.history import NEVER, History, Operation, show
-from onefold.testing.checkers.models import ILLEGAL, MODELS, Model, State
+from onefold.testing.checkers.models import ANY, ILLEGAL, MODELS, Model, State
 from onefold.testing.checkers.reads_from import contradiction, linearizable, plain
 from onefold.testing.checkers.verdict import Anomaly, Verdict
 from onefold.testing.checkers.wgl import Found, search
 
 DEADLINE_S = 60.0
 SHRINK_S = 2.0  # To make the counter-example smaller, at most.
-WINDOW_MAX = 40  # Operations around the end of a counter-example.
+WINDOW_MAX = 40  # Operations at the end of a counter-example.
+CONTEXT_MAX = 16  # Others, which are drawn beside them.
 _UNREFUSED = frozenset({"read", "write", "get", "put"})
 
 
@@ -205,18 +206,18 @@ def _counterexample(
     blocked = found.blocked
     assert blocked is not None
     claim = "The shortest prefix without one" if found.shortest else "A prefix without one"
-    kept = _without_reads(prefix, blocked, model, min(until, time.monotonic() + SHRINK_S))
+    soon = min(until, time.monotonic() + SHRINK_S)
+    kept = _without_beginning(_without_reads(prefix, blocked, model, soon), model, soon)
     whole = {op.invoked: op for op in ops}  # Shown with what was answered in the end.
-    window = [whole[op.invoked] for op in _window(kept, blocked)]
+    window = [whole[op.invoked] for op in _window(kept, blocked, WINDOW_MAX)]
     lines = [
         f"The history has no linearization from {blocked} on{'' if key is None else f' (key {show(key)})'}.",
         f"{claim} has {len(prefix):,} operations; these are the last that matter.",
     ]
     if found.states:
         lines.append(f"Before it the state can have been: {', '.join(show(state) for state in found.states)}.")
-    return Anomaly("nonlinearizable", "\n".join(lines), window, last=whole[blocked.invoked]), _window(
-        [whole[op.invoked] for op in prefix], blocked
-    )
+    context = [whole[op.invoked] for op in _window(prefix, blocked, CONTEXT_MAX)]
+    return Anomaly("nonlinearizable", "\n".join(lines), window, last=whole[blocked.invoked]), context
 
 
 def _shortest(ops: list[Operation], model: Model, found: Found, until: float) -> tuple[list[Operation], Found]:
@@ -268,12 +269,41 @@ def _without_reads(prefix: list[Operation], blocked: Operation, model: Model, un
     return _among(prefix, others, reads)
 
 
+def _without_beginning(kept: list[Operation], model: Model, until: float) -> list[Operation]:
+    """What is left from the latest moment on at which nothing ran that was answered, and whose state saves nothing."""
+    bound = [model.bind(op) for op in kept]
+    if any(one.leaves is ANY for one in bound if not one.pure):
+        return kept  # Nobody knows what it can have held at that moment.
+    states = {model.initial, *(one.leaves for one in bound if not one.pure)}
+    quiet: list[int] = []
+    last = -1
+    for op in (op for op in kept if op.type != "info"):
+        if op.invoked > last:
+            quiet.append(op.invoked)
+        last = max(last, op.completed)
+
+    def enough(place: int) -> bool:
+        rest = [op for op in kept if op.type == "info" or op.invoked >= place]
+        return time.monotonic() < until and all(
+            _decided(rest, msgspec.structs.replace(model, initial=state), until).valid is False for state in states
+        )
+
+    step = 1
+    while step < len(quiet) and not enough(quiet[-step]):
+        step *= 2
+    low, high = max(len(quiet) - step, 0), len(quiet) - step // 2  # Enough from `low` on (or all), and not from `high`.
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if enough(quiet[middle]) else (low, middle)
+    return [op for op in kept if op.type == "info" or op.invoked >= quiet[low]]
+
+
 def _among(prefix: list[Operation], others: set[int], reads: list[Operation]) -> list[Operation]:
     kept = others | {id(op) for op in reads}
     return [op for op in prefix if id(op) in kept]
 
 
-def _window(ops: list[Operation], blocked: Operation) -> list[Operation]:
+def _window(ops: list[Operation], blocked: Operation, most: int) -> list[Operation]:
     """Those that ran beside the last operation, and the latest before it."""
     near: list[Any] = sorted(ops, key=lambda op: (op.completed < blocked.invoked, -op.completed))
-    return sorted(near[:WINDOW_MAX], key=lambda op: op.invoked)
+    return sorted(near[:most], key=lambda op: op.invoked)
