@@ -105,6 +105,12 @@ def _settled(ops: list[Operation], model: Model) -> Found:
     valid, tried = linearizable(ops, model)
     if valid is not False:
         return Found(valid, tried)
+    while wrong := contradiction(ops, model):
+        before = _before(ops, wrong[-1].completed)
+        valid, _ = linearizable(before, model)
+        if valid is not False:
+            return Found(False, tried, wrong[-1], shortest=valid is True)
+        ops = before
     ends = sorted((op for op in ops if op.type != "info"), key=lambda op: op.completed)
     low, high, certain = 0, len(ends) - 1, True
     while low < high:
