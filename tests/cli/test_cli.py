@@ -165,7 +165,7 @@ def test_whatever_deletes_can_be_tried_first_and_all_speaks_json() -> None:
     assert len(found) > 30
     deleting = {
         "token revoke", "jobs cancel", "jobs purge", "jobs retry", "events drop-parked", "locks release", "webhooks replay",
-        "keys retire", "backup", "restore", "sessions end",
+        "keys retire", "backup", "restore", "sessions end", "webhooks delete",
     }  # fmt: skip
     assert {name for name, options in found.items() if "--dry-run" in options} == deleting
     harmless = {"bench", "check", "doctor", "export", "migrate", "serve", "version", "worker"}

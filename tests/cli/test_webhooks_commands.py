@@ -50,6 +50,15 @@ def test_endpoints_are_listed_disabled_and_enabled(db: Database, endpoint: str, 
     assert ask("webhooks", "ls", "--space", "another")[1]["items"] == []
 
 
+def test_an_endpoint_is_deleted_for_good(db: Database, endpoint: str, ask: Any) -> None:
+    db.run(webhooks.send, "order.placed", {})
+    for more, there in (("--dry-run",), True), ((), False):
+        code, said = ask("webhooks", "delete", endpoint, *more)
+        assert (code, said["dry_run"], said["id"], said["waiting"]) == (0, there, endpoint, 1)
+        assert bool(db.run(webhooks.list_endpoints).items) == there
+    assert ask("webhooks", "delete", endpoint)[0] == ask("webhooks", "delete", endpoint, "--dry-run")[0] == 3
+
+
 def test_an_endpoint_is_made_with_the_newest_key_and_its_secret_shown_once(
     db: Database, ask: Any, tmp_path: Path, db_url: str, capsys: Any
 ) -> None:

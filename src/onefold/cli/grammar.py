@@ -254,6 +254,8 @@ def _webhooks(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentPa
     hook("enable", "Let messages go to an endpoint again.")
     disable = hook("disable", "Send nothing to an endpoint until it is enabled.")
     disable.add_argument("--reason", required=True, help="stands with the endpoint, for people")
+    delete = hook("delete", "Remove an endpoint for good, with what still waits for it.")
+    delete.add_argument("--dry-run", action="store_true", help="only say which endpoint it would be, and what waits")
 
 
 def _keys(add: Add, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

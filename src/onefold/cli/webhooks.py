@@ -1,4 +1,4 @@
-"""`onefold webhooks ls | create | attempts | failed | pending | replay | rotate | enable | disable`: no server."""
+"""`onefold webhooks ls | create | attempts | failed | pending | replay | rotate | enable | disable | delete`."""
 
 from __future__ import annotations
 
@@ -173,6 +173,21 @@ def disable(options: argparse.Namespace) -> int:
     with opened(options.url) as db:
         made = db.at(options.space).run(webhooks.disable, options.endpoint_id, why=options.reason)
     say(options, made, lambda: [f"{made.id} disabled."])
+    return 0
+
+
+def delete(options: argparse.Namespace) -> int:
+    """Remove an endpoint for good."""
+    with opened(options.url) as db:
+        handle = db.at(options.space)
+        one = handle.reader().run(webhooks.get, options.endpoint_id)
+        waits = handle.reader().run(webhooks.backlog, options.endpoint_id).waiting
+        if not options.dry_run:
+            handle.run(webhooks.delete, options.endpoint_id)
+    what = "would be deleted" if options.dry_run else "deleted"
+    many = f"{min(waits, webhooks.BACKLOG_MAX):,}{'+' if waits > webhooks.BACKLOG_MAX else ''}"
+    said = {"dry_run": options.dry_run, "id": one.id, "url": one.url, "waiting": waits}
+    say(options, said, lambda: [f"{one.id} ({one.url}) {what}; {many} messages waited for it."])
     return 0
 
 
