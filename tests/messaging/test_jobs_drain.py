@@ -165,8 +165,7 @@ def test_stop_returns_though_a_handler_blocks_the_loop(live: Database) -> None:
             refused.append(error.code)
 
     live.run(jobs.put, Stubborn())
-    # Time enough, once the loop goes on, for `finish` to be refused before the drain cancels it: others use this machine.
-    worker = jobs.Worker(live, io={Stubborn: blocks}, drain_ms=500).start()
+    worker = jobs.Worker(live, io={Stubborn: blocks}, drain_ms=10).start()
     assert started.wait(20)
     with quickly():
         worker.stop()
