@@ -29,6 +29,11 @@ class Stubborn(msgspec.Struct, frozen=True):
     pass
 
 
+@jobs.kind("drain.patient", timeout_ms=600_000, backoff_ms=1)
+class Patient(msgspec.Struct, frozen=True):
+    """Nothing but the drain ends its handler, however slow the machine is."""
+
+
 @pytest.fixture
 def live(db_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A database whose time passes by itself, and stops that are short of patience."""
@@ -47,13 +52,13 @@ def rescue_all(db: Database) -> None:
         pass
 
 
-def others_do_it(db: Database) -> None:
+def others_do_it(db: Database, kind: type = Stubborn) -> None:
     """The lease has lapsed; another worker takes the job over and ends it."""
     age(db, 30_000)
     rescue_all(db)  # Here: what `age` locks below is passed over, and looked at again a third of a lease later.
 
     async def scenario() -> None:
-        async with jobs.Worker(db, io={Stubborn: does_it}, poll_ms=20):
+        async with jobs.Worker(db, io={kind: does_it}, poll_ms=20):
             await auntil(lambda: age(db, 2_000) or not states(db))  # The rescued job's backoff passes.
 
     asyncio.run(scenario())
@@ -156,7 +161,7 @@ def test_stop_returns_though_a_handler_blocks_the_loop(live: Database) -> None:
     started, go_on = threading.Event(), threading.Event()
     refused: list[str] = []
 
-    async def blocks(job: jobs.Run[Stubborn]) -> None:
+    async def blocks(job: jobs.Run[Patient]) -> None:
         started.set()
         go_on.wait(30)
         try:
@@ -164,14 +169,14 @@ def test_stop_returns_though_a_handler_blocks_the_loop(live: Database) -> None:
         except Conflict as error:
             refused.append(error.code)
 
-    live.run(jobs.put, Stubborn())
-    worker = jobs.Worker(live, io={Stubborn: blocks}, drain_ms=10).start()
+    live.run(jobs.put, Patient())
+    worker = jobs.Worker(live, io={Patient: blocks}, drain_ms=500).start()
     assert started.wait(20)
     with quickly():
         worker.stop()
     with pytest.raises(Invalid, match="runs already"):
         worker.start()
-    others_do_it(live)
+    others_do_it(live, Patient)
     go_on.set()
     worker.stop()
     assert refused == ["attempt_lost"]
