@@ -17,10 +17,13 @@ from engine_words import PUT, get
 
 import onefold
 from onefold import Database, Doomed, Invalid, Retry, Tx
-from onefold.engine import inspect
+from onefold.core.clock import FakeClock
+from onefold.engine import inspect, schema
+from onefold.engine.call import Call, Options
 from onefold.engine.connect import parse_postgres_url
 from onefold.engine.sqlite import connection as connection_module
 from onefold.engine.sqlite.connection import open_connection
+from onefold.engine.sqlite.memory import MemoryWriter
 
 
 def add(tx: Tx, key: str) -> str:
@@ -300,3 +303,11 @@ def test_a_url_whose_parts_are_asked_for_must_be_one() -> None:
     assert parse_postgres_url("postgresql://u@h:7/x") == {"user": "u", "host": "h", "port": "7", "dbname": "x"}
     with pytest.raises(Invalid, match="not a PostgreSQL URL"):
         parse_postgres_url("postgresql://h/x?nonsense=1")
+
+
+def test_the_simulators_reader_says_a_drivers_error_in_our_words(clock: FakeClock) -> None:
+    writer = MemoryWriter(schema.load(()), clock=clock, told=lambda _: None)
+    with contextlib.closing(writer):
+        with pytest.raises(Invalid, match="SQLite refuses"):
+            writer.run(Call(lambda tx: tx.driver_connection().execute("nonsense"), (), {}, Options(read_only=True), 0))
+        assert writer.run(Call(Tx.total, ("k",), {}, Options(read_only=True), 0)) == 0
