@@ -51,8 +51,8 @@ sim: $(VENV)/.test ## The proofs, SCALE (100) times as long as in `make test`: s
 	$(BIN)/python -m pytest -n 2 -m onefold_scaled --onefold-scale $(SCALE) --onefold-seed $(SEED) --timeout 3600 -rP
 
 MUTANTS ?= 100
-SEED ?= 1
 
+mutants: SEED = 1
 mutants: $(VENV)/.mutation ## Change the engine in a hundred small ways and name those that no test notices (MUTANTS=, SEED=).
 	$(BIN)/python -m tests.mutation --mutants $(MUTANTS) --seed $(SEED)
 
