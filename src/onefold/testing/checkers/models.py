@@ -20,6 +20,7 @@ State = Hashable
 Step = Callable[[Any], State]
 ILLEGAL: Any = object()
 ANY: Any = object()
+LOST: Any = (object(),)  # A state that nobody will see.
 _READS, _WRITES = frozenset({"read", "r"}), frozenset({"write", "w"})
 _SOME = "some"  # A token that nobody saw.
 
@@ -32,6 +33,8 @@ class Bound(msgspec.Struct, frozen=True):
     """It changes no state, whichever it is: a read."""
     blind: bool = False
     """It looks at no state: a write. Every state is as good to it, and it makes the same of each."""
+    total: bool = False
+    """Every state fits it."""
     sees: Any = ANY
     """The one state that it fits; `ANY` if it fits others too."""
     leaves: Any = ANY
@@ -251,7 +254,7 @@ def key_value() -> Model:
             return Bound(lambda _: None, blind=True, leaves=None)
         if op.f == "append":
             piece: Any = value if isinstance(value, str) else (value,)
-            return Bound(lambda s: piece if s is None else _appended(s, piece))
+            return Bound(lambda s: piece if s is None else _appended(s, piece), total=True)
         raise _unknown(op, "key-value")
 
     return Model("key-value", None, bind, part=lambda op: _keyed(op)[0])
@@ -319,7 +322,7 @@ def _begins(whole: Any, state: Any) -> bool:
 
 
 def _appended(held: Any, piece: Any) -> Any:
-    return held + piece if type(held) is type(piece) else ILLEGAL
+    return held + piece if type(held) is type(piece) else (held, piece)  # Which nobody can have read.
 
 
 def _fits(given: int | None, held: Any) -> bool:

@@ -13,6 +13,7 @@ it, since they never have to be linearized. What keeps the search small:
 - A configuration that used more unknown operations than another, else equal, one, or of which less is
   covered, can do no more than it.
 - What lets the operation go on that returns next is tried first.
+- States that no read to come can see, or see what was appended to them, are one (unless a `cas` looks at them).
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
 from onefold.testing.checkers.history import NEVER, Operation
-from onefold.testing.checkers.models import ILLEGAL, Bound, Model
+from onefold.testing.checkers.models import ILLEGAL, LOST, Bound, Model
 
 CONFIGURATIONS_MAX = 4_000_000  # About 300 bytes each.
 STATES_SHOWN_MAX = 8
@@ -71,6 +73,7 @@ class _Search:
         self.same = [(op.f, op.input, op.output, op.key) for op in self.ops]
         self.pending = _pending(self.ops)
         self.blind = _among(self.pending, [one.blind for one in self.bound])
+        self.total = _among(self.pending, [one.blind or one.total for one in self.bound])
         self.goals = [n for n, one in enumerate(self.bound) if one.toward is not None]
         unknown = [(op, one) for op in operations if op.type == "info" and not (one := model.bind(op)).pure]
         classes: dict[Any, list[tuple[int, int]]] = {}
@@ -80,6 +83,9 @@ class _Search:
             effects[op.f, op.input, op.key] = one
         self.classes = [(effects[what], members) for what, members in classes.items()]
         self.useful = self.which_are_useful([(op, one) for op, one in unknown if not one.blind])
+        self.forgets = all(one.pure or one.blind or one.total for one in [*self.bound, *(one for _, one in unknown)])
+        self.sights = [(n, one.toward or partial(_fits, one)) for n, one in enumerate(self.bound) if one.pure][::-1]
+        self.visible: dict[Any, int] = {}  # By state, the last operation that may still see it.
         self.seen: dict[tuple[int, int, Any], list[tuple[int, int]]] = {}
         self.kept = 0
         self.furthest = -1
@@ -159,7 +165,15 @@ class _Search:
             if not passed:
                 break
             first, ahead, covered, looked = first + passed, ahead >> passed, covered >> passed, looked >> passed
+        if self.forgets and self.seen_until(state) < first:
+            state = LOST
         return _Configuration(first, ahead, covered & ~ahead, state, used)
+
+    def seen_until(self, state: Any) -> int:
+        """The last operation that a state fits, or that it can grow to fit; -1 if there is none."""
+        if (known := self.visible.get(state)) is None:
+            known = self.visible[state] = next((n for n, fits in self.sights if fits(state)), -1)
+        return known
 
     def moves(self, at: _Configuration) -> Iterator[_Configuration]:
         """The configurations that come next, the most promising first."""
@@ -173,7 +187,7 @@ class _Search:
             yield self.settled(first, ahead | 1, covered, state, used)
             if not self.useful[first]:
                 return
-        overwritten = covered | self.blind[first] & left
+        overwritten = covered | self.total[first] & left
         soon: list[_Configuration] = []
         later: list[_Configuration] = []
         for n, number, one in self.choices(at, left):
@@ -245,7 +259,7 @@ class _Search:
         """Remember how far a linearization came, and in which states."""
         if at.first > self.furthest:
             self.furthest, self.states = at.first, []
-        if at.first == self.furthest and len(self.states) < STATES_SHOWN_MAX and at.state not in self.states:
+        if at.first == self.furthest and len(self.states) < STATES_SHOWN_MAX and at.state not in (LOST, *self.states):
             self.states.append(at.state)
 
 
@@ -272,6 +286,10 @@ def _among(pending: Sequence[int], which: Sequence[bool]) -> list[int]:
 def _helps(state: Any, waiting: Sequence[Callable[[Any], Any]]) -> bool:
     """Whether something that waits can go on from a state."""
     return any(step(state) is not ILLEGAL for step in waiting)
+
+
+def _fits(one: Bound, state: Any) -> bool:
+    return one.step(state) is not ILLEGAL
 
 
 def _anything(_: Any) -> bool:
