@@ -15,6 +15,7 @@ import onefold
 from onefold import Database, Tx
 from onefold.engine import metrics
 from onefold.engine.metrics import Histogram, Metrics
+from onefold.engine.postgres import activity
 
 
 def durations(*ns: int) -> Histogram:
@@ -110,6 +111,16 @@ def test_the_oldest_snapshot_is_as_old_as_it_is(db: Database) -> None:
     thread.join()
     assert 0 < ages[0] < ages[1] < 60_000
     until(lambda: db.metrics()["oldest_snapshot_ms"] == 0)  # Nobody waits for the end of a snapshot.
+
+
+def test_a_server_that_refuses_to_tell_of_replicas_tells_the_rest_and_is_asked_once(
+    plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activity, "REPLICAS", "SELECT 1 / 0 LIMIT :most")  # As for a function that it does not have.
+    for _ in range(2):
+        numbers = plain.metrics()
+        assert (numbers["replicas"], numbers["oldest_snapshot_ms"] >= 0) == ([], True)
+    assert [row["count"] for row in plain.metrics()["aborts"]] == [1]
 
 
 def test_functions_per_commit_are_averaged(tmp_path: Path) -> None:

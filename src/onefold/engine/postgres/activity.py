@@ -41,22 +41,17 @@ class Session(NamedTuple):
     ms: float
 
 
-class Activity(NamedTuple):
-    """All of it at one moment."""
-
-    oldest_snapshot_ms: float
-    longest: Session | None
-    replicas: list[dict[str, Any]]
+@reserved
+def sessions(tx: Tx) -> tuple[float, Session | None]:
+    """The age of the oldest snapshot in ms, and whose transaction is open longest."""
+    [(oldest_ms,)] = tx.all(OLDEST_SNAPSHOT)
+    longest = tx.one(LONGEST)
+    found = Session(longest[0], longest[1], longest[2], float(longest[3])) if longest else None
+    return float(oldest_ms), found
 
 
 @reserved
-def activity(tx: Tx) -> Activity:
-    """Ask the server."""
-    [(oldest_ms,)] = tx.all(OLDEST_SNAPSHOT)
-    longest = tx.one(LONGEST)
+def replicas(tx: Tx) -> list[dict[str, Any]]:
+    """The standbys that stream now. Servers that others manage may refuse to say."""
     names = ("name", "state", "sync", "behind_bytes", "lag_ms")
-    return Activity(
-        float(oldest_ms),
-        Session(longest[0], longest[1], longest[2], float(longest[3])) if longest else None,
-        [dict(zip(names, row, strict=True)) for row in tx.all(REPLICAS, most=REPLICAS_MAX)],
-    )
+    return [dict(zip(names, row, strict=True)) for row in tx.all(REPLICAS, most=REPLICAS_MAX)]

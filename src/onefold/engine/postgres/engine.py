@@ -32,7 +32,7 @@ from onefold.engine.call import (
 )  # fmt: skip
 from onefold.engine.metrics import Metrics
 from onefold.engine.postgres import unknown
-from onefold.engine.postgres.activity import Session, activity
+from onefold.engine.postgres.activity import Session, replicas, sessions
 from onefold.engine.postgres.clock import ServerClock
 from onefold.engine.postgres.errors import FATAL, Again, Lost, overdue
 from onefold.engine.postgres.listen import Listener, Notifier, new_instance
@@ -108,6 +108,7 @@ class PostgresEngine:
         self._spaces = Spaces()
         self._lock = threading.Lock()
         self._closed = False
+        self._tells_replicas = True
         self._parts: _Parts | None = None
         parts = self._open()
         try:
@@ -348,16 +349,20 @@ class PostgresEngine:
         gauges["queued"] = float(
             pool.places.waiting + parts.workers.queued + parts.heartbeats.queued + parts.hot.waiting
         )
+        self.metrics.open, self.metrics.replicas = None, []
         try:
-            found = self._run(Call(activity, (), {}, _GAUGE_OPTIONS, 0), parts)
+            oldest_ms, longest = self._run(Call(sessions, (), {}, _GAUGE_OPTIONS, 0), parts)
         except Retry:  # The server is away, and nothing is known.
             gauges["oldest_snapshot_ms"] = gauges["open_transaction_ms"] = -1.0
-            self.metrics.open, self.metrics.replicas = None, []
             return
-        gauges["oldest_snapshot_ms"] = found.oldest_snapshot_ms
-        gauges["open_transaction_ms"] = found.longest.ms if found.longest else 0.0
-        self.metrics.open = _told(found.longest, pool) if found.longest else None
-        self.metrics.replicas = found.replicas
+        gauges["oldest_snapshot_ms"] = oldest_ms
+        gauges["open_transaction_ms"] = longest.ms if longest else 0.0
+        self.metrics.open = _told(longest, pool) if longest else None
+        if self._tells_replicas:
+            try:
+                self.metrics.replicas = self._run(Call(replicas, (), {}, _GAUGE_OPTIONS, 0), parts)
+            except OnefoldError as error:
+                self._tells_replicas = isinstance(error, Retry)  # One that refuses is not asked again and again.
 
     def close(self) -> None:
         """See `Engine.close`."""
