@@ -19,7 +19,7 @@ from scenarios import PAUSES
 from onefold import Invalid
 from onefold.testing import check, read_history
 from onefold.testing.cluster import Installation, cluster
-from onefold.testing.simulation import Faults, SimulationFailed, explore
+from onefold.testing.simulation import Faults, Postgres, SimulationFailed, explore
 from onefold.testing.workload import (
     BANK,
     FAULTS,
@@ -93,6 +93,15 @@ def test_read_committed_is_what_it_says_and_no_more(postgres_url: str, tmp_path:
 def test_under_simulation_its_history_is_right(name: str, onefold_seeds) -> None:
     seeds = onefold_seeds(SEEDS)
     assert explore(simulated(WORKLOADS[name]), seeds=seeds, faults=PAUSES).seeds == len(seeds)
+
+
+def test_under_simulation_statements_of_serializable_lists_may_interleave(postgres_cluster, onefold_seeds) -> None:
+    """And of READ COMMITTED ones not: the same seeds, and the checker says which anomaly it is."""
+    on = {level: Postgres(level, postgres_cluster) for level in ("serializable", "read_committed")}
+    seeds = onefold_seeds(2)
+    assert explore(simulated(LIST_APPEND), seeds=seeds, on=on["serializable"]).seeds == len(seeds)
+    with pytest.raises(SimulationFailed, match="lost-update|G-single|G2"):
+        explore(simulated(LIST_APPEND), seeds=10, on=on["read_committed"], faults=Faults.none(), shrink_runs_max=0)
 
 
 def test_a_simulated_history_that_is_wrong_is_told() -> None:
