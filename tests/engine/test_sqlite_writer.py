@@ -241,6 +241,18 @@ def test_whoever_blocks_the_writer_is_named(plain: Database, caplog: pytest.LogC
     logging.getLogger("onefold.watchdog").removeHandler(handler)
 
 
+def test_nobody_is_named_who_holds_the_writer_for_a_moment(plain: Database, caplog: pytest.LogCaptureFixture) -> None:
+    look = plain._engine._parts.watchdog._look  # type: ignore[attr-defined]
+    look()  # Nobody holds it.
+    with caplog.at_level(logging.WARNING, "onefold.watchdog"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "HOLDS_WRITER_NS", 60_000_000_000)
+        plain.run(lambda tx: look())
+        assert not caplog.records
+        patch.setattr(watchdog, "HOLDS_WRITER_NS", 0)
+        plain.run(lambda tx: (look(), look()))
+        assert len(caplog.records) == 1, "once is enough"
+
+
 def test_a_bell_that_rings_already_can_be_rung(plain: Database) -> None:
     parts = plain._engine._parts  # type: ignore[attr-defined]
     blocker = Blocker()
