@@ -46,7 +46,8 @@ def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> No
         for text in ("node1        is killed", "node3        is paused", "POST /v1/locks/acquire: 409 request_id=node2-2"):
             assert text in story
         of_it = [line.split("s  ", 1)[1] for line in story.splitlines() if "request_id=node2-2" in line.split()]
-        assert [line.split()[0] for line in of_it] == ["node2"] * 4, "asked, the token, the lock, answered"
+        assert {line.split()[0] for line in of_it} == {"node2"}
+        assert sum("POST /v1/locks/acquire: 409" in line for line in of_it) == 1
         (held,) = [line.split() for line in of_it if "onefold.coordination.locks.ops.acquire" in line]
         assert {"logger=onefold.transaction", "outcome=held"} <= set(held)
         assert sum("info POST /v1/locks/acquire 409" in line for line in of_it) == 1
