@@ -116,6 +116,18 @@ def test_a_topic_without_a_form_on_the_channel_still_wakes(here: Database, there
     assert waiter.wait(10)
 
 
+def test_telling_goes_on_when_its_connection_died(here: Database, there: Database, postgres_url: str) -> None:
+    waiter = here.waiter("topic")
+    there.run(lambda tx: tx.wake("topic"))
+    assert waiter.wait(10)
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        tells = "datname = current_database() AND query LIKE '%pg_notify(%' AND pid <> pg_backend_pid()"
+        ended = admin.execute(f"SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE {tells}").fetchall()
+    assert ended == [(True,)]
+    there.run(lambda tx: tx.wake("topic"))
+    assert waiter.wait(10)
+
+
 def test_listening_goes_on_after_a_restart_and_looks_at_everything() -> None:
     with Cluster() as cluster:
         onefold.migrate(cluster.create_database("a"))
