@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
-SCALE ?= 100
+SCALE ?= 20
 SEED ?= random
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
@@ -47,7 +47,7 @@ lint: $(VENV)/.test ## Style, types and import contracts.
 soak: $(VENV)/.test ## The long crash tests: twenty rounds each.
 	$(BIN)/python -m pytest --override-ini addopts= -m soak --timeout 3600
 
-sim: $(VENV)/.test ## The proofs, SCALE (100) times as long as in `make test`: simulations, models, kills. SEED=7 repeats.
+sim: $(VENV)/.test ## The proofs, SCALE (20) times as long as in `make test`: simulations, models, kills. SEED=7 repeats.
 	$(BIN)/python -m pytest -n 2 -m onefold_scaled --onefold-scale $(SCALE) --onefold-seed $(SEED) --timeout 3600 -rP
 
 MUTANTS ?= 100
