@@ -36,8 +36,9 @@ load: $(VENV)/.test ## Send 10,000 buyers over HTTP, then audit every seat and c
 crash: $(VENV)/.test ## The same while the server is killed with -9 again and again, with every fault of the provider.
 	$(BIN)/python -m examples.boxoffice crash
 
+# Three at a time on two cores: a third of the time a test waits for a disk or for another process.
 test: lint $(VENV)/.test ## All tests, on SQLite and on a real PostgreSQL.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(VENV)/.test ## Style, types and import contracts.
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from booking_hall import EUR, TTL_MS, audit, lapse, open_hall
+from waiting import until
 
 import onefold
 from onefold import Conflict, Database, Denied, Invalid, Money, NotFound, Tx, booking
@@ -488,10 +489,7 @@ def test_facts_are_told_after_the_commit(db: Database, show: str) -> None:
     order = db.run(buy, hold(db, show, "ana", [1]).id, "ana")
     db.run(booking.release, hold(db, show, "ana", [2]).id, by="ana")
     db.run(booking.cancel, order.id)
-    waiter = db.waiter("booking-test")
-    db.run(lambda tx: tx.wake("booking-test"))
-    waiter.wait(5)
-    waiter.close()
+    until(lambda: "booking.cancelled" in heard, "the last fact")
     end()
     assert heard == ["booking.held", "booking.sold", "booking.held", "booking.released", "booking.cancelled"]
 
