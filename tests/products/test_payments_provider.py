@@ -16,6 +16,7 @@ from payments_till import (
     CLEARING,
     PRICE,
     UNCLAIMED,
+    age,
     create,
     eur,
     has_order,
@@ -30,6 +31,7 @@ from waiting import let_pass, until
 
 import onefold
 from onefold import Conflict, Database, Handle, OnefoldError, Tx, jobs, ledger, payments
+from onefold.products.payments.records import LOOK_BACK_MS
 from onefold.testing.provider import DECLINED, FakeProvider
 
 ANSWER_MS = 300
@@ -144,6 +146,23 @@ def test_a_success_after_cancel_is_refunded_by_itself(
     assert report.passed, report
     assert (report.late, report.late_minor, fake.totals()) == (1, {"EUR": PRICE}, {"EUR": 0})
     assert (posted(real_db), posted(real_db, UNCLAIMED), posted(real_db, CLEARING)) == (0, 0, 0)
+
+
+def test_a_success_after_cancel_is_found_though_every_callback_is_lost(
+    real_db: Database, fake: FakeProvider, provider: payments.HttpProvider
+) -> None:
+    with worker(real_db, provider):  # Nobody listens to callbacks.
+        fake.switch(late=1.0, late_ms=10)
+        real_db.run(pay, capture="manual")
+        until(lambda: state(real_db) == "authorised", "the first call")
+        real_db.run(payments.cancel, "pay_1")
+        until(lambda: not fake.waiting() and settled(real_db) and fake.totals() == {"EUR": PRICE}, "the late success")
+        assert real_db.run(payments.intent_of, "pay_1").late == eur(0)
+        age(real_db, LOOK_BACK_MS[0])
+        until(lambda: real_db.run(payments.intent_of, "pay_1").late == eur(PRICE), "the look back")
+        until(lambda: real_db.run(payments.refund_of, "pay_1.late").state == "succeeded", "the automatic refund")
+    report = audited(real_db, provider)
+    assert (report.passed, report.late, fake.totals()) == (True, 1, {"EUR": 0}), report
 
 
 def test_disputes_arrive_by_callback(real_db: Database, fake: FakeProvider, provider: payments.HttpProvider) -> None:

@@ -13,6 +13,7 @@ from examples.boxoffice.paying import PROVIDER
 
 from onefold import Database, Tx, booking, jobs, payments, webhooks
 from onefold.products.payments import Intent
+from onefold.products.payments.records import LOOK_BACK_MS
 from onefold.testing.receiver import Delivery, deliveries
 
 if TYPE_CHECKING:
@@ -97,6 +98,10 @@ def _messages(came: list[Delivery]) -> dict[str, str]:
 
 
 def _asking(tx: Tx) -> bool:
-    """Whether the provider is to be asked for something."""
-    waits = {"ready", "scheduled", "running"}
-    return any(row.count for row in jobs.stats(tx) if row.kind.startswith("payments.") and row.state in waits)
+    """Whether the provider is to be asked for something soon; it is asked once more an hour after each cancel."""
+    soon_ms = tx.now_ms + LOOK_BACK_MS[0] // 2
+    return any(
+        row.state in {"ready", "running"} or (row.state == "scheduled" and row.oldest_ms <= soon_ms)
+        for row in jobs.stats(tx)
+        if row.kind.startswith("payments.") and row.count
+    )

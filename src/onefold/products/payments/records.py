@@ -25,6 +25,7 @@ REFUND_KEEP_MS = 366 * 86_400_000  # How long a refund without answer keeps what
 GIVE_UP_MS = 30 * 86_400_000  # How long a provider that does not answer is asked after that.
 ASK_AGAIN_MS_FIRST = 1_000
 ASK_AGAIN_MS_MAX = 3_600_000
+LOOK_BACK_MS = (3_600_000, 86_400_000)  # After a cancel: what is taken all the same is found, callback or not.
 ANSWER_TIMEOUT_MS_MAX = 60_000
 LATE = ".late"  # Ends the ids of automatic refunds.
 

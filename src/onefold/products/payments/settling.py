@@ -24,6 +24,7 @@ from onefold.products.payments.records import (
     ASK_AGAIN_MS_MAX,
     GIVE_UP_MS,
     LATE,
+    LOOK_BACK_MS,
     Intent,
     PaymentLate,
     Refund,
@@ -137,12 +138,19 @@ def observe(tx: Tx, provider: str, charge: Charge, *, on_paid: OnPaid | None = N
         ended: State = "failed" if charge.state == "declined" else "canceled"
         intent = end(tx, intent, state=ended, asked=None, reason=f"{charge.state} by the provider")
     elif intent.asked == "cancel":
-        intent = rows.change(tx, intent, asked=None)
+        intent = _confirmed(tx, intent)
     if charge.refunds and (intent.refunding.minor or intent.late.minor):
         intent = _refunds(tx, intent, charge)
     if charge.dispute is not None and intent.captured.minor:
         intent = _disputed(tx, intent, charge.dispute)
     return intent
+
+
+def _confirmed(tx: Tx, intent: Intent) -> Intent:
+    """It is canceled there too. It may be taken all the same, and every callback of that be lost: we look back."""
+    for delay_ms in LOOK_BACK_MS:
+        jobs.put(tx, Settle(intent.id, look=True), delay_ms=delay_ms)
+    return rows.change(tx, intent, asked=None)
 
 
 def is_news(intent: Intent, charge: Charge) -> bool:
