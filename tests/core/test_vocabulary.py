@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import time
 
 import msgspec
@@ -103,3 +105,33 @@ def test_payloads_come_back_as_they_went() -> None:
 def test_equal_values_have_equal_fingerprints() -> None:
     assert codec.fingerprint({"a": 1, "b": [2]}) == codec.fingerprint({"b": [2], "a": 1})
     assert codec.fingerprint({"a": 1}) != codec.fingerprint({"a": 2})
+
+
+FIRST_USE = """
+import sys, threading, msgspec
+from onefold.core.codec import decode
+sys.setswitchinterval(1e-6)
+classes = '''
+class Inner(msgspec.Struct):
+    a: int
+    b: "str | None" = None
+class Outer(msgspec.Struct):
+    x: Inner
+    y: "dict[str, Inner]" = {}
+'''
+for _ in range(60):
+    exec(classes)
+    gate = threading.Barrier(8)
+    def first():
+        gate.wait()
+        decode('{"x":{"a":1},"y":{"k":{"a":2}}}', Outer)
+    threads = [threading.Thread(target=first) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+print("alive")
+"""
+
+
+def test_threads_that_use_a_type_first_at_once_live_on() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_USE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ _encoder = msgspec.json.Encoder()
 _canonical = msgspec.json.Encoder(order="sorted")  # Fields of records too: their order may change.
 _finite = json.JSONEncoder(allow_nan=False, check_circular=False)  # Refuses in C what msgspec writes as null.
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_building = threading.Lock()
 
 
 def encode(value: object, *, what: str = "payload") -> str:
@@ -33,14 +35,26 @@ def encode(value: object, *, what: str = "payload") -> str:
 
 def decode(text: str, kind: type[T]) -> T:
     """The value of type `kind` that `text` holds; Invalid when it does not fit."""
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
-        return decoder.decode(text)
+        return decoder_of(kind).decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         name = getattr(kind, "__name__", str(kind))  # A union has none.
         raise Invalid("The stored value does not fit its type.", kind=name, why=str(error)) from None
+
+
+def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """The decoder of a type. Call it before any other use of msgspec on a type that several threads may use first.
+
+    msgspec 0.22 looks at a class when it is first used, and lets other threads have what it knows of it before it is
+    done: a second one then reads a null pointer, and the process is gone. Here one looks at a time.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        with _building:
+            decoder = _decoders.get(kind)
+            if decoder is None:
+                decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    return decoder
 
 
 def fingerprint(value: object, *, what: str = "payload") -> str:

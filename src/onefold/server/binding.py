@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from onefold.core.codec import decoder_of
 from onefold.core.errors import Invalid
 from onefold.core.page import Page
 from onefold.core.route import Route
@@ -66,7 +67,8 @@ class Bound:
         title = "".join(word.capitalize() for word in re.split(r"[._]", self.name))
         self.text_type = msgspec.defstruct(f"{title}Query", in_text, forbid_unknown_fields=True, kw_only=True)
         self.body_type = msgspec.defstruct(f"{title}Body", in_body, forbid_unknown_fields=True, kw_only=True)
-        self.read_body: Callable[[bytes], Any] = msgspec.json.Decoder(self.body_type).decode
+        self.read_body: Callable[[bytes], Any] = decoder_of(self.body_type).decode
+        decoder_of(self.text_type)  # So that `convert` finds the class looked at.
 
     def arguments(self, in_path: Mapping[str, str], query: bytes, body: bytes) -> dict[str, Any]:
         """The keyword arguments of the function after `tx`.

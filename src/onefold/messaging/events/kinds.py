@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from onefold.core.codec import decoder_of
 from onefold.core.errors import Invalid
 from onefold.core.limits import text, whole
 
@@ -93,9 +94,10 @@ def open_data(data: bytes, stored: tuple[str, int], cls: type[S]) -> S:
         )  # fmt: skip
     try:
         if version == known.version:
-            return msgspec.json.decode(data, type=cls)
+            return decoder_of(cls).decode(data)
         if known.upcast is None:
             raise Invalid("The kind has no upcast for old events.", code="no_upcast", kind=name, stored=version)
+        decoder_of(cls)  # So that `convert` finds the class looked at.
         return msgspec.convert(known.upcast(msgspec.json.decode(data), version), cls)
     except msgspec.DecodeError as error:
         raise Invalid("The event does not fit its kind.", code="misfit", kind=name, why=str(error)) from None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from onefold.core.codec import decoder_of
 from onefold.engine.tx import Tx
 from onefold.products.booking.choose import Shape
 from onefold.products.booking.seats import longest_run
@@ -72,7 +73,7 @@ class HoldKey(NamedTuple):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Entry)
+_decoder = decoder_of(Entry)
 _HOLD_ID = re.compile(r"(hold_[0-9a-f]{32})\.([0-9]{1,4}(?:-[0-9]{1,4})?)\.([0-9])\.([0-9a-f]{32})")
 
 

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from onefold.core.codec import decoder_of
 from onefold.core.errors import Conflict, Denied, Invalid
 from onefold.core.money import Money
 from onefold.products.payments.provider import Callback, Charge, NoAnswer
@@ -30,8 +31,8 @@ from onefold.products.payments.transport import HttpTransport, Transport
 CALLBACK_AGE_MS_MAX = 300_000
 CALLBACK_BYTES_MAX = 262_144
 
-_charge = msgspec.json.Decoder(Charge)
-_page = msgspec.json.Decoder(list[Charge])
+_charge = decoder_of(Charge)
+_page = decoder_of(list[Charge])
 
 
 class HttpProvider:
