@@ -220,17 +220,23 @@ def latest_attempts(tx: Tx, endpoint_id: str, *, limit: Limit = LIMIT_DEFAULT) -
 
 @operation
 def backlog(tx: Tx, endpoint_id: Id) -> Backlog:
-    """How much waits for an endpoint, and how much was given up. It looks at 1,001 of each at most."""
+    """How much waits for an endpoint, and how much was given up. It looks at 1,001 of each at most.
+
+    Raises:
+        NotFound: there is no such endpoint; what still waited for it is on its way out.
+    """
     row = tx.one(
         """SELECT (SELECT count(*) FROM (
                        SELECT 1 FROM onefold.webhook_pending p
                        WHERE p.space = :space AND p.endpoint_id = :endpoint_id LIMIT :most) waiting),
                   (SELECT count(*) FROM (
                        SELECT 1 FROM onefold.webhook_failed f
-                       WHERE f.space = :space AND f.endpoint_id = :endpoint_id LIMIT :most) failed)""",
+                       WHERE f.space = :space AND f.endpoint_id = :endpoint_id LIMIT :most) failed)
+           FROM onefold.webhook_endpoints e WHERE e.space = :space AND e.id = :endpoint_id""",
         endpoint_id=checked_id(endpoint_id), most=BACKLOG_MAX + 1,
     )  # fmt: skip
-    assert row is not None
+    if row is None:
+        raise NotFound("There is no such endpoint.", id=endpoint_id)
     return Backlog(*row)
 
 
