@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import random
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +17,10 @@ from examples.boxoffice import desk, paying, wallets
 from examples.boxoffice.__main__ import main
 from examples.boxoffice.crowd.audit import Report, audit
 from examples.boxoffice.crowd.buyer import Told
-from examples.boxoffice.crowd.load import read_told
+from examples.boxoffice.crowd.crash import on_sale_with_kills
+from examples.boxoffice.crowd.load import Crowd, read_told
+from examples.boxoffice.crowd.servers import House
+from examples.boxoffice.crowd.tally import Tally
 from examples.boxoffice.crowd.witnesses import Witnesses
 from examples.boxoffice.outside import provider_in
 from examples.boxoffice.purchase import OrderPlaced, purchase
@@ -283,3 +290,20 @@ def test_the_audit_finds_money_that_nobody_here_knows_of(db: Database, show: str
     assert "what='unasked'" in text
     assert "what='refund'" in text
     assert f"the provider took {2 * hold.price.minor - 1}, orders by card cost {hold.price.minor}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_death_by_another_hand_is_told_and_not_hidden_by_a_new_start(processes: int, tmp_path: Path) -> None:
+    def crash(_: random.Random) -> str:
+        for server in house.servers():
+            os.kill(server, signal.SIGSEGV)
+        return "the server"
+
+    with House(str(tmp_path / "shop.db"), tmp_path, workers=processes) as house:
+        house.check()
+        crowd = Crowd(buyers=30, at_once=5, shows=1, cards=0, seed=15)  # Its dice kill at once, by the other hand.
+        sale = on_sale_with_kills(house, crowd, kills=50, tally=Tally(30, quiet=True), told=[], also=crash, quiet=True)
+        with pytest.raises(RuntimeError, match="ended by itself") as told:
+            asyncio.run(sale)
+        assert "SIGSEGV" in str(told.value)

@@ -7,7 +7,6 @@ was told must be there in the end, and nothing twice.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import sys
 import time
@@ -21,6 +20,8 @@ from examples.boxoffice.crowd.tally import Tally
 
 PAUSE_S = (0.2, 1.5)  # Between the shop being ready and the next death, drawn evenly.
 
+LOOK_S = 1.0  # Between two looks whether somebody died by another hand.
+
 Murder = Callable[[random.Random], str]
 
 
@@ -30,7 +31,8 @@ async def on_sale_with_kills(
 ) -> int:  # fmt: skip
     """Let the crowd in while `kills` deaths happen; answer how many did.
 
-    When the crowd has gone home before, more of it comes: every death shall hit a crowd.
+    When the crowd has gone home before, more of it comes: every death shall hit a crowd. A death that is not
+    by this hand ends it all with RuntimeError, which says how the process ended.
 
     Args:
         house: the shop, running.
@@ -60,19 +62,31 @@ async def on_sale_with_kills(
         finally:
             done.set()
 
-    murderer = asyncio.ensure_future(murder())
-    try:
+    async def let_in() -> None:
         wave = 0
         while wave == 0 or not done.is_set():
             part = msgspec.structs.replace(crowd, seed=crowd.seed * 1_000 + wave)
             tally.buyers = tally.home + part.buyers
             await on_sale(house.base, part, tally, told)
             wave += 1
-        await murderer
+
+    async def watch() -> None:
+        while True:
+            await asyncio.to_thread(house.check)
+            await asyncio.sleep(LOOK_S)
+
+    sale = asyncio.gather(murder(), let_in())
+    watcher = asyncio.ensure_future(watch())
+    try:
+        await asyncio.wait({sale, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if watcher.done():
+            await watcher
+        await sale
     finally:
-        murderer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await murderer
+        sale.cancel()
+        watcher.cancel()
+        await asyncio.gather(sale, watcher, return_exceptions=True)
+    house.check()
     return deaths
 
 
@@ -86,8 +100,6 @@ def _wait_ready(house: House) -> None:
     for _ in range(600):
         if house.ready():
             return
-        if not house.running:
-            house.start()
-            return
+        house.check()
         time.sleep(0.05)
     raise RuntimeError(f"The shop did not come back:\n{house.log[-4_000:]}")

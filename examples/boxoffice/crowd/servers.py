@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 START_S_MAX = 60.0
+CHILD_ENDED = "a server process ended"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -38,12 +39,15 @@ class House:
             "--port", str(self._port), "--workers", str(workers), *options,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed: subprocess.Popen[bytes] | None = None
+        self._looked = 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  Closed in `close`.
         self.base = f"http://127.0.0.1:{self._port}"
         self.workers = workers
 
     def start(self) -> None:
-        """Start it and wait until it takes requests."""
+        """Start it, or start it again after a kill, and wait until it takes requests; what `check` raises."""
+        self.check()
         path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(  # noqa: S603  This very program.
             self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True,
@@ -63,9 +67,9 @@ class House:
         """Kill -9 a process of it, or all of them; answer which. One of several is started again by the others'
         parent; after all of them died call `start`.
         """
-        children = self.children()
-        if self.workers > 1 and children and dice.random() < 0.75:
-            victim = dice.choice(children)
+        servers = self.servers()
+        if self.workers > 1 and servers and dice.random() < 0.75:
+            victim = dice.choice(servers)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
             return "one server process"
@@ -74,6 +78,7 @@ class House:
 
     def kill_all(self) -> None:
         """Kill -9 the whole process group."""
+        self._killed = self._process
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -84,9 +89,27 @@ class House:
         """Whether its first process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def children(self) -> list[int]:
-        """The server processes below the first one."""
+    def check(self) -> None:
+        """Raise RuntimeError when a process of it died that nobody here killed, and say how it ended.
+
+        A driver that only starts again what is dead hides every crash.
+        """
+        process = self._process
+        code = process.poll() if process is not None else None
+        if code is not None and process is not self._killed:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise RuntimeError(f"The shop ended by itself ({how}):\n{self.log[-4_000:]}")
+        fresh, _, _ = self._written(self._looked).rpartition(b"\n")
+        self._looked += len(fresh)
+        for line in fresh.decode(errors="replace").splitlines():
+            if CHILD_ENDED in line and "SIGKILL" not in line:
+                raise RuntimeError(f"A server process ended by itself:\n{line}")
+
+    def servers(self) -> list[int]:
+        """The ids of the server processes: of the only one, or of those below the first."""
         assert self._process is not None
+        if self.workers == 1:
+            return [self._process.pid]
         listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)  # noqa: S607
         pairs = (line.split() for line in listing.stdout.splitlines())
         return [int(child) for child, parent in pairs if int(parent) == self._process.pid]
@@ -94,8 +117,11 @@ class House:
     @property
     def log(self) -> str:
         """What it wrote."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+        return self._written(0).decode(errors="replace")
+
+    def _written(self, after: int) -> bytes:
+        # Without moving the place where its processes write, which they have from this very file.
+        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size - after, after)
 
     def close(self) -> None:
         """End it in good order, or else by force."""
