@@ -16,8 +16,8 @@ BAR_S = 2.0  # Three nodes on SQLite.
 MADE: list[tuple[str, dict[str, Any], float | None]] = [
     ("SQLite, 1 node", {"engine": "sqlite", "nodes": 1}, None),
     ("SQLite, 3 nodes", {"engine": "sqlite", "nodes": 3}, BAR_S),
-    ("PostgreSQL, 3 nodes", {"engine": "postgres", "nodes": 3}, None),
-    ("PostgreSQL, 3 nodes, a synchronous standby", {"engine": "postgres", "nodes": 3, "standbys": 1}, None),
+    ("PostgreSQL, 3 nodes", {"engine": "postgres", "nodes": 3, "standbys": 0}, None),
+    ("PostgreSQL, 3 nodes, a synchronous standby", {"engine": "postgres", "nodes": 3}, None),
 ]
 
 

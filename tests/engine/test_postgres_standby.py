@@ -13,7 +13,7 @@ from waiting import until
 
 from onefold import Database, OnefoldError, Unknown
 from onefold.engine.postgres import unknown
-from onefold.testing.cluster import PROXY, Installation, cluster
+from onefold.testing.cluster import Installation, cluster
 
 WAITING = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'"
 ASKING = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'UPDATE onefold.tx%'"
@@ -78,7 +78,7 @@ def test_a_commit_that_no_standby_has_is_unknown(pair: Installation, db: Databas
         if how.startswith("pg_"):
             assert ask(pair, f"SELECT count({how}(pid)) {WAITING}") == 1
         elif how == "a cut connection":
-            with pair.toxiproxy.down(PROXY):
+            with pair.toxiproxy.down(pair.proxy):
                 pass
         commit.join(30)
         assert isinstance(commit.answer, Unknown), commit.answer
@@ -94,7 +94,7 @@ def test_a_standby_that_comes_back_in_time_makes_it_known(pair: Installation, db
     try:
         commit = Commit(db, "late")
         until(lambda: waits(pair), "a COMMIT to wait for the standby")
-        with pair.toxiproxy.down(PROXY):
+        with pair.toxiproxy.down(pair.proxy):
             pass
         until(lambda: ask(pair, f"SELECT count(*) {ASKING}"), "the question to wait for it too")
         assert commit.is_alive()

@@ -11,7 +11,7 @@ from load import Load
 from waiting import until
 
 import onefold
-from onefold import Invalid
+from onefold import Invalid, locks
 from onefold.testing.cluster import Node, cluster
 from onefold.testing.cluster.timeline import LINES_MAX, Timeline, read
 from onefold.testing.postgres import Cluster
@@ -93,6 +93,27 @@ def test_failovers_to_synchronous_standbys_lose_nothing_acknowledged() -> None:
             made.fail_over()
 
 
+def test_shards_fail_apart_and_have_one_story() -> None:
+    with cluster("postgres", nodes=1, shards=2) as made:
+        one, two = made.shards
+        assert one is made
+        assert [ask(shard.nodes[0], owner) for shard, owner in ((one, "ana"), (two, "bob"), (one, "bob"))] == [200, 200, 409]
+        two.fail_over()
+        until(lambda: two.nodes[0].request("GET", "/readyz")[0] == 200, "the node to find the new primary")
+        assert [ask(shard.nodes[0], owner) for shard, owner in ((one, "bob"), (two, "ana"), (two, "bob"))] == [409, 409, 200]
+        with one.connect() as db:
+            assert db.run(lambda tx: (held := locks.lock_of(tx, "till")) and held.owner) == "ana"
+        assert ([standby.name for standby in one.standbys], two.standbys) == (["shard1_standby1"], [])
+        assert "shard2_standby1 is promoted" in one.story() == two.story()
+
+
+def test_shards_on_sqlite_are_files_of_their_own() -> None:
+    with cluster("sqlite", nodes=1, shards=3) as made:
+        assert [ask(shard.nodes[0], "ana") for shard in made.shards] == [200, 200, 200]
+        assert [shard.nodes[0].name for shard in made.shards] == ["shard1_node1", "shard2_node1", "shard3_node1"]
+        assert len({shard.url for shard in made.shards}) == 3
+
+
 def test_a_standby_repeats_its_primary_and_takes_over() -> None:
     with Cluster() as primary:
         url = primary.create_database("a")
@@ -123,7 +144,7 @@ def test_a_failure_inside_tells_the_story(capsys: pytest.CaptureFixture[str]) ->
 BAD_CLOCK, MORE_CLOCKS = {"skew_ms": (86_400_001,)}, {"nodes": 1, "skew_ms": (0, 0)}
 
 
-@pytest.mark.parametrize("given", [{"nodes": 17}, {"nodes": -1}, {"standbys": 5}, {"shards": 2}, {"standbys": 1}, BAD_CLOCK, MORE_CLOCKS])
+@pytest.mark.parametrize("given", [{"nodes": 17}, {"nodes": -1}, {"standbys": 5}, {"shards": 0}, {"shards": 5}, {"shards": 4, "nodes": 5}, {"standbys": 1}, BAD_CLOCK, MORE_CLOCKS])
 def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(Invalid), cluster("sqlite", **given):
         pass

@@ -22,32 +22,38 @@ from onefold.testing.toxiproxy import Toxiproxy
 
 __all__ = ["Installation", "Node", "Timeline", "cluster"]
 
-NODES_MAX = 16
+NODES_MAX = 16  # Of all shards together.
 STANDBYS_MAX = 4
+SHARDS_MAX = 4
 DATABASE = "onefold"
-PROXY = "primary"
 LOG_LENGTH_MAX = 100_000  # Of a server that is lost; the end of it.
 
 
 class Installation:
-    """What `cluster` started.
+    """One database and whoever serves it; what `cluster` started is the first shard, and knows the others.
 
     Attributes:
+        name: what its servers' names begin with: "" for the only shard, otherwise "shard1_" and so on.
         url: of the database, as the nodes have it: on PostgreSQL behind `toxiproxy`.
-        token: a bearer token of all rights.
-        nodes: the servers, on one database.
+        token: a bearer token of all rights, in this database.
+        nodes: the servers, on this database.
+        shards: all of them; each has one database, and all have one story.
         timeline: to note in it what a test does besides.
-        toxiproxy: before each node, between all and the primary, and between each standby and the primary that it
+        toxiproxy: before each node, between all and each primary, and between each standby and the primary that it
             follows; by their names. None where there is none of them.
+        proxy: the name of the one before the primary.
         primary, standbys: the PostgreSQL servers; None and none on SQLite.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, name: str, url: str, timeline: Timeline, toxiproxy: Toxiproxy | None) -> None:
+        self.name = name
         self.url = url
         self.token = ""
         self.nodes: list[Node] = []
-        self.timeline = Timeline()
-        self.toxiproxy: Toxiproxy | None = None
+        self.shards: list[Installation] = [self]
+        self.timeline = timeline
+        self.toxiproxy = toxiproxy
+        self.proxy = f"{name}primary"
         self.primary: Postgres | None = None
         self.standbys: list[Standby] = []
         self._servers: dict[str, Postgres] = {}  # All that there ever were, by the names of the story.
@@ -74,7 +80,7 @@ class Installation:
         chosen.promote()
         self.timeline.note(chosen.name, "is promoted")
         self.primary = chosen
-        self.toxiproxy.lead(PROXY, f"unix:{chosen.socket_path}")
+        self.toxiproxy.lead(self.proxy, f"unix:{chosen.socket_path}")
         self.timeline.note("toxiproxy", f"leads to {chosen.name}")
         return chosen
 
@@ -96,7 +102,7 @@ class Installation:
                 self._servers.pop(name).close()
                 if isinstance(server, Standby):
                     self.toxiproxy.remove(name)
-        name = f"standby{len(self._servers) + len(self._logs)}"
+        name = f"{self.name}standby{len(self._servers) + len(self._logs)}"
         through = self.toxiproxy.create(name, upstream=f"unix:{self.primary.socket_path}")
         standby = Standby(self.primary, name, through=through)
         self._stack.push(standby)
@@ -111,72 +117,94 @@ class Installation:
 
     def story(self) -> str:
         """Requests, transactions, faults and the lines of all logs, in the order of their times."""
-        logs = [(node.name, node.log) for node in self.nodes]
-        logs += [*self._logs.items(), *((name, server.log) for name, server in self._servers.items())]
-        return self.timeline.told(logs, ahead_ms={node.name: node.skew_ms for node in self.nodes})
+        logs = [log for shard in self.shards for log in shard._written()]
+        ahead_ms = {node.name: node.skew_ms for shard in self.shards for node in shard.nodes}
+        return self.timeline.told(logs, ahead_ms=ahead_ms)
+
+    def _written(self) -> list[tuple[str, str]]:
+        nodes = ((node.name, node.log) for node in self.nodes)
+        return [*nodes, *self._logs.items(), *((name, server.log) for name, server in self._servers.items())]
 
 
 @contextlib.contextmanager
 def cluster(
-    engine: Literal["sqlite", "postgres"] = "sqlite", *, nodes: int = 3, standbys: int = 0, synchronous: bool = True,
-    shards: int = 1, skew_ms: Sequence[int] = (),
+    engine: Literal["sqlite", "postgres"] = "sqlite", *, nodes: int = 3, standbys: int | None = None,
+    synchronous: bool = True, shards: int = 1, skew_ms: Sequence[int] = (),
 ) -> Generator[Installation]:
     """Start an installation; end it with the block, and tell its story on stderr when the block failed.
 
     Args:
-        engine: "sqlite", one file for all nodes; or "postgres", a primary with `standbys`.
-        nodes: `onefold serve` processes, 0 to 16.
-        standbys: streaming standbys, 0 to 4; PostgreSQL only.
+        engine: "sqlite", one file for all nodes of a shard; or "postgres", a primary with `standbys`.
+        nodes: `onefold serve` processes of each shard, 0 to 16 in all.
+        standbys: streaming standbys of each primary, 0 to 4; PostgreSQL only, where it is 1 unless told.
         synchronous: a COMMIT waits until the first standby has it, so that a failover loses nothing.
-        shards: 1; there is no more than one yet.
-        skew_ms: by how much the wall clocks of the first nodes are ahead; -86,400,000 to 86,400,000 each. See
-            `onefold.testing.skewed` for which clocks those are.
+        shards: databases, 1 to 4, that know nothing of each other: which of them has what is the caller's choice.
+        skew_ms: by how much the wall clocks of the first nodes of each shard are ahead; -86,400,000 to 86,400,000
+            each. See `onefold.testing.skewed` for which clocks those are.
 
     Raises:
         Invalid: a number is out of range.
     """
-    if not 0 <= nodes <= NODES_MAX or not 0 <= standbys <= STANDBYS_MAX or shards != 1:
-        raise Invalid("A cluster has 0 to 16 nodes, 0 to 4 standbys and one shard.", nodes=nodes, standbys=standbys)
+    standbys = int(engine == "postgres") if standbys is None else standbys
+    if not 0 <= standbys <= STANDBYS_MAX or not 1 <= shards <= SHARDS_MAX or not 0 <= nodes * shards <= NODES_MAX:
+        raise Invalid(
+            "A cluster has 1 to 4 shards, 0 to 4 standbys of each, and 0 to 16 nodes in all.",
+            shards=shards, standbys=standbys, nodes=nodes * shards,
+        )  # fmt: skip
     if len(skew_ms) > nodes or any(abs(skew) > SKEW_MS_MAX for skew in skew_ms):
         raise Invalid("A clock is wrong by a day at most, and of a node that there is.", nodes=nodes, skew_ms=skew_ms)
     if standbys and engine == "sqlite":
         raise Invalid("SQLite has no standbys.", standbys=standbys)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as served:  # Nodes end before what they stand on.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="of-cluster-")))
-        made = Installation(str(folder / "onefold.db"))
-        made._stack, made._synchronous = stack, synchronous
-        if nodes or engine == "postgres":
-            made.toxiproxy = stack.enter_context(Toxiproxy())
-        if engine == "postgres":
-            _start_postgres(made, standbys)
-        migrate(made.url)
-        secret, digest = tokens.new_secret()
-        with connect(made.url) as db:
-            token = db.run(tokens.create, "cluster", digest=digest, rights=("*",))
-        made.token = tokens.bearer(token.id, secret)
-        for number in range(1, nodes + 1):
-            skew = skew_ms[number - 1] if number <= len(skew_ms) else 0
-            node = Node(f"node{number}", made, folder, skew_ms=skew)
-            made.nodes.append(node)
-            served.callback(node.stop)
-            node.launch()  # All at once; then they are waited for.
-        for node in made.nodes:
+        toxiproxy = stack.enter_context(Toxiproxy()) if nodes or engine == "postgres" else None
+        timeline = Timeline()
+        all_shards = list[Installation]()
+        for number in range(1, shards + 1):
+            name = f"shard{number}_" if shards > 1 else ""
+            made = Installation(name, str(folder / f"{name}onefold.db"), timeline, toxiproxy)
+            all_shards.append(made)
+            made.shards, made._stack, made._synchronous = all_shards, stack, synchronous
+            if engine == "postgres":
+                _start_postgres(made, standbys)
+            _set_up(made)
+            _launch(made, nodes, skew_ms, folder, served)
+        every_node = [node for shard in all_shards for node in shard.nodes]
+        for node in every_node:
             node.ready()
         try:
-            yield made
+            yield all_shards[0]
         except BaseException:
-            print(made.story(), file=sys.stderr)
+            print(all_shards[0].story(), file=sys.stderr)
             raise
         finally:
-            for node in made.nodes:
+            for node in every_node:
                 node.end()  # All at once; then they are waited for.
 
 
 def _start_postgres(made: Installation, standbys: int) -> None:
-    primary = made.primary = made._servers["primary"] = made._stack.enter_context(Postgres())
+    assert made.toxiproxy is not None
+    primary = made.primary = made._servers[made.proxy] = made._stack.enter_context(Postgres())
     primary.create_database(DATABASE)
     for _ in range(standbys):
         made.add_standby()
-    assert made.toxiproxy is not None
-    port = made.toxiproxy.create(PROXY, upstream=f"unix:{primary.socket_path}")
+    port = made.toxiproxy.create(made.proxy, upstream=f"unix:{primary.socket_path}")
     made.url = f"postgresql://postgres@127.0.0.1:{port}/{DATABASE}?sslmode=disable&gssencmode=disable"
+
+
+def _set_up(made: Installation) -> None:
+    migrate(made.url)
+    secret, digest = tokens.new_secret()
+    with connect(made.url) as db:
+        token = db.run(tokens.create, "cluster", digest=digest, rights=("*",))
+    made.token = tokens.bearer(token.id, secret)
+
+
+def _launch(made: Installation, nodes: int, skew_ms: Sequence[int], folder: Path, served: contextlib.ExitStack) -> None:
+    """Begin to start its nodes: all at once, also those of other shards; then they are waited for."""
+    for number in range(1, nodes + 1):
+        skew = skew_ms[number - 1] if number <= len(skew_ms) else 0
+        node = Node(f"{made.name}node{number}", made, folder, skew_ms=skew)
+        made.nodes.append(node)
+        served.callback(node.stop)
+        node.launch()

@@ -9,7 +9,7 @@ from typing import Any
 
 from onefold.core.errors import Invalid
 from onefold.testing.checkers.history import NEMESIS
-from onefold.testing.cluster import PROXY, Installation
+from onefold.testing.cluster import Installation
 from onefold.testing.workload.process import Process
 from onefold.testing.workload.recording import Recorder
 
@@ -82,7 +82,7 @@ class Nemesis:
     def way(self) -> str:
         """One of the proxies: to the primary, or to a node."""
         ways = [node.name for node in self.made.nodes]
-        return self.dice.choice([PROXY, *ways] if self.made.primary is not None else ways)
+        return self.dice.choice([self.made.proxy, *ways] if self.made.primary is not None else ways)
 
     def lasts(self) -> None:
         """Let a fault last."""
