@@ -9,6 +9,9 @@ It says "told KEY" when a sale is committed, "left KEY" when another process was
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -82,10 +85,21 @@ def sell(tx: Tx, key: str, name: str, show: str) -> str:
     return str(idempotency.once(tx, key, sale, scope="shop", request=key).value)
 
 
+def insist(run: Callable[..., Any], *call: Any) -> None:
+    """Again as soon as it says, for as long as it is refused with "later": what both releases ask of a caller."""
+    while True:
+        try:
+            run(*call)
+        except onefold.Retry as later:
+            time.sleep(later.retry_after_ms / 1_000)
+        else:
+            return
+
+
 def once(crowd: Handle, key: str, name: str, show: str) -> str:
     """What became of it: a key that another process is busy with at this moment is left to that one."""
     try:
-        crowd.run(sell, key, name, show)
+        insist(crowd.run, sell, key, name, show)
     except onefold.Conflict as busy:
         if busy.code != "in_flight":
             raise
@@ -115,7 +129,7 @@ def work(db: Database, name: str, show: str) -> None:
             for _ in range(int(line)):
                 number += 1
                 key = f"shared/{number}" if number % 5 == 0 else f"{name}/{number}"
-                db.run(enter, name)
+                insist(db.run, enter, name)
                 print(f"{once(crowd, key, name, show)} {key}", flush=True)
 
 
