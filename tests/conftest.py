@@ -12,6 +12,7 @@ import pytest
 import onefold
 from onefold import Database
 from onefold.core.clock import FakeClock
+from onefold.testing.partition import Network, unavailable
 from onefold.testing.postgres import Cluster
 
 hypothesis.settings.register_profile(
@@ -78,6 +79,15 @@ def db(db_url: str, clock: FakeClock) -> Iterator[Database]:
     """An empty database, on each engine in turn. Every function is run twice (see `rehearse`)."""
     with onefold.connect(db_url, rehearse=True, clock=clock) as database:
         yield database
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    """A network that can go silent, for the tests of a module: each relays under a name of its own."""
+    if (why := unavailable()) is not None:
+        pytest.skip(why)
+    with Network() as made:
+        yield made
 
 
 @pytest.fixture

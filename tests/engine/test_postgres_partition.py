@@ -15,7 +15,7 @@ import onefold
 from onefold import Database, OnefoldError, Retry, Tx, Unknown
 from onefold.engine.postgres import asking, pool, unknown, wire
 from onefold.engine.postgres.errors import Lost
-from onefold.testing.partition import Network, unavailable
+from onefold.testing.partition import Network
 from onefold.testing.postgres import Cluster
 
 DEADLINE_MS = 400
@@ -24,14 +24,6 @@ CANCEL_S = wire.CANCEL_NS_MAX / 1e9
 LOOK_UP_S = unknown.RESOLVE_NS_MIN / 1e9
 BUSY_S = 3.0  # For a machine that runs other tests beside; each bound is far below what it was without.
 KEYS = "SELECT key, count(*) FROM onefold.counter_deltas WHERE space = :space GROUP BY key"
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    if (why := unavailable()) is not None:
-        pytest.skip(why)
-    with Network() as made:
-        yield made
 
 
 @pytest.fixture

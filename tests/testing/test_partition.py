@@ -20,20 +20,12 @@ SILENCE_S = 0.3
 
 
 @pytest.fixture
-def network() -> Iterator[Network]:
-    if (why := unavailable()) is not None:
-        pytest.skip(why)
-    with Network() as made:
-        yield made
-
-
-@pytest.fixture
 def pair(network: Network, tmp_path: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Two ends of a connection through the network: a client's and the server's."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "server"))
         listener.listen()
-        port = network.relay("server", f"unix:{tmp_path / 'server'}")
+        port = network.relay(tmp_path.name, f"unix:{tmp_path / 'server'}")
         with socket.create_connection((network.address, port), timeout=10) as client:
             server, _ = listener.accept()
             with server:
@@ -73,7 +65,7 @@ def test_each_direction_is_lost_without_a_word_and_arrives_after(
 
 
 def test_nobody_gets_in_meanwhile_and_nobody_is_refused(network: Network, tmp_path: Path) -> None:
-    port = network.relay("server", f"unix:{tmp_path / 'nowhere'}")
+    port = network.relay(tmp_path.name, f"unix:{tmp_path / 'nowhere'}")
     with network.partition(), pytest.raises(TimeoutError):
         socket.create_connection((network.address, port), timeout=SILENCE_S)
     socket.create_connection((network.address, port), timeout=10).close()
