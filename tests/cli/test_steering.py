@@ -86,6 +86,8 @@ def test_the_failures_of_a_job_are_told_the_latest_first(db: Database, db_url: s
     code, page = ask("jobs", "failures", job_id, "--limit", "2")
     assert (code, [one["attempt"] for one in page["items"]], page["after"]) == (0, [3, 2], "2")
     assert [one["attempt"] for one in ask("jobs", "failures", job_id, "--after", "2")[1]["items"]] == [1]
+    code, said = ask("jobs", "failures", "mail.send")
+    assert (code, said["error"]["code"]) == (3, "not_found")
     assert run(["jobs", "failures", job_id, "--url", db_url]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["ATTEMPT", "STARTED", "MS", "WORKER", "ERROR"]

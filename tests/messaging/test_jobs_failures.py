@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from jobs_ground import DAY_MS, LEASE_MS, Mail, age, claim, hire, loops, promote, rescue_all, rows
 
-from onefold import Database, Invalid, jobs
+from onefold import Database, Invalid, NotFound, jobs
 
 
 def failed(db: Database, *errors: str) -> str:
@@ -92,6 +92,13 @@ def test_a_retried_job_goes_on_counting(db: Database) -> None:
     (attempt,) = claim(db)
     db.run(jobs.fail, attempt, error="4", backoff_ms=1, backoff_max_ms=1)
     assert [number for number, *_ in errors_of(db, job_id)] == [4, 3, 2, 1]
+
+
+def test_a_job_that_never_failed_has_none_and_one_that_is_not_there_is_not_found(db: Database) -> None:
+    assert errors_of(db, failed(db)) == []
+    for job_id in ("mail.send", "job_none", failed(db.at("tenant/7"))):
+        with pytest.raises(NotFound):
+            db.reader().run(jobs.list_failures, job_id)
 
 
 @pytest.mark.parametrize("after", ["x", "-1", "0", "9" * 40])

@@ -59,7 +59,7 @@ def get(tx: Tx, job_id: JobId) -> Job:
 def list_failures(
     tx: Tx, job_id: JobId, *, after: FailureCursor | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Page[Failure]:
-    """The attempts of a job that failed, the latest first; none of a job that is not there (any more).
+    """The attempts of a job that failed, the latest first.
 
     Args:
         job_id: of which job.
@@ -68,12 +68,15 @@ def list_failures(
 
     Raises:
         Invalid: an argument is out of range.
+        NotFound: there is no such job (any more); an empty page would say that it never failed.
     """
     rows = tx.all(
         """SELECT attempt, worker, started_at_ms, ended_at_ms, error FROM onefold.jobs_failures
            WHERE space = :space AND id = :id AND attempt < :before ORDER BY attempt DESC LIMIT :most""",
         id=checked_id(job_id), before=_checked_attempt(after), most=checked_limit(limit) + 1,
     )  # fmt: skip
+    if not rows:
+        get(tx, job_id)
     return page_of([Failure(*row) for row in rows], limit, key=lambda failure: str(failure.attempt))
 
 
