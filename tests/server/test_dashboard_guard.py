@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 from block_tables import dump
 from dashboard_ground import Visit, Visitor, dead, field, furnish
 from http_calls import Direct, bearer_for, serving
 
-from onefold import Database, Tx, audit, jobs, sessions, tokens
+from onefold import Database, Tx, audit, events, jobs, locks, sessions, tokens, webhooks
+from onefold.server import dashboard
 from onefold.server.dashboard.catalogue import ACTIONS, VIEWS
 
 NEEDED = {"endpoint": "id=ep_0", "job": "id=job_0", "bulk": "do=retry&state=dead&kind=a", "parked": "subscription=a"}
+
+JOB = {"id": jobs.ID_LENGTH_MAX}
+QUEUE = {"queue": jobs.NAME_LENGTH_MAX}
+PARKED = {"subscription": events.NAME_LENGTH_MAX, "stream": events.STREAM_LENGTH_MAX}
+ENDPOINT = {"id": webhooks.ID_LENGTH_MAX}
+LENGTHS = {
+    "jobs.retry": JOB, "jobs.cancel": JOB, "jobs.pause": QUEUE, "jobs.resume": QUEUE,
+    "jobs.bulk": {"kind": jobs.NAME_LENGTH_MAX, "error": jobs.FINGERPRINT_LENGTH, "step": audit.ID_LENGTH_MAX},
+    "events.retry": PARKED, "events.drop": PARKED, "webhooks.enable": ENDPOINT,
+    "webhooks.disable": ENDPOINT, "webhooks.replay": {**ENDPOINT, "message": webhooks.ID_LENGTH_MAX}, "webhooks.replay_failed": ENDPOINT,
+    "locks.release": {"name": locks.NAME_LENGTH_MAX}, "sessions.end": {"id": sessions.ID_LENGTH_MAX},
+}  # fmt: skip
+CHOICES = {"jobs.bulk": {"do": "retry", "state": "dead"}}
+TOO_LONG = "A parameter is too long"
 
 
 def with_needed(path: str) -> str:
@@ -229,3 +247,32 @@ def test_an_event_stream_brings_the_page_anew(db: Database) -> None:
         db.run(dead)
         assert "mail.letter" in next_page()
         connection.close()
+
+
+def test_a_field_takes_what_its_block_takes_and_no_more(visit: Visit, db: Database) -> None:
+    ana = visit()
+    before = dump(db)
+    assert LENGTHS.keys() == ACTIONS.keys()
+    for name, lengths in LENGTHS.items():
+        longest = {what: "a" * most for what, most in {**lengths, "reason": audit.REASON_LENGTH_MAX}.items()}
+        form = {**CHOICES.get(name, {}), **longest}
+        if name not in {"jobs.pause", "jobs.resume"}:  # Those would be done.
+            assert TOO_LONG not in ana.post(f"do/{name}", **form).words, name
+        for what, value in longest.items():
+            page = ana.post(f"do/{name}", **{**form, what: value + "a"})
+            assert (page.status, TOO_LONG in page.words) == (400, True), (name, what)
+    assert dump(db) == before
+
+
+def test_no_field_has_a_length_of_its_own() -> None:
+    """A number here would be a second one beside that of the block."""
+    given = [
+        (path.name, ast.unparse(word))
+        for path in sorted(Path(dashboard.__file__).parent.glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg in {"most", "maxlength"}
+    ]
+    assert len(given) > 20
+    assert [found for found in given if found[1].partition("=")[2].isdecimal()] == []

@@ -2,6 +2,7 @@
 
 from onefold.coordination.locks.client import Hold, hold
 from onefold.coordination.locks.ops import (
+    NAME_LENGTH_MAX,
     Lock,
     acquire,
     acquire_all,
@@ -16,6 +17,6 @@ from onefold.coordination.locks.ops import (
 )
 
 __all__ = [
-    "Hold", "Lock", "acquire", "acquire_all", "check", "force_release", "hold", "list_locks", "lock_of",
-    "release", "renew", "sweep", "try_acquire",
+    "NAME_LENGTH_MAX", "Hold", "Lock", "acquire", "acquire_all", "check", "force_release", "hold", "list_locks",
+    "lock_of", "release", "renew", "sweep", "try_acquire",
 ]  # fmt: skip

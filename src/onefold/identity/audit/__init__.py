@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from onefold.identity.audit.client import LOOPS
-from onefold.identity.audit.ops import REASON_LENGTH_MAX, Record, get, list_entries, record
+from onefold.identity.audit.ops import ID_LENGTH_MAX, REASON_LENGTH_MAX, Record, get, list_entries, record
 
-__all__ = ["LOOPS", "REASON_LENGTH_MAX", "Record", "get", "list_entries", "record"]
+__all__ = ["ID_LENGTH_MAX", "LOOPS", "REASON_LENGTH_MAX", "Record", "get", "list_entries", "record"]

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from onefold.identity.sessions.client import LOOPS, cookie, new_secret, parse
-from onefold.identity.sessions.ops import TTL_MS_DEFAULT, Person, Session, begin, end, list_sessions, verify
+from onefold.identity.sessions.ops import (
+    ID_LENGTH_MAX,
+    TTL_MS_DEFAULT,
+    Person,
+    Session,
+    begin,
+    end,
+    list_sessions,
+    verify,
+)
 
 __all__ = [
-    "LOOPS", "TTL_MS_DEFAULT", "Person", "Session", "begin", "cookie", "end", "list_sessions", "new_secret", "parse",
-    "verify",
+    "ID_LENGTH_MAX", "LOOPS", "TTL_MS_DEFAULT", "Person", "Session", "begin", "cookie", "end", "list_sessions",
+    "new_secret", "parse", "verify",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from onefold.messaging.events.client import Subscriber, wait_for
 from onefold.messaging.events.consuming import Consumed, consume, fail_next, retry_parked
 from onefold.messaging.events.kinds import kind
 from onefold.messaging.events.ops import (
+    STREAM_LENGTH_MAX,
     append,
     append_json,
     head,
@@ -17,6 +18,7 @@ from onefold.messaging.events.ops import (
 from onefold.messaging.events.records import Appended, Event, NewEvent
 from onefold.messaging.events.sequencer import sequence
 from onefold.messaging.events.subscriptions import (
+    NAME_LENGTH_MAX,
     Parked,
     Retrying,
     Stuck,
@@ -34,6 +36,7 @@ from onefold.messaging.events.subscriptions import (
 )
 
 __all__ = [
+    "NAME_LENGTH_MAX", "STREAM_LENGTH_MAX",
     "Appended", "Consumed", "Event", "NewEvent", "Parked", "Retrying", "Stuck", "Subscriber", "Subscription", "append",
     "append_json", "consume", "drop_parked", "fail_next", "head", "kind", "list_parked", "list_retries",
     "list_subscriptions", "position_of", "read_all", "read_category", "read_correlation", "read_stream",

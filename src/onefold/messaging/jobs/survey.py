@@ -36,7 +36,8 @@ _LOOKED_CHARS_MAX = 1_000  # Of an error; the texts below ask for no more of it.
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _LONG_HEX = re.compile(r"\b(?=[0-9a-fA-F]*\d)(?:0x)?[0-9a-fA-F-]{8,}\b|(?<=_)[0-9a-f]{32}\b")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+FINGERPRINT_LENGTH = 16
+_FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 
 
 class Glance(msgspec.Struct, frozen=True):

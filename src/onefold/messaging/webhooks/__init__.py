@@ -30,7 +30,18 @@ from onefold.messaging.webhooks.ops import (
     troubles,
 )
 from onefold.messaging.webhooks.receiving import receive
-from onefold.messaging.webhooks.records import Attempt, Backlog, Endpoint, Failed, KeyUse, Late, Pending, Trouble
+from onefold.messaging.webhooks.records import (
+    ID_LENGTH_MAX,
+    WHY_LENGTH_MAX,
+    Attempt,
+    Backlog,
+    Endpoint,
+    Failed,
+    KeyUse,
+    Late,
+    Pending,
+    Trouble,
+)
 from onefold.messaging.webhooks.schedule import DISABLED_BY_ITSELF
 from onefold.messaging.webhooks.signing import sign, verify
 from onefold.messaging.webhooks.tidy import sweep
@@ -38,7 +49,9 @@ from onefold.messaging.webhooks.tidy import sweep
 __all__ = [
     "BACKLOG_MAX",
     "DISABLED_BY_ITSELF",
+    "ID_LENGTH_MAX",
     "LOOPS",
+    "WHY_LENGTH_MAX",
     "Attempt",
     "Backlog",
     "Dispatcher",

@@ -23,7 +23,7 @@ _LOOKED = "2,000"  # jobs.failure_groups says so.
 
 def prepare(fields: Fields) -> Draw:
     """All kinds, or one."""
-    kind = fields.text("kind", most=100) or None
+    kind = fields.text("kind", most=jobs.NAME_LENGTH_MAX) or None
     return lambda tx, scene: _groups(tx, scene, kind)
 
 
@@ -80,14 +80,15 @@ def prepare_bulk(fields: Fields) -> Draw:
     """The preview of doing one thing to many jobs, and how far it has come."""
     verb, state, kind, fingerprint = _which(fields)
     after = fields.text("after", most=CURSOR_LENGTH_MAX)
-    step = fields.text("step", most=60)
+    step = fields.text("step", most=audit.ID_LENGTH_MAX)
     return lambda tx, scene: _bulk(tx, scene, verb, state, kind, fingerprint, after, step)
 
 
 def _which(fields: Fields) -> tuple[str, str, str, str | None]:
     verb = fields.choice("do", VERBS)
     state = fields.choice("state", ("ready", "scheduled") if verb == "cancel" else ("dead",))
-    return verb, state, fields.must("kind", most=100), fields.text("error", most=16) or None
+    kind = fields.must("kind", most=jobs.NAME_LENGTH_MAX)
+    return verb, state, kind, fields.text("error", most=jobs.FINGERPRINT_LENGTH) or None
 
 
 def _bulk(
@@ -167,8 +168,8 @@ def act_on_many(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """One step of it: at most `STEP` jobs, and an entry that counts them."""
     verb, state, kind, fingerprint = _which(fields)
     after = fields.text("after", most=CURSOR_LENGTH_MAX)
-    before = fields.text("step", most=60)
-    reason = fields.must("reason", most=500)
+    before = fields.text("step", most=audit.ID_LENGTH_MAX)
+    reason = fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         if verb == "retry":

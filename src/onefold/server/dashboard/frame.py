@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 from onefold.server.dashboard.markup import Markup, join, link, tag
-from onefold.server.dashboard.request import Scene
+from onefold.server.dashboard.request import TEXT_LENGTH_MAX, Scene
 from onefold.server.dashboard.views import View
 from onefold.server.problems import Headers
 
@@ -97,7 +97,7 @@ def login(root: str, wrong: str = "") -> bytes:
                     required=True,
                     autofocus=True,
                     autocomplete="current-password",
-                    maxlength=200,
+                    maxlength=TEXT_LENGTH_MAX,
                 ),
             ),
             tag("button", "Log in"),

@@ -32,7 +32,7 @@ _SECRET = re.compile(
 
 def prepare(fields: Fields) -> Draw:
     """Which job."""
-    job_id = fields.must("id", most=60)
+    job_id = fields.must("id", most=jobs.ID_LENGTH_MAX)
     return lambda tx, scene: _job(tx, scene, job_id)
 
 
@@ -160,7 +160,7 @@ def redacted(value: Any, depth: int = 0) -> Any:
 
 def retry(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Run a dead or scheduled job now."""
-    job_id, reason = fields.must("id", most=60), fields.must("reason", most=500)
+    job_id, reason = fields.must("id", most=jobs.ID_LENGTH_MAX), fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         kind = jobs.get(tx, job_id).kind
@@ -173,7 +173,7 @@ def retry(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
 
 def cancel(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Cancel a job that waits or runs."""
-    job_id, reason = fields.must("id", most=60), fields.must("reason", most=500)
+    job_id, reason = fields.must("id", most=jobs.ID_LENGTH_MAX), fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         kind = jobs.get(tx, job_id).kind

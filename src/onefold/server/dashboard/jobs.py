@@ -23,8 +23,8 @@ _ERROR_SHOWN_MAX = 160
 def prepare(fields: Fields) -> Draw:
     """Without a state the kinds; with one the jobs in it."""
     state = fields.text("state")
-    kind = fields.text("kind", most=100)
-    fingerprint = fields.text("error", most=16)
+    kind = fields.text("kind", most=jobs.NAME_LENGTH_MAX)
+    fingerprint = fields.text("error", most=jobs.FINGERPRINT_LENGTH)
     after = fields.text("after", most=CURSOR_LENGTH_MAX)
     if not state:
         return _overview
@@ -112,9 +112,8 @@ def _queues(tx: Tx, scene: Scene) -> Markup:
     table = parts.table(("Queue", "Paused since", ""), rows, empty="No queue is paused.")
     pause: object = ""
     if scene.may("jobs:write"):
-        field = tag(
-            "label", tag("span", "Queue"), tag("input", name="queue", required=True, maxlength=100, form="pause")
-        )
+        queue = tag("input", name="queue", required=True, maxlength=jobs.NAME_LENGTH_MAX, form="pause")
+        field = tag("label", tag("span", "Queue"), queue)
         form = parts.action(scene, "jobs.pause", "Pause the queue", {}, danger=True)
         form = Markup(form.replace("<form ", '<form id="pause" ', 1))
         pause = parts.tucked("Pause a queue", field, form, parts.command(scene, "onefold", "jobs", "pause", "QUEUE"))
@@ -195,7 +194,7 @@ def _error(error: str | None) -> str:
 
 def pause(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Pause a queue."""
-    queue, reason = fields.must("queue", most=100), fields.must("reason", most=500)
+    queue, reason = fields.must("queue", most=jobs.NAME_LENGTH_MAX), fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         jobs.pause(tx, queue)
@@ -206,7 +205,7 @@ def pause(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
 
 def resume(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Resume a queue."""
-    queue, reason = fields.must("queue", most=100), fields.must("reason", most=500)
+    queue, reason = fields.must("queue", most=jobs.NAME_LENGTH_MAX), fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         jobs.resume(tx, queue)

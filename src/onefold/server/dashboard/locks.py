@@ -17,7 +17,7 @@ LIMIT = 50
 
 def prepare(fields: Fields) -> Draw:
     """All, or those whose names begin so."""
-    prefix = fields.text("prefix")
+    prefix = fields.text("prefix", most=locks.NAME_LENGTH_MAX)
     after = fields.text("after", most=CURSOR_LENGTH_MAX)
     return lambda tx, scene: _locks(tx, scene, prefix, after)
 
@@ -35,9 +35,10 @@ def _locks(tx: Tx, scene: Scene, prefix: str, after: str) -> Markup:
         )
         for lock in page.items
     ]
+    asked = tag("input", name="prefix", value=prefix, maxlength=locks.NAME_LENGTH_MAX)
     search = tag(
         "form",
-        tag("label", tag("span", "Name begins with"), tag("input", name="prefix", value=prefix, maxlength=200)),
+        tag("label", tag("span", "Name begins with"), asked),
         tag("button", "Show"),
         method="get",
         action=scene.at("locks"),
@@ -78,7 +79,7 @@ def _release(scene: Scene, lock: locks.Lock) -> object:
 
 def release(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Take a lock from its holder."""
-    name, reason = fields.must("name"), fields.must("reason", most=500)
+    name, reason = fields.must("name", most=locks.NAME_LENGTH_MAX), fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         lock = locks.force_release(tx, name, reason=reason)

@@ -59,7 +59,8 @@ def _end(scene: Scene, one: sessions.Session) -> object:
 
 def end_session(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """End a session of whoever."""
-    session_id, reason = fields.must("id", most=60), fields.must("reason", most=500)
+    session_id = fields.must("id", most=sessions.ID_LENGTH_MAX)
+    reason = fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         session = sessions.end(tx, session_id)

@@ -12,6 +12,7 @@ from onefold.server.problems import Refused
 FIELDS_MAX = 20
 FORM_BYTES_MAX = 16_384
 CURSOR_LENGTH_MAX = 300
+TEXT_LENGTH_MAX = 200  # Of what is no field of a block, which has its own.
 
 C = TypeVar("C", bound=str)
 
@@ -37,7 +38,7 @@ class Fields:
             raise _refused("A parameter stands there twice.")
         self._asked: set[str] = set()
 
-    def text(self, name: str, *, most: int = 200) -> str:
+    def text(self, name: str, *, most: int = TEXT_LENGTH_MAX) -> str:
         """A text; "" when it was not given."""
         self._asked.add(name)
         value = self._fields.get(name, "")
@@ -45,7 +46,7 @@ class Fields:
             raise _refused("A parameter is too long, or holds a NUL.", name)
         return value
 
-    def must(self, name: str, *, most: int = 200) -> str:
+    def must(self, name: str, *, most: int = TEXT_LENGTH_MAX) -> str:
         """A text of at least one character."""
         value = self.text(name, most=most)
         if not value:

@@ -91,7 +91,7 @@ class Dashboard:
         if view is None or not view.live:
             raise Refused(404, "no_route", "There is no page here that could be followed.")
         fields = Fields(asked.query)
-        did = fields.text("did")  # What was done is told as long as the page is looked at.
+        did = fields.text("did", most=audit.ID_LENGTH_MAX)  # What was done is told as long as the page is looked at.
         draw = view.prepare(fields)
         fields.finish()
 
@@ -122,7 +122,7 @@ class Dashboard:
         if person is None:
             return _to(f"{asked.root}/login")
         fields = Fields(asked.query)
-        did = fields.text("did")
+        did = fields.text("did", most=audit.ID_LENGTH_MAX)
         draw = view.prepare(fields)
         fields.finish()
         scene, main = await self._drawn(asked, view, draw, person, did=did)

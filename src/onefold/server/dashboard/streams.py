@@ -66,7 +66,7 @@ def _state(scene: Scene, one: events.Subscription) -> Markup:
 
 def prepare_parked(fields: Fields) -> Draw:
     """What one subscription has put aside."""
-    name = fields.must("subscription")
+    name = fields.must("subscription", most=events.NAME_LENGTH_MAX)
     after = fields.text("after", most=CURSOR_LENGTH_MAX)
     return lambda tx, scene: _parked(tx, scene, name, after)
 
@@ -140,8 +140,9 @@ def _verbs(scene: Scene, name: str, stream: str, asked_at_ms: int | None) -> obj
 
 def retry(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Have whoever runs the subscription try parked events again, of one stream or of all."""
-    name, stream = fields.must("subscription"), fields.text("stream", most=400) or None
-    reason = fields.must("reason", most=500)
+    name = fields.must("subscription", most=events.NAME_LENGTH_MAX)
+    stream = fields.text("stream", most=events.STREAM_LENGTH_MAX) or None
+    reason = fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         facts: dict[str, object] = {"streams": events.request_retry(tx, name, stream=stream)}
@@ -155,8 +156,9 @@ def retry(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
 
 def drop(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Give up the parked events of one stream."""
-    name, stream = fields.must("subscription"), fields.must("stream", most=400)
-    reason = fields.must("reason", most=500)
+    name = fields.must("subscription", most=events.NAME_LENGTH_MAX)
+    stream = fields.must("stream", most=events.STREAM_LENGTH_MAX)
+    reason = fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         dropped = events.drop_parked(tx, name, stream=stream)

@@ -16,7 +16,6 @@ LIMIT = 20
 SHOWN = 10  # Of what waits, was given up, and was tried last.
 STEP = 500  # Messages replayed by one press.
 _DISABLED = "Nothing is sent there until it is enabled. What waits, waits; new messages are not kept for it."
-ID_CHARS_MAX = 100
 _OUTCOMES = {"delivered": "good", "refused": "bad", "unreached": "bad", "denied": "bad"}
 
 
@@ -71,7 +70,7 @@ def _state(scene: Scene, one: webhooks.Endpoint) -> Markup:
 
 def prepare_endpoint(fields: Fields) -> Draw:
     """One endpoint: what was given up, what waits, what was tried last."""
-    id = fields.must("id", most=ID_CHARS_MAX)
+    id = fields.must("id", most=webhooks.ID_LENGTH_MAX)
     return lambda tx, scene: _endpoint(tx, scene, id)
 
 
@@ -201,14 +200,16 @@ def enable(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
 
 def disable(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Send nothing there until it is enabled."""
-    return _acting(
-        fields, "webhooks.disable", lambda tx, to, reason: {"url": webhooks.disable(tx, to, why=reason[:200]).url}
-    )
+
+    def act(tx: Tx, to: str, reason: str) -> dict[str, object]:
+        return {"url": webhooks.disable(tx, to, why=reason[: webhooks.WHY_LENGTH_MAX]).url}
+
+    return _acting(fields, "webhooks.disable", act)
 
 
 def replay(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
     """Deliver one message again."""
-    message_id = fields.must("message", most=ID_CHARS_MAX)
+    message_id = fields.must("message", most=webhooks.ID_LENGTH_MAX)
 
     def act(tx: Tx, id: str, _reason: str) -> dict[str, object]:
         webhooks.replay(tx, id, message_id=message_id)
@@ -229,8 +230,8 @@ def replay_failed(fields: Fields) -> Callable[[Tx, Scene], Outcome]:
 def _acting(
     fields: Fields, name: str, act: Callable[[Tx, str, str], dict[str, object]]
 ) -> Callable[[Tx, Scene], Outcome]:
-    id = fields.must("id", most=ID_CHARS_MAX)
-    reason = fields.must("reason", most=500)
+    id = fields.must("id", most=webhooks.ID_LENGTH_MAX)
+    reason = fields.must("reason", most=audit.REASON_LENGTH_MAX)
 
     def do(tx: Tx, scene: Scene) -> Outcome:
         facts = act(tx, id, reason)
