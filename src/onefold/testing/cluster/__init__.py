@@ -45,13 +45,15 @@ class Installation:
         primary, standbys: the PostgreSQL servers; None and none on SQLite.
     """
 
-    def __init__(self, name: str, url: str, timeline: Timeline, toxiproxy: Toxiproxy | None) -> None:
+    def __init__(
+        self, url: str, *, name: str = "", timeline: Timeline | None = None, toxiproxy: Toxiproxy | None = None
+    ) -> None:
         self.name = name
         self.url = url
         self.token = ""
         self.nodes: list[Node] = []
         self.shards: list[Installation] = [self]
-        self.timeline = timeline
+        self.timeline = timeline or Timeline()
         self.toxiproxy = toxiproxy
         self.proxy = f"{name}primary"
         self.primary: Postgres | None = None
@@ -162,7 +164,7 @@ def cluster(
         all_shards = list[Installation]()
         for number in range(1, shards + 1):
             name = f"shard{number}_" if shards > 1 else ""
-            made = Installation(name, str(folder / f"{name}onefold.db"), timeline, toxiproxy)
+            made = Installation(str(folder / f"{name}onefold.db"), name=name, timeline=timeline, toxiproxy=toxiproxy)
             all_shards.append(made)
             made.shards, made._stack, made._synchronous = all_shards, stack, synchronous
             if engine == "postgres":
