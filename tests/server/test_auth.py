@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 from block_tables import dump
 from http_calls import Direct, bearer_for
-from waiting import until
+from racing import Step
+from waiting import WAIT_S, let_pass, until
 
 import onefold
 from onefold import Database, Tx, tokens
@@ -146,6 +147,37 @@ def test_a_revocation_holds_in_a_moment_here_and_soon_elsewhere(db_url: str, clo
         until(lambda: there("GET", "/v1/tokens", token=doomed).status == 401, "the end of trust", seconds=seconds)
         here.close()
         there.close()
+
+
+def test_trust_is_counted_from_the_question_not_from_a_late_answer(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer was right when it was asked for; the token is revoked before it arrives."""
+    step = Step()
+    verify = tokens.verify
+
+    def late(tx: Tx, token_id: str, *, digest: str) -> tokens.Token:
+        token = verify(tx, token_id, digest=digest)
+        step.stop()
+        return token
+
+    async def ask() -> None:
+        bearer = bearer_for(db)
+        header = f"Bearer {bearer}".encode()
+        gatekeeper = auth.Gatekeeper(db)
+        asking = asyncio.ensure_future(gatekeeper.caller(header))
+        await asyncio.to_thread(step.reached.wait, WAIT_S)
+        await db.arun(tokens.revoke, tokens.parse(bearer)[0])  # type: ignore[index]
+        await asyncio.to_thread(let_pass, 200)
+        step.go.set()
+        await asking
+        with pytest.raises(auth.Refused):
+            await gatekeeper.caller(header)
+        await gatekeeper.drained()
+        gatekeeper.close()
+
+    monkeypatch.setattr(auth, "TRUST_MS", 200)
+    monkeypatch.setattr(tokens, "verify", late)
+    with step:
+        asyncio.run(ask())
 
 
 def test_pages_take_the_token_as_a_password_and_routes_do_not(direct: Direct, db: Database) -> None:

@@ -50,7 +50,7 @@ class Gatekeeper:
         self._db = db
         self._reader = db.reader()
         self._trusted: OrderedDict[bytes, Caller] = OrderedDict()
-        self._asking: dict[tuple[str, str], asyncio.Future[tokens.Token]] = {}
+        self._asking: dict[tuple[str, str], asyncio.Future[tuple[tokens.Token, float]]] = {}
         self._touches: set[asyncio.Task[None]] = set()
         self.close = db.subscribe("tokens.revoked", self._forget)
 
@@ -71,32 +71,36 @@ class Gatekeeper:
         if sent is None:
             raise Refused(401, "token", "The token is not valid.", headers=challenge)
         try:
-            token = await self._looked_up(*sent)
+            token, asked_at = await self._looked_up(*sent)
         except Denied:
             raise Refused(401, "token", "The token is not valid.", headers=challenge) from None
-        return self._trust(header, token)
+        return self._trust(header, token, asked_at)
 
-    async def _looked_up(self, token_id: str, digest: str) -> tokens.Token:
-        """Ask the database; who asks for the same at the same time shares the answer."""
+    async def _looked_up(self, token_id: str, digest: str) -> tuple[tokens.Token, float]:
+        """The token, and when it was asked for; who asks for the same at the same time shares the answer."""
         asking = self._asking.get((token_id, digest))
         if asking is None:
             if len(self._asking) >= LOOKUPS_MAX:
                 raise Refused(
                     503, "overloaded", "Too many tokens are being looked up.", headers=[(b"retry-after", b"1")]
                 )
-            lookup = self._reader.arun(tokens.verify, token_id, digest=digest)
-            asking = self._asking[token_id, digest] = asyncio.ensure_future(lookup)
+            asking = self._asking[token_id, digest] = asyncio.ensure_future(self._asked(token_id, digest))
             asking.add_done_callback(lambda done: self._answered(token_id, digest, done))
         return await asyncio.shield(asking)  # One client that goes away takes nothing from the others.
 
-    def _answered(self, token_id: str, digest: str, done: asyncio.Future[tokens.Token]) -> None:
+    async def _asked(self, token_id: str, digest: str) -> tuple[tokens.Token, float]:
+        asked_at = time.monotonic()
+        return await self._reader.arun(tokens.verify, token_id, digest=digest), asked_at
+
+    def _answered(self, token_id: str, digest: str, done: asyncio.Future[tuple[tokens.Token, float]]) -> None:
         self._asking.pop((token_id, digest), None)
         if not done.cancelled():
             done.exception()  # Seen, also when nobody waits any more.
 
-    def _trust(self, header: bytes, token: tokens.Token) -> Caller:
+    def _trust(self, header: bytes, token: tokens.Token, asked_at: float) -> Caller:
         handle = self._db.at(token.space_name)
-        caller = Caller(token, handle, handle.reader(), time.monotonic() + TRUST_MS / 1_000)
+        # From the question on: the answer may be as old as that, and was true then.
+        caller = Caller(token, handle, handle.reader(), asked_at + TRUST_MS / 1_000)
         self._trusted[header] = caller
         self._trusted.move_to_end(header)
         if len(self._trusted) > TRUSTED_MAX:
