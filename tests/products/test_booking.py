@@ -131,6 +131,15 @@ def test_a_name_made_to_look_like_an_entry_harms_nobody(db: Database, show: str)
     assert db.run(audit, show) == 1
 
 
+def test_ends_of_lines_in_a_name_harm_nobody(db: Database, show: str) -> None:
+    name = "ana\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    held = hold(db, show, name, [1])
+    assert hold(db, show, "bob", [2]).by == "bob"
+    assert db.run(booking.seat_map, show).rows[0].row == 1
+    assert db.run(buy, held.id, name).by == name
+    assert db.run(audit, show) == 1
+
+
 def test_two_holds_of_one_row_are_bought_in_one_transaction(db: Database, show: str) -> None:
     first, second = hold(db, show, "ana", [1]), hold(db, show, "ana", [2])
 

@@ -99,7 +99,8 @@ def line_of(entry: Entry) -> str:
 
 def entries_of(holds: str) -> list[Entry]:
     """All holds of a row, lapsed ones too."""
-    return [_decoder.decode(line) for line in holds.splitlines()] if holds else []
+    # Not `splitlines`: a buyer may have what that takes for the end of a line, and JSON leaves it, in his name.
+    return [_decoder.decode(line) for line in holds.split("\n")[:-1]]
 
 
 def lapsed_in(holds: str, now_ms: int) -> tuple[int, int]:
