@@ -120,6 +120,20 @@ def test_a_failing_event_stops_its_subscription_for_a_while(db: Database, later:
     assert db.run(events.subscription_of, "notes").attempts == 0
 
 
+def test_an_error_that_cannot_be_said_is_a_failure_like_others(db: Database) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+    def fails(_tx: Tx, _event: events.Event) -> None:
+        raise Mute
+
+    db.run(place, "order/1", 1)
+    number(db)
+    done = db.run(events.consume, "notes", fails)
+    assert (done.handled, done.retry_in_ms, done.error) == (0, 1_000, "Mute")
+
+
 def test_a_poisoned_event_is_parked_and_its_stream_behind_it(db: Database, later: Callable[[], None]) -> None:
     for n in range(3):
         for stream in ("order/a", "order/b"):

@@ -135,6 +135,28 @@ def test_a_raising_handler_is_tried_again_then_dead(live: Database) -> None:
     assert job.error.startswith("ValueError: no luck (")
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+def test_no_error_is_too_odd_to_end_an_attempt(live: Database) -> None:
+    raised = [FileNotFoundError("/in/\udcff\0.csv"), Mute(), jobs.Cancel("no /in/\udcff.csv")]
+    errors: list[str | None] = []
+
+    async def fails(job: jobs.Run[QuickRetry]) -> None:
+        errors.append((await asyncio.to_thread(live.run, jobs.get, job.id)).error)
+        raise raised.pop(0)
+
+    job_id = put(live, QuickRetry())
+    serve(jobs.Worker(live, io={QuickRetry: fails}, poll_ms=20), settled(live))
+    job = live.run(jobs.get, job_id)
+    assert (job.state, job.error) == ("dead", "given up by its handler: no /in/?.csv")
+    assert errors[0] is None
+    assert str(errors[1]).startswith("FileNotFoundError: /in/?.csv (")
+    assert str(errors[2]).startswith("Mute (")
+
+
 @pytest.mark.parametrize("where", ["async", "plain", "plain, outside run", "effect"])
 def test_a_stop_iteration_fails_the_attempt_and_hangs_nobody(live: Database, where: str) -> None:
     """Neither a future nor a coroutine takes this error as it is."""

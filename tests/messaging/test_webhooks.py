@@ -21,6 +21,7 @@ from onefold import Conflict, Database, Denied, Invalid, NotFound, Tx, webhooks
 from onefold.core.clock import FakeClock
 from onefold.messaging.webhooks import delivering, schedule
 from onefold.messaging.webhooks.delivering import Item, Lane, Made
+from onefold.messaging.webhooks.records import DETAIL_LENGTH_MAX
 
 URL = "https://hooks.example.com/in"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -243,6 +244,16 @@ def test_retry_after_is_read_within_bounds(value: str | None, ms: int) -> None:
 
 
 # -- what a dispatcher writes -------------------------------------------------------------------------
+
+
+def test_what_is_no_text_is_kept_as_far_as_it_is(db: Database) -> None:
+    to = make(db)
+    send(db)
+    lane = take(db, "a", to)
+    (item,) = fetch(db, lane)
+    said = "no /in/\udcff\0" + "x" * DETAIL_LENGTH_MAX
+    loops(db).run(delivering.note, [Made(lane, item, "unreached", None, 3, said)])
+    assert attempts(db, to)[0].detail == "no /in/?" + "x" * (DETAIL_LENGTH_MAX - 9)
 
 
 def test_a_message_is_given_up_after_the_last_attempt(db: Database) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from onefold.core.errors import Invalid, Retry, Unknown
 from onefold.core.page import LIMIT_DEFAULT, Limit, Page, checked_limit
+from onefold.core.said import message_of, storable
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.events.kinds import kind_of
 from onefold.messaging.events.ops import checked_category, read_all, read_category
@@ -298,8 +299,7 @@ def _unpark(tx: Tx, name: str, event: Event) -> None:
 
 
 def _shown(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"[:ERROR_LENGTH_MAX]
-    return text.replace("\0", "").encode(errors="replace").decode()
+    return storable(message_of(error), ERROR_LENGTH_MAX)
 
 
 def _checked_attempts(attempts_max: int) -> None:

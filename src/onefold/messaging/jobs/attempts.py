@@ -13,6 +13,7 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from onefold.core.errors import Conflict, Invalid
+from onefold.core.said import storable
 from onefold.engine.require import require
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.jobs.kinds import KEEP_DONE_MS_MAX
@@ -243,7 +244,7 @@ def give_up(tx: Tx, attempt: Attempt, *, reason: str) -> None:
         Conflict: the attempt is no longer the job's ("attempt_lost").
     """
     body, started_at_ms = _leave_running(tx, attempt)
-    text = f"given up by its handler: {reason}"[:ERROR_LENGTH_MAX].replace("\0", "")
+    text = storable(f"given up by its handler: {reason}", ERROR_LENGTH_MAX)
     note_failure(tx, body, attempt.worker, started_at_ms=started_at_ms, error=text)
     to_dead(tx, msgspec.structs.replace(body, error=text))
 

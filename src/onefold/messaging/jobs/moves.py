@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from onefold.core.errors import Conflict
+from onefold.core.said import storable
 from onefold.engine.tx import Tx
 from onefold.messaging.jobs.records import ERROR_LENGTH_MAX, Body
 
@@ -87,7 +88,7 @@ def after_failure(
     tx: Tx, body: Body, worker: str, *, started_at_ms: int, error: str, backoff_ms: int, backoff_max_ms: int
 ) -> bool:
     """Count a failure: the job is tried again later (True), or dead (False)."""
-    error = error[:ERROR_LENGTH_MAX].replace("\0", "")
+    error = storable(error, ERROR_LENGTH_MAX)
     note_failure(tx, body, worker, started_at_ms=started_at_ms, error=error)
     changed: dict[str, Any] = {"failures": body.failures + 1, "error": error}
     failed = msgspec.structs.replace(body, **changed)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from onefold.core.errors import Conflict, Doomed, Invalid, OnefoldError
+from onefold.core.said import message_of
 from onefold.engine.call import DEADLINE_MS_MAX, space_of
 from onefold.engine.database import Database, Handle
 from onefold.engine.wake import Waiter
@@ -572,7 +573,7 @@ def _failure(kind: Kind, error: BaseException) -> dict[str, Any]:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     where = f" ({frame.tb_frame.f_code.co_filename}:{frame.tb_lineno})" if frame else ""
-    return {"error": f"{type(error).__name__}: {error}{where}", **backoff}
+    return {"error": f"{message_of(error)}{where}", **backoff}
 
 
 def _is_lost(error: BaseException, attempt: Attempt) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from onefold.core.errors import Invalid
+from onefold.core.said import storable
 from onefold.engine.reserved import reserved
 from onefold.engine.tx import Tx, operation
 from onefold.messaging.webhooks.endpoints import endpoint_of
@@ -193,7 +194,7 @@ def note(tx: Tx, made: Sequence[Made]) -> set[str]:
            VALUES (:lane_space, :endpoint_id, :message_id, :attempt, :outcome, :status, :took_ms, :detail, :now_ms)
            ON CONFLICT (space, endpoint_id, message_id, attempt) DO NOTHING -- all spaces""",
         [{**_key(one), "outcome": one.outcome, "status": one.status, "took_ms": one.took_ms,
-          "detail": one.detail.replace("\0", "")[:DETAIL_LENGTH_MAX]} for one in mine],
+          "detail": storable(one.detail, DETAIL_LENGTH_MAX)} for one in mine],
     )  # fmt: skip
     ended: list[Made] = []
     put_off: list[dict[str, Any]] = []

@@ -19,6 +19,7 @@ import msgspec
 
 from onefold.core.clock import SYSTEM
 from onefold.core.errors import Denied, Invalid, NotFound, OnefoldError
+from onefold.core.said import message_of
 from onefold.engine.database import Database
 from onefold.host.outgoing import Answer, Outgoing, Unreached
 from onefold.messaging.webhooks.delivering import (
@@ -327,7 +328,7 @@ class Service:
             return ended("unreached", str(error))
         except Exception as error:
             _log.exception("an attempt ended in an error of our own")
-            return ended("unreached", f"{type(error).__name__}: {error}")
+            return ended("unreached", message_of(error))
         return _judged(lane, item, answer)
 
     # -- noting -------------------------------------------------------------------------------
