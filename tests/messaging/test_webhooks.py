@@ -246,6 +246,23 @@ def test_retry_after_is_read_within_bounds(value: str | None, ms: int) -> None:
 # -- what a dispatcher writes -------------------------------------------------------------------------
 
 
+def test_a_replay_during_the_last_attempt_is_not_lost(db: Database) -> None:
+    to = make(db)
+    (sent,) = send(db)
+    set_column(
+        db, to, "UPDATE onefold.webhook_pending SET failures = :most WHERE space = :space AND endpoint_id = :id",
+        most=schedule.ATTEMPTS_MAX - 1,
+    )  # fmt: skip
+    lane = take(db, "a", to)
+    (last,) = fetch(db, lane)
+    assert last.failures == schedule.ATTEMPTS_MAX - 1
+    db.run(webhooks.replay, to, message_id=sent)
+    for _ in range(2):  # Noting twice is noting once.
+        assert loops(db).run(delivering.note, [made(lane, last)]) == set()
+        assert [(one.message_id, one.attempt, one.failures) for one in pending(db, to)] == [(sent, 2, 1)]
+        assert failed(db, to) == []
+
+
 def test_what_is_no_text_is_kept_as_far_as_it_is(db: Database) -> None:
     to = make(db)
     send(db)

@@ -200,15 +200,16 @@ def note(tx: Tx, made: Sequence[Made]) -> set[str]:
     put_off: list[dict[str, Any]] = []
     given_up: list[Made] = []
     for one in mine:
-        pause = None
-        if one.outcome != "delivered" and not one.final and one.status != GONE:
-            pause = pause_ms(one.item.failures + 1, one.retry_after_ms, tx.random)
-        if pause is not None:
-            put_off.append({**_key(one), "at_ms": tx.now_ms + pause, "failures": one.item.failures + 1})
-            continue
-        ended.append(one)
-        if one.outcome != "delivered":
-            given_up.append(one)
+        if one.outcome == "delivered":
+            ended.append(one)
+        elif (failures := _failures(tx, one)) is not None:
+            final = one.final or one.status == GONE
+            pause = None if final else pause_ms(failures + 1, one.retry_after_ms, tx.random)
+            if pause is None:
+                ended.append(one)
+                given_up.append(one)
+            else:
+                put_off.append({**_key(one), "at_ms": tx.now_ms + pause, "failures": failures + 1})
     _leave_pending(tx, ended, put_off)
     _to_failed(tx, given_up)
     for lane in sorted((lanes[number] for number in held), key=lambda lane: lane.endpoint_id):
@@ -224,6 +225,16 @@ def _holds(tx: Tx, lane: Lane) -> bool:
         **msgspec.structs.asdict(lane),
     )
     return row is not None
+
+
+def _failures(tx: Tx, one: Made) -> int | None:
+    """How often the delivery had failed before, which a replay may have set back since; None: it was noted already."""
+    row = tx.one(
+        """SELECT failures FROM onefold.webhook_pending WHERE space = :lane_space AND endpoint_id = :endpoint_id
+              AND message_id = :message_id AND attempt = :attempt {for_update} -- all spaces""",
+        **_key(one),
+    )
+    return row[0] if row is not None else None
 
 
 def _key(one: Made) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def send_message(tx: Tx, *, type: Type, payload: dict[str, Any]) -> str:
 def replay(tx: Tx, endpoint_id: Id, *, message_id: Id) -> None:
     """Deliver one message to one endpoint again, now, whatever became of it; with all its attempts.
 
+    One that is under way counts as the first of them.
+
     Raises:
         NotFound: there is no such endpoint, or no such message any more.
         Conflict: the endpoint is disabled.
