@@ -110,11 +110,20 @@ def test_what_is_no_endpoint_is_refused(db: Database, options: dict[str, Any]) -
 
 def test_a_space_has_a_limit_of_endpoints(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onefold.messaging.webhooks.endpoints.ENDPOINTS_MAX", 2)
-    make(db)
-    make(db)
+    off, _ = make(db), make(db)
+    db.run(webhooks.disable, off)  # It may come back, and then every message has to go to it as well.
     with pytest.raises(Conflict):
         make(db)
     assert len(db.run(webhooks.list_endpoints).items) == 2
+    db.run(webhooks.delete, off)
+    make(db)
+
+
+def test_those_that_pass_the_limit_together_get_every_message(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [make(db) for _ in range(5)]
+    monkeypatch.setattr("onefold.messaging.webhooks.endpoints.ENDPOINTS_MAX", 3)  # As if they had come at once.
+    (sent,) = send(db)
+    assert [[one.message_id for one in pending(db, to)] for to in ids] == [[sent]] * 5
 
 
 def test_an_endpoint_is_changed_listed_and_deleted(db: Database) -> None:
