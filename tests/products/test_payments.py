@@ -184,6 +184,22 @@ def test_refunds_go_back_in_parts_and_never_more_than_was_taken(db: Database) ->
     assert [one.state for one in db.run(payments.list_refunds, "pay_1")] == ["succeeded", "succeeded"]
 
 
+def test_an_id_is_an_intents_or_a_refunds(db: Database) -> None:
+    """To the provider, and to the ledger, they are keys of one kind."""
+    db.run(captured)
+    db.run(create, "pay_2", reference="order/2")
+    db.run(refunding, 1_500, "pay_2")
+    before = written(db)
+    for call, code in (
+        (lambda tx: refunding(tx, 100, "pay_1"), "refund_mismatch"),
+        (lambda tx: payments.authorise(tx, "pay_2", method="tok_visa"), "intent_mismatch"),
+    ):
+        with pytest.raises(Conflict) as caught:
+            db.run(call)
+        assert caught.value.code == code
+    assert written(db) == before
+
+
 def test_a_refund_that_fails_is_the_payees_again(db: Database) -> None:
     db.run(captured)
     db.run(refunding)
@@ -352,6 +368,7 @@ BAD: dict[str, Any] = {
     "line": lambda tx: create(tx, reference="a\nb"), "capture": lambda tx: create(tx, capture="never"),
     "method": lambda tx: payments.authorise(tx, "pay_1", method=""), "reason": lambda tx: payments.cancel(tx, "pay_1", reason="x" * 201),
     "more": lambda tx: payments.capture(tx, "pay_1", amount=eur(PRICE + 1)), "late": lambda tx: refunding(tx, 1, "x.late"),
+    "late intent": lambda tx: create(tx, "pay_1.late"),
     "provider": lambda tx: payments.open_accounts(tx, "Fake Pay", currency="EUR"), "cursor": lambda tx: payments.list_intents(tx, after="a b"),
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ from onefold.products.payments.records import (
     IntentId,
     KeepMs,
     Method,
+    NewIntentId,
     NewRefundId,
     PartOfIt,
     Payee,
@@ -68,7 +69,7 @@ def open_accounts(tx: Tx, provider: ProviderName, *, currency: Currency) -> list
 @operation
 def create(
     tx: Tx,
-    id: IntentId,
+    id: NewIntentId,
     *,
     provider: ProviderName,
     amount: Amount,
@@ -80,8 +81,8 @@ def create(
     """Make an intent; nobody is asked yet. The same id with the same fields answers the one made before.
 
     Args:
-        id: 1 to 100 letters, digits and . _ : -, and unique among all that use the provider's account: it
-            is the key that makes the provider do things once.
+        id: 1 to 100 letters, digits and . _ : -, not ending in ".late", and unique among all that use the
+            provider's account, refunds too: it is the key that makes the provider do things once.
         provider: whose accounts `open_accounts` opened.
         amount: 1 to 10^12 minor units.
         payee: the account of the ledger that is to get it.
@@ -95,6 +96,8 @@ def create(
         Conflict: the id was used for something else ("intent_mismatch").
     """
     check_id(id)
+    if id.endswith(LATE):  # To the ledger and to providers, ids of intents and refunds are keys of one kind.
+        raise Invalid('Ids that end in ".late" are for automatic refunds.', code="intent_id")
     check_provider(provider)
     check_amount(amount)
     check_payee(payee)
@@ -142,7 +145,7 @@ def authorise(tx: Tx, id: IntentId, *, method: Method) -> Intent:
             ("currency") or is the provider's own account ("same_account").
         NotFound: there is no such intent, or no such account ("account").
         Conflict: it has ended ("intent_state") or its time is over ("intent_lapsed"); it was asked for
-            with another method ("intent_mismatch").
+            with another method, or a refund has its id ("intent_mismatch").
     """
     check_text(method, least=1)
     intent = rows.locked(tx, id)
@@ -156,9 +159,9 @@ def authorise(tx: Tx, id: IntentId, *, method: Method) -> Intent:
         raise refused(intent)
     if intent.expires_at_ms <= tx.now_ms:
         raise lapsed(intent)
-    ledger.pend(
-        tx, f"{id}/pending", debit=clearing_of(intent), credit=intent.payee, amount=intent.amount,
-        timeout_ms=intent.expires_at_ms - tx.now_ms,
+    _pend(
+        tx, id, debit=clearing_of(intent), credit=intent.payee, amount=intent.amount,
+        timeout_ms=intent.expires_at_ms - tx.now_ms, taken=mismatch(id),
     )  # fmt: skip
     jobs.put(tx, Settle(id))
     to_capture = intent.amount if intent.automatic else intent.to_capture
@@ -242,7 +245,7 @@ def refund(tx: Tx, id: NewRefundId, intent_id: IntentId, *, amount: Amount, reas
     The same id with the same fields answers the refund made before.
 
     Args:
-        id: 1 to 120 letters, digits and . _ : -, not ending in ".late"; the provider's key.
+        id: 1 to 120 letters, digits and . _ : -, not ending in ".late"; the provider's key, and no intent's.
         intent_id: a captured intent; at most 100 refunds each.
         amount: at most what is captured, and neither refunded nor on its way back.
         reason: for people, at most 200 characters.
@@ -252,7 +255,7 @@ def refund(tx: Tx, id: NewRefundId, intent_id: IntentId, *, amount: Amount, reas
         NotFound: there is no such intent.
         Conflict: it is not captured, or disputed ("intent_state"); more than is left ("refund_exceeds"); too
             many ("refunds_max"); the payee has too little ("insufficient_funds"); the id was used for another
-            refund ("refund_mismatch").
+            refund or an intent ("refund_mismatch").
     """
     check_refund_id(id)
     if id.endswith(LATE):
@@ -284,9 +287,10 @@ def refund(tx: Tx, id: NewRefundId, intent_id: IntentId, *, amount: Amount, reas
 
 def reserve(tx: Tx, wanted: Refund, *, debit: str, credit: str) -> None:
     """Reserve a refund's money and put its job."""
-    ledger.pend(
-        tx, f"{wanted.id}/pending", debit=debit, credit=credit, amount=wanted.amount, timeout_ms=REFUND_KEEP_MS
-    )
+    _pend(
+        tx, wanted.id, debit=debit, credit=credit, amount=wanted.amount, timeout_ms=REFUND_KEEP_MS,
+        taken=refund_mismatch(wanted.id),
+    )  # fmt: skip
     jobs.put(tx, SettleRefund(wanted.id))
 
 
@@ -343,12 +347,12 @@ def list_refunds(tx: Tx, intent_id: IntentId) -> list[Refund]:
 
 def mismatch(id: str) -> Conflict:
     """What is said when an id is used for something else."""
-    return Conflict("The intent was asked for with other fields.", code="intent_mismatch", id=id)
+    return Conflict("The id was used with other fields, or for a refund.", code="intent_mismatch", id=id)
 
 
 def refund_mismatch(id: str) -> Conflict:
     """The same of a refund."""
-    return Conflict("The id was used for another refund.", code="refund_mismatch", id=id)
+    return Conflict("The id was used for another refund, or an intent.", code="refund_mismatch", id=id)
 
 
 def refused(intent: Intent) -> Conflict:
@@ -359,6 +363,16 @@ def refused(intent: Intent) -> Conflict:
 def lapsed(intent: Intent) -> Conflict:
     """What is said when it is too late."""
     return Conflict("The intent's time is over.", code="intent_lapsed", id=intent.id, at_ms=intent.expires_at_ms)
+
+
+def _pend(tx: Tx, id: str, *, debit: str, credit: str, amount: Money, timeout_ms: int, taken: Conflict) -> None:
+    """Reserve what an intent or a refund asks for; the ledger tells when one of the other kind has the id."""
+    try:
+        ledger.pend(tx, f"{id}/pending", debit=debit, credit=credit, amount=amount, timeout_ms=timeout_ms)
+    except Conflict as error:
+        if error.code != "transfer_mismatch":
+            raise
+        raise taken from error
 
 
 def _terms(intent: Intent) -> tuple[object, ...]:

@@ -41,7 +41,9 @@ _PROVIDER = re.compile(r"[a-z0-9_\-]+")
 IntentId = Annotated[str, text(1, ID_LENGTH_MAX, _ID)]
 IntentCursor = Annotated[str, text(0, ID_LENGTH_MAX, re.compile(f"(?:{_ID.pattern})?"))]
 RefundId = Annotated[str, text(1, REFUND_ID_LENGTH_MAX, _ID)]
-NewRefundId = Annotated[RefundId, Meta(extra_json_schema={"not": {"pattern": rf"{re.escape(LATE)}$"}})]
+_NEW = Meta(extra_json_schema={"not": {"pattern": rf"{re.escape(LATE)}$"}})
+NewIntentId = Annotated[IntentId, _NEW]
+NewRefundId = Annotated[RefundId, _NEW]
 ProviderName = Annotated[str, text(1, PROVIDER_LENGTH_MAX, _PROVIDER)]
 Payee = Annotated[str, text(1, PAYEE_LENGTH_MAX, NO_CONTROL)]
 Text = Annotated[str, text(0, TEXT_LENGTH_MAX, NO_CONTROL)]
