@@ -26,7 +26,7 @@ from payments_till import (
     written,
 )
 
-from onefold import Conflict, Database, Denied, Invalid, NotFound, OnefoldError, Retry, Tx, events, ledger, payments
+from onefold import Conflict, Database, Denied, Invalid, NotFound, OnefoldError, Retry, Tx, events, jobs, ledger, payments
 from onefold.products.payments import DisputeRecord, Intent, PaymentMoved, RefundRecord, signature
 from onefold.products.payments.callbacks import KEEP_MS as CALLBACK_KEEP_MS
 from onefold.products.payments.callbacks import sweep
@@ -301,6 +301,16 @@ def test_what_was_authorised_and_never_captured_is_let_go(db: Database) -> None:
     step = db.run(next_step, "pay_1")
     assert step is not None
     assert step.intent.asked == "cancel"
+
+
+def test_a_job_that_comes_early_comes_again(db: Database) -> None:
+    """Whoever moved it on had another clock than who runs it."""
+    intent = db.run(authorised)
+    waiting = db.run(jobs.list_jobs, state="scheduled").items
+    assert [job.at_ms for job in waiting] == [intent.expires_at_ms]
+    db.run(jobs.cancel, waiting[0].id)  # It runs, and ends.
+    assert db.run(next_step, "pay_1") is None
+    assert [job.at_ms for job in db.run(jobs.list_jobs, state="scheduled").items] == [intent.expires_at_ms]
 
 
 def test_an_authorisation_for_what_was_canceled_is_let_go(db: Database) -> None:

@@ -68,6 +68,8 @@ def next_step(tx: Tx, id: str, *, look: bool = False) -> Step | None:
         intent = end(tx, intent, state="canceled", asked="cancel", reason="lapsed")
         return Step(intent, True)
     if intent.asked is None and not look:
+        if intent.state == "authorised":  # The job that lets it lapse was early, by the clock of who started it.
+            jobs.put(tx, Settle(id), at_ms=intent.expires_at_ms)
         return None
     return Step(intent, intent.asks > 0)
 
