@@ -17,13 +17,16 @@ from payments_till import (
     PRICE,
     UNCLAIMED,
     age,
+    charge,
     create,
     eur,
     has_order,
+    observe,
     open_till,
     pay,
     pending_in,
     posted,
+    settles,
     ship,
     written,
 )
@@ -198,6 +201,20 @@ def test_nobody_listens(real_db: Database) -> None:
         until(lambda: state(real_db) == "unknown", "the silence")
         real_db.run(payments.cancel, "pay_1")
     assert (state(real_db), pending_in(real_db)) == ("canceled", 0)
+
+
+def test_a_dispute_long_after_outlives_a_provider_that_is_silent(real_db: Database) -> None:
+    away = payments.HttpProvider("http://127.0.0.1:9", token="t", callback_secret=b"x" * 32)
+    real_db.run(pay)
+    real_db.run(observe, charge("captured"))
+    disputed = charge("captured", dispute=payments.DisputeRecord(PRICE, "open"))
+    with worker(real_db, away):
+        until(lambda: not settles(real_db), "the first job, which has nothing to ask any more")
+        age(real_db, 90 * 86_400_000)
+        assert real_db.run(payments.receive, "fake", payments.Callback("evt_1", disputed))
+        until(lambda: real_db.run(payments.intent_of, "pay_1").asks, "the silence")
+        until(lambda: real_db.run(jobs.list_jobs, state="scheduled").items, "another try")
+    assert real_db.run(jobs.list_jobs, state="dead").items == []
 
 
 @pytest.mark.slow

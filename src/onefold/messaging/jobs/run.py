@@ -51,6 +51,11 @@ class _Held(Generic[T]):
         return self._attempt.failures
 
     @property
+    def put_at_ms(self) -> int:
+        """When it was put, on the database's clock."""
+        return self._attempt.put_at_ms
+
+    @property
     def space_name(self) -> str:
         """The space in which it was put, and in which `finish` and `run` write."""
         return self._attempt.space_name

@@ -68,7 +68,7 @@ class _Settler:
         try:
             charge = self._ask(provider, step.intent, asked_before=asked_before)
         except NoAnswer:
-            raise _again(job.run(unanswered, step.intent.id)) from None
+            raise _again(job.run(unanswered, step.intent.id, since_ms=job.put_at_ms)) from None
         if charge is not None:
             job.finish(observe, step.intent.provider, charge, on_paid=self._on_paid)
 

@@ -86,16 +86,20 @@ def next_refund(tx: Tx, id: str) -> RefundStep | None:
 
 
 @operation
-def unanswered(tx: Tx, id: str) -> int | None:
+def unanswered(tx: Tx, id: str, *, since_ms: int = 0) -> int | None:
     """Note that the provider kept silent: what waits for it is "unknown". Nothing is released.
 
+    Args:
+        id: the intent.
+        since_ms: since when it is asked, where that may be long after the intent's time: disputes come late.
+
     Returns:
-        In how many ms to ask again; None when it was asked for 30 days too long.
+        In how many ms to ask again; None when it was asked for 30 days more than the intent had.
     """
     intent = rows.locked(tx, id)
     state: State = "unknown" if intent.state == "processing" else intent.state
     rows.change(tx, intent, state=state, asks=intent.asks + 1)
-    return _again(tx, intent.asks, intent.expires_at_ms)
+    return _again(tx, intent.asks, max(intent.expires_at_ms, since_ms))
 
 
 @operation
