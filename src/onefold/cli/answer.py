@@ -11,16 +11,17 @@ from typing import Any
 import msgspec
 
 from onefold.core.errors import NotFound
+from onefold.core.printable import printable
 from onefold.engine.database import Database
 
 
 def say(options: argparse.Namespace, data: Any, lines: Callable[[], Iterable[str]]) -> None:
-    """Print `data` as one line of JSON when --json was given, else the lines."""
+    """Print `data` as one line of JSON when --json was given, else the lines, which command no terminal."""
     if options.json:
         print(msgspec.json.encode(data).decode(), flush=True)
     else:
         for line in lines():
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:

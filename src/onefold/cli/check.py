@@ -10,6 +10,7 @@ from typing import Any
 from onefold.cli.answer import say
 from onefold.cli.progress import Progress
 from onefold.core.errors import Invalid
+from onefold.core.printable import printable
 from onefold.testing.checkers import Verdict, check, edn, read_history, svg
 
 EXIT_CODES = {True: 0, False: 1, None: 2}
@@ -53,4 +54,4 @@ def _verdict(options: argparse.Namespace, given: dict[str, Any]) -> Verdict:
 
 
 def _facts(options: argparse.Namespace, verdict: Verdict) -> dict[str, object]:
-    return {"file": options.file, "model": options.model or verdict.checker.split()[0], **verdict.facts()}
+    return {"file": printable(options.file), "model": options.model or verdict.checker.split()[0], **verdict.facts()}

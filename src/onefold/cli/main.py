@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from onefold.cli.grammar import parser
 from onefold.core.errors import OnefoldError
+from onefold.core.printable import printable
 
 EXIT_CODES = {"invalid": 2, "not_found": 3, "conflict": 4, "denied": 5, "retry": 6, "unknown": 7}
 
@@ -57,6 +58,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(options: argparse.Namespace, text: str, code: str, exit_code: int) -> int:
+    text = printable(text)
     if getattr(options, "json", False):
         import msgspec
 

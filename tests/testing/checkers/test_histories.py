@@ -145,3 +145,33 @@ def test_events_without_process_that_overlap_are_paired_by_what_was_asked() -> N
     read, write = parse_history(text).operations
     assert (read.f, read.output, write.f) == ("read", frozenset({1}), "write")
     assert read.invoked < write.invoked < write.completed < read.completed
+
+
+READ = {"process": 0, "type": "ok", "f": "read", "value": "a\u2028b"}
+
+
+@pytest.mark.parametrize("text", [
+    "\n".join([json.dumps(READ, ensure_ascii=False)] * 2), json.dumps(READ) + " " + json.dumps(READ),
+    "\n".join([json.dumps(READ, indent=1)] * 2),
+])  # fmt: skip
+def test_documents_follow_each_other_whatever_ends_a_line(text: str) -> None:
+    assert [op.output for op in parse_history(text).operations] == ["a\u2028b"] * 2
+
+
+@pytest.mark.parametrize("before", ["[2020-01-01] ", "{main} ", "# the log\n[INFO] "])
+def test_a_logger_may_begin_its_lines_as_it_likes(before: str) -> None:
+    lines = ["3\t:invoke\t:read\tnil", '3\t:ok\t:read\t"a\u2028b"']
+    [op] = parse_history(before + "\n[2020-01-01] ".join(lines)).operations
+    assert (op.process, op.output) == (3, "a\u2028b")
+
+
+@pytest.mark.parametrize("depth", [100, 480, 3_000])
+def test_what_is_nested_too_deeply_is_refused(depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    for text in (nested, f'[{{"process":0,"type":"ok","f":"read","value":{nested}}}]', f"[{{:type :ok, :value {nested}}}]"):
+        with pytest.raises(Invalid):
+            parse_history(text)
+
+
+def test_halves_of_a_character_are_one() -> None:
+    assert list(read_all(r'"\ud83d\ude00" "\ud83d"')) == ["\U0001f600", "\ud83d"]

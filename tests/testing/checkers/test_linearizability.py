@@ -287,3 +287,66 @@ def test_lists_that_many_clients_append_to_are_decided() -> None:
     assert verdict.valid
     assert verdict.stats["configurations"] < 8_000, "states that nobody will see are told apart"
     assert check_linearizable(late, "key-value").valid is False
+
+
+def alone(*ops):
+    """Operations one after the other: (f, asked, answered)."""
+    return History.of(
+        {"process": 0, "type": kind, "f": f, "value": value}
+        for f, asked, answered in ops for kind, value in (("invoke", asked), ("ok", answered))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ops", "valid"),
+    [
+        ([("put", ["x", "b"], None), ("cas", ["x", ["b", "a"]], None), ("get", ["x", None], "a")], True),
+        ([("append", ["x", "a"], None), ("cas", ["x", ["a", "a"]], None)], True),
+        ([("append", ["x", "a"], None), ("cas", ["x", ["b", "b"]], None)], False),
+        ([("put", ["x", 5], None), ("append", ["x", "a"], None), ("get", ["x", None], "5a")], False),
+    ],
+)
+def test_a_compare_and_set_makes_another_text_than_what_grew(ops, valid) -> None:
+    assert check_linearizable(alone(*ops), "key-value").valid is valid
+
+
+def test_a_refused_compare_and_set_does_not_fit_a_state_that_nobody_reads() -> None:
+    writes = ["0 invoke write 2", "2 invoke write 2", "2 ok write 2", "1 invoke cas [2, 3]", "0 ok write 2"]
+    history = single(*writes, "1 fail cas [2, 3]", "1 invoke write 2")
+    assert not is_linearizable(history, cas_register())
+    assert check_linearizable(history, "cas-register").valid is False
+
+
+def test_a_release_tells_the_token_of_an_acquire_that_nobody_saw_answered() -> None:
+    lost = ["0 invoke acquire", "0 info acquire"]
+    later = ["1 invoke acquire", "1 ok acquire 6", "1 invoke release 6", "1 ok release 6"]
+    for token, valid in ((5, True), (7, False)):
+        assert check_linearizable(single(*lost, f"2 invoke release {token}", *later), "fenced-mutex").valid
+        told = [f"2 invoke release {token}", f"2 ok release {token}"]
+        assert check_linearizable(single(*lost, *told, *later), "fenced-mutex").valid is valid
+    assert check_linearizable(single(*later, *lost, "2 invoke release 6", "2 ok release 6"), "fenced-mutex").valid is False
+
+
+@pytest.mark.parametrize(
+    ("model", "f", "asked", "answered"),
+    [
+        ("counter", "add", "two", None), ("counter", "subtract", [1], None), ("semaphore", "acquire", "all", None),
+        ("set", "contains", 1, 1), ("set", "read", None, 3), ("set", "read", None, "ab"),
+        ("fenced-mutex", "acquire", None, frozenset({1, 2})),
+    ],
+)  # fmt: skip
+def test_what_no_model_can_count_is_refused(model, f, asked, answered) -> None:
+    with pytest.raises(Invalid):
+        check_linearizable(alone((f, asked, answered)), model)
+
+
+def test_a_counter_counts_in_halves() -> None:
+    halves = [("add", 0.5, None), ("read", None, 0.5), ("add", None, None), ("read", None, 1.5)]
+    assert check_linearizable(alone(*halves), "counter").valid
+
+
+def test_what_was_read_commands_no_terminal_and_breaks_no_drawing() -> None:
+    verdict = check_linearizable(alone(("read", None, "\x00\x1b[31m\ud800")), "register")
+    assert verdict.valid is False
+    ET.fromstring(svg(verdict))
+    assert "\\x00\\x1b[31m\\ud800" in "\n".join(verdict.lines())

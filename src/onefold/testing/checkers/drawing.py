@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from html import escape
 
-from onefold.testing.checkers.history import NEVER, Operation
+from onefold.testing.checkers.history import NEVER, Operation, show
 from onefold.testing.checkers.verdict import Verdict
 
 ROW_PX = 58
@@ -50,7 +50,8 @@ def svg(verdict: Verdict) -> str:
         f'<text class="t" x="12" y="24">{escape(title)}</text>',
     ]
     for process, row in rows.items():
-        parts.append(f'<text class="p" x="12" y="{TOP_PX + row * ROW_PX + 17}">{escape(f"p{process}"[:11])}</text>')
+        name = escape(f"p{show(process)}"[:11])
+        parts.append(f'<text class="p" x="12" y="{TOP_PX + row * ROW_PX + 17}">{name}</text>')
     last = first.last if first else None
     for op in shown:
         classes = " ".join(["bad"] * (id(op) in marked) + ["end"] * (op is last) + ["info"] * (op.type == "info"))

@@ -72,18 +72,24 @@ def read_all(text: str) -> Iterator[Any]:
         raise Invalid("This is not EDN.", code="not_edn", line=text.count("\n") + 1, problem="it ends too early")
 
 
-def frozen(value: Any) -> Any:
-    """A value that can be compared and be a key: lists as tuples, maps and sets as frozensets."""
+def frozen(value: Any, depth: int = 0) -> Any:
+    """A value that can be compared and be a key: lists as tuples, maps and sets as frozensets.
+
+    Raises:
+        Invalid: it is nested deeper than `DEPTH_MAX`.
+    """
     if type(value) in _PLAIN:
         return value
+    if depth >= DEPTH_MAX:
+        raise Invalid("This is nested too deeply.", code="not_a_history", depth_max=DEPTH_MAX)
     if isinstance(value, (list, tuple)):
         if _PLAIN.issuperset(map(type, value)):  # Long lists of numbers are the rule, and quick this way.
             return tuple(value)
-        return tuple([frozen(one) for one in value])
+        return tuple([frozen(one, depth + 1) for one in value])
     if isinstance(value, dict):
-        return frozenset((frozen(key), frozen(one)) for key, one in value.items())
+        return frozenset((frozen(key, depth + 1), frozen(one, depth + 1)) for key, one in value.items())
     if isinstance(value, (set, frozenset)):
-        return frozenset(frozen(one) for one in value)
+        return frozenset(frozen(one, depth + 1) for one in value)
     return value
 
 
@@ -197,7 +203,8 @@ def _string(token: str) -> str:
         raise _NotEdn("a string is not closed")
     if "\\" not in token:
         return token[1:-1]
-    return _ESCAPE.sub(_escape, token[1:-1])
+    text = _ESCAPE.sub(_escape, token[1:-1])
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # Java writes pairs of halves.
 
 
 def _escape(match: re.Match[str]) -> str:

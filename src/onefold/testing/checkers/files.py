@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +58,14 @@ def parse_history(text: str) -> History:
     start = text.lstrip()
     if not start:
         return History([])
-    if _EDN.match(start):
-        return History.of(_events(edn.read_all(text)))
-    if start[0] in "[{":
-        return History.of(_events(_json(text)))
+    try:
+        if _EDN.match(start):
+            return History.of(_events(edn.read_all(text)))
+        if start[0] in "[{":
+            return History.of(_events(_json(text)))
+    except Invalid as error:  # A logger may begin its lines with a bracket.
+        if error.code not in {"not_edn", "not_json"} or not any(map(_LOG.match, text.split("\n"))):
+            raise
     return History.of(_log(text))
 
 
@@ -78,37 +84,46 @@ def _bytes(path: Path) -> bytes:
     return content
 
 
-def _events(values: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
+def _events(values: Iterable[Any], depth: int = 1) -> Iterable[Mapping[str, Any]]:
     """The events in values: each of them is one, or a collection of them."""
     for value in values:
         if isinstance(value, list):
-            yield from _events(value)
+            if depth > edn.DEPTH_MAX:
+                raise Invalid("This is nested too deeply.", code="not_a_history", depth_max=edn.DEPTH_MAX)
+            yield from _events(value, depth + 1)
         else:
             yield value
 
 
 def _json(text: str) -> Iterable[Any]:
-    """One document, or one on each line."""
+    """One document, or one after the other."""
     try:
-        document = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        whole = str(error)
-    else:
-        yield document
+        yield from _documents(text)
+    except RecursionError:
+        raise Invalid("This is nested too deeply.", code="not_a_history", depth_max=edn.DEPTH_MAX) from None
+
+
+def _documents(text: str) -> Iterable[Any]:
+    with suppress(msgspec.DecodeError):
+        yield msgspec.json.decode(text)
         return
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield msgspec.json.decode(line)
-            except msgspec.DecodeError as error:
-                problem = whole if number == 1 else str(error)
-                raise Invalid("This is not JSON.", code="not_json", line=number, problem=problem) from None
+    decode, place = json.JSONDecoder().raw_decode, 0
+    while place < len(text):
+        if text[place] in " \t\r\n":
+            place += 1
+            continue
+        try:
+            document, place = decode(text, place)
+        except ValueError as error:
+            line, problem = text.count("\n", 0, getattr(error, "pos", place)) + 1, str(error)
+            raise Invalid("This is not JSON.", code="not_json", line=line, problem=problem) from None
+        yield document
 
 
 def _log(text: str) -> Iterable[Mapping[str, Any]]:
     """Lines such as `3 :invoke :cas [1 2]`, perhaps behind a logger's words; other lines of a log are passed over."""
     found = False
-    for line in text.splitlines():
+    for line in text.split("\n"):  # Not at what else ends lines: a value may hold it.
         if match := _LOG.match(line):
             found = True
             process, kind, f, rest = match.groups()

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from onefold.core.errors import Invalid
+from onefold.core.printable import printable
 from onefold.testing.checkers.edn import frozen
 
 EVENTS_MAX = 4_000_000
@@ -54,7 +55,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False, gc=False):
         else:
             parts.append("" if self.input is None and self.type != "ok" else show(self.input))
         parts.append({"ok": "", "fail": "(failed)", "info": "(unknown)"}[self.type])
-        return " ".join(part for part in parts if part)
+        return printable(" ".join(part for part in parts if part))
 
 
 class History:
@@ -92,7 +93,7 @@ def show(value: Any) -> str:
     elif isinstance(value, frozenset):
         text = f"#{{{' '.join(sorted(show(one) for one in value))}}}"
     else:
-        text = "nil" if value is None else str(value)
+        text = "nil" if value is None else printable(str(value))
     return text if len(text) <= 400 else f"{text[:390]} ..."
 
 

@@ -136,7 +136,7 @@ def fenced_mutex() -> Model:
             return Bound(lambda s: (token, token) if s[0] is None and token > s[1] else ILLEGAL)
         if op.f in {"release", "unlock"}:
             given = _token(op.input)
-            return Bound(lambda s: (None, s[1]) if s[0] is not None and _fits(given, s[0]) else ILLEGAL)
+            return Bound(lambda s: _released(s, given))
         raise _unknown(op, "fenced-mutex")
 
     return Model("fenced-mutex", (None, -1), bind)
@@ -146,7 +146,7 @@ def semaphore(permits: int = 1) -> Model:
     """Operations `acquire` and `release` of as many permits as their input says (1)."""
 
     def bind(op: Operation) -> Bound:
-        count = op.input if type(op.input) is int else 1
+        count = _number(op, "semaphore")
         if op.f == "acquire":
             return Bound(lambda free: free - count if free >= count else ILLEGAL)
         if op.f == "release":
@@ -203,8 +203,12 @@ def set_model() -> Model:
         if op.f == "remove":
             return Bound(lambda held: held - {value})
         if op.f == "contains":
+            if op.type == "ok" and not isinstance(op.output, bool):
+                raise _unknown(op, "set")
             return Bound(lambda held: held if (value in held) is op.output else ILLEGAL, pure=True)
         if op.f == "read":
+            if op.output is not None and not isinstance(op.output, (tuple, frozenset)):
+                raise _unknown(op, "set")
             seen = tuple(op.output or ())
             elements = frozenset(seen) if len(frozenset(seen)) == len(seen) else None  # Twice is in no set.
             return Bound(lambda held: held if held == elements else ILLEGAL, pure=True)
@@ -220,7 +224,7 @@ def counter(initial: int = 0) -> Model:
         if op.f == "read":
             seen = op.output
             return Bound(lambda total: total if total == seen else ILLEGAL, pure=True)
-        by = op.input if type(op.input) is int else 1
+        by = _number(op, "counter")
         if op.f in {"add", "inc", "increment"}:
             return Bound(lambda total: total + by)
         if op.f in {"subtract", "dec", "decrement"}:
@@ -244,12 +248,13 @@ def key_value() -> Model:
             return Bound(
                 lambda s: s if s == seen or (s is None and seen in {"", ()}) else ILLEGAL, pure=True,
                 sees=ANY if seen in {"", ()} else seen,
-                toward=partial(_begins, seen) if isinstance(seen, (str, tuple)) else None,
+                toward=_toward(seen),
             )  # fmt: skip
         if op.f in {"put", "write"}:
             return Bound(lambda _: value, blind=True, leaves=value)
         if op.f == "cas" and isinstance(value, tuple) and len(value) == 2:
-            return _cas(op, *value)
+            cas = _cas(op, *value)  # One that expects what it leaves is like a read.
+            return msgspec.structs.replace(cas, toward=None if op.refused or not cas.pure else _toward(value[0]))
         if op.f == "delete":
             return Bound(lambda _: None, blind=True, leaves=None)
         if op.f == "append":
@@ -311,22 +316,41 @@ def _keyed_output(op: Operation) -> Any:
 
 
 def _token(value: Any) -> int | None:
-    if isinstance(value, frozenset):
-        fields = dict(value)
+    if isinstance(value, frozenset):  # A map; a set has other members.
+        fields = dict(one for one in value if isinstance(one, tuple) and len(one) == 2)
         value = fields.get("fence", fields.get("token"))
     return value if type(value) is int else None
 
 
+def _toward(seen: Any) -> Callable[[Any], bool] | None:
+    """Whether a state can grow into one that was seen; None if nothing grows into it."""
+    return partial(_begins, seen) if isinstance(seen, (str, tuple)) else None
+
+
 def _begins(whole: Any, state: Any) -> bool:
-    return state is None or state == whole[: len(state)]
+    return state is None or (type(state) is type(whole) and state == whole[: len(state)])
 
 
 def _appended(held: Any, piece: Any) -> Any:
     return held + piece if type(held) is type(piece) else (held, piece)  # Which nobody can have read.
 
 
-def _fits(given: int | None, held: Any) -> bool:
-    return given is None or held in {given, _SOME}
+def _released(state: tuple[Any, int], given: int | None) -> State:
+    held, last = state
+    if held is None:
+        return ILLEGAL
+    if given is None or given == held:
+        return (None, last)
+    return (None, given) if held is _SOME and given >= last else ILLEGAL  # Now it is known what nobody saw.
+
+
+def _number(op: Operation, model: str) -> Any:
+    """By how much; 1 where nothing is said."""
+    if op.input is None:
+        return 1
+    if type(op.input) not in {int, float}:
+        raise _unknown(op, model)
+    return op.input
 
 
 def _unknown(op: Operation, model: str) -> Invalid:

@@ -13,7 +13,8 @@ it, since they never have to be linearized. What keeps the search small:
 - A configuration that used more unknown operations than another, else equal, one, or of which less is
   covered, can do no more than it.
 - What lets the operation go on that returns next is tried first.
-- States that no read to come can see, or see what was appended to them, are one (unless a `cas` looks at them).
+- States that no read to come can see, or see what was appended to them, are one (unless a `cas` looks at them:
+  it may change them, and one that was refused would fit the one state that stands for all).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from onefold.testing.checkers.history import NEVER, Operation
-from onefold.testing.checkers.models import ILLEGAL, LOST, Bound, Model
+from onefold.testing.checkers.models import ANY, ILLEGAL, LOST, Bound, Model
 
 CONFIGURATIONS_MAX = 4_000_000  # About 300 bytes each.
 STATES_SHOWN_MAX = 8
@@ -74,6 +75,7 @@ class _Search:
         self.pending = _pending(self.ops)
         self.blind = _among(self.pending, [one.blind for one in self.bound])
         self.total = _among(self.pending, [one.blind or one.total for one in self.bound])
+        self.replacing = _among(self.pending, [_replaces(one) for one in self.bound])
         self.goals = [n for n, one in enumerate(self.bound) if one.toward is not None]
         unknown = [(op, one) for op in operations if op.type == "info" and not (one := model.bind(op)).pure]
         classes: dict[Any, list[tuple[int, int]]] = {}
@@ -83,7 +85,7 @@ class _Search:
             effects[op.f, op.input, op.key] = one
         self.classes = [(effects[what], members) for what, members in classes.items()]
         self.useful = self.which_are_useful([(op, one) for op, one in unknown if not one.blind])
-        self.forgets = all(one.pure or one.blind or one.total for one in [*self.bound, *(one for _, one in unknown)])
+        self.forgets = all(one.blind or one.total or _tells(one) for one in [*self.bound, *(one for _, one in unknown)])
         self.sights = [(n, one.toward or partial(_fits, one)) for n, one in enumerate(self.bound) if one.pure][::-1]
         self.visible: dict[Any, int] = {}  # By state, the last operation that may still see it.
         self.seen: dict[tuple[int, int, Any], list[tuple[int, int]]] = {}
@@ -225,7 +227,7 @@ class _Search:
                 yield -1, number, one
 
     def goal(self, first: int, ahead: int, used: int) -> tuple[Callable[[Any], bool], bool]:
-        """What the next operation that has a say thinks of a state, and whether nothing can overwrite one before it."""
+        """What the next operation that has a say thinks of a state, and whether nothing can replace one before it."""
         place = bisect_left(self.goals, first)
         while place < len(self.goals) and ahead >> (self.goals[place] - first) & 1:
             place += 1
@@ -234,11 +236,11 @@ class _Search:
         goal = self.goals[place]
         until = self.ops[goal].completed
         certain = not any(
-            one.blind and any(invoked < until and not used >> number & 1 for number, invoked in members)
+            _replaces(one) and any(invoked < until and not used >> number & 1 for number, invoked in members)
             for one, members in self.classes
         ) and not any(
-            self.blind[n] & 1 and not ahead >> (n - first) & 1 for n in range(first, goal)
-        ) and not self.blind[goal] & ~(ahead >> (goal - first))  # fmt: skip
+            self.replacing[n] & 1 and not ahead >> (n - first) & 1 for n in range(first, goal)
+        ) and not self.replacing[goal] & ~(ahead >> (goal - first))  # fmt: skip
         toward = self.bound[goal].toward
         assert toward is not None
         return toward, certain
@@ -286,6 +288,16 @@ def _among(pending: Sequence[int], which: Sequence[bool]) -> list[int]:
 def _helps(state: Any, waiting: Sequence[Callable[[Any], Any]]) -> bool:
     """Whether something that waits can go on from a state."""
     return any(step(state) is not ILLEGAL for step in waiting)
+
+
+def _tells(one: Bound) -> bool:
+    """Whether it is a read that only one state fits, or those that grow into one."""
+    return one.pure and (one.sees is not ANY or one.toward is not None)
+
+
+def _replaces(one: Bound) -> bool:
+    """Whether it leaves another state than one that grew out of the one before: a write, a compare-and-set."""
+    return not one.pure and not one.total
 
 
 def _fits(one: Bound, state: Any) -> bool:
