@@ -26,7 +26,20 @@ from payments_till import (
     written,
 )
 
-from onefold import Conflict, Database, Denied, Invalid, NotFound, OnefoldError, Retry, Tx, events, jobs, ledger, payments
+from onefold import (
+    Conflict,
+    Database,
+    Denied,
+    Invalid,
+    NotFound,
+    OnefoldError,
+    Retry,
+    Tx,
+    events,
+    jobs,
+    ledger,
+    payments,
+)
 from onefold.products.payments import DisputeRecord, Intent, PaymentMoved, RefundRecord, signature
 from onefold.products.payments.callbacks import KEEP_MS as CALLBACK_KEEP_MS
 from onefold.products.payments.callbacks import sweep
