@@ -9,7 +9,6 @@ It says "told KEY" when a sale is committed, "left KEY" when another process was
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -86,14 +85,13 @@ def sell(tx: Tx, key: str, name: str, show: str) -> str:
 
 
 def insist(run: Callable[..., Any], *call: Any) -> None:
-    """Again as soon as it says, for as long as it is refused with "later": what both releases ask of a caller."""
+    """Again, for as long as it is refused with "later": what both releases ask of a caller."""
     while True:
         try:
             run(*call)
-        except onefold.Retry as later:
-            time.sleep(later.retry_after_ms / 1_000)
-        else:
-            return
+        except onefold.Retry:
+            continue  # At once: it has waited for the others already, attempt after attempt.
+        return
 
 
 def once(crowd: Handle, key: str, name: str, show: str) -> str:
