@@ -13,7 +13,7 @@ from onefold.index import BLOCKS
 
 ROOT = Path(__file__).parent.parent
 SIMULATED = ROOT / "tests" / "testing"
-KILLERS = {"SIGKILL", "kill", "kill9", "kill_after", "acknowledged", "left_behind"}  # Names that a real death goes by.
+KILLERS = {"SIGKILL", "kill", "kill9", "kill_after", "left_behind"}  # Names that a real death goes by.
 BOTH_ENGINES = {"db", "db_url", "real"}  # Fixtures that stand for SQLite and PostgreSQL in turn.
 
 
@@ -33,9 +33,9 @@ PROOFS = {
     "ledger": Proof("money_moves_once", "products/test_ledger_races.py::test_a_killed_bank_loses_nothing_acknowledged"),
     "booking": Proof("box_office", "products/test_booking_races.py::test_a_killed_shop_loses_no_order_and_tears_none"),
     "payments": Proof("paid_once", "products/test_payments_crash.py::test_a_worker_killed_anywhere_loses_and_doubles_nothing"),
-    "tokens": Proof("revoked_is_over", "identity/test_tokens.py::test_a_killed_process_leaves_what_it_acknowledged"),
-    "sessions": Proof("ended_is_over", "identity/test_sessions.py::test_a_killed_process_leaves_what_it_acknowledged"),
-    "audit": Proof("nothing_is_done_unseen", "identity/test_audit.py::test_a_killed_process_leaves_entries_and_actions_alike"),
+    "tokens": Proof("revoked_is_over", "identity/test_identity_crash.py::test_processes_killed_at_random_lose_and_double_nothing"),
+    "sessions": Proof("ended_is_over", "identity/test_identity_crash.py::test_processes_killed_at_random_lose_and_double_nothing"),
+    "audit": Proof("nothing_is_done_unseen", "identity/test_identity_crash.py::test_processes_killed_at_random_lose_and_double_nothing"),
 }  # fmt: skip
 
 

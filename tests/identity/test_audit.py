@@ -6,7 +6,6 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from dying import acknowledged
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -124,16 +123,3 @@ def test_histories_agree_with_the_model(db_url: str) -> None:
 
     OfThisEngine.TestCase.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
     OfThisEngine.TestCase("runTest").runTest()
-
-
-@pytest.mark.usefixtures("again")
-def test_a_killed_process_leaves_entries_and_actions_alike(db_url: str) -> None:
-    numbers = acknowledged(db_url, """
-from onefold import audit
-tx.add("done", 1)
-audit.record(tx, "shop.close", str(number), actor="ana", reason="It is late.")
-""")  # fmt: skip
-    with onefold.connect(db_url) as db:
-        entries = db.reader().run(audit.list_entries).items
-        assert sorted(int(entry.subject) for entry in entries) == numbers == list(range(20))
-        assert db.run(lambda tx: tx.total("done")) == 20

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from dying import acknowledged
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -184,19 +183,3 @@ def test_histories_agree_with_the_model(db_url: str) -> None:
 
     OfThisEngine.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
     OfThisEngine.TestCase("runTest").runTest()
-
-
-@pytest.mark.usefixtures("again")
-def test_a_killed_process_leaves_what_it_acknowledged(db_url: str) -> None:
-    with onefold.connect(db_url) as db:
-        ana = token(db)
-    numbers = acknowledged(db_url, f"""
-from onefold import sessions
-sessions.begin(tx, {ana.id!r}, digest="%064d" % number)
-""")  # fmt: skip
-    with onefold.connect(db_url) as db:
-        found = db.reader().run(sessions.list_sessions).items
-        assert len(found) == len(numbers) == 20
-        assert {session.token_id for session in found} == {ana.id}
-        stored = db.reader().run(lambda tx: tx.all("SELECT digest FROM onefold.sessions WHERE space = :space"))
-        assert sorted(int(digest) for (digest,) in stored) == numbers

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from dying import acknowledged
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from waiting import until
@@ -241,20 +240,3 @@ def test_tokens_behave_as_the_model_says(tmp_path: Path) -> None:
     machine = type("Machine", (TokensModel,), {"path": tmp_path})
     machine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
     machine.TestCase("runTest").runTest()
-
-
-def test_a_killed_process_leaves_what_it_acknowledged(db_url: str) -> None:
-    """Made and revoked in one transaction, or neither."""
-    numbers = acknowledged(db_url, """
-from onefold import tokens
-made = tokens.create(tx, str(number), digest="%064d" % number, rights=("*",))
-if number % 2:
-    tokens.revoke(tx, made.id)
-""")  # fmt: skip
-    with onefold.connect(db_url) as db:
-        found = db.reader().run(tokens.list_tokens).items
-        assert sorted(int(token.name) for token in found) == numbers == list(range(20))
-        assert all((token.revoked_at_ms is not None) == bool(int(token.name) % 2) for token in found)
-        for token in found:
-            if token.revoked_at_ms is None:
-                assert db.run(tokens.verify, token.id, digest=f"{int(token.name):064d}") == token

@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
-sys.path += [str(TESTS / folder) for folder in ("products", "messaging") if str(TESTS / folder) not in sys.path]
+sys.path += [str(TESTS / folder) for folder in ("products", "messaging", "identity") if str(TESTS / folder) not in sys.path]

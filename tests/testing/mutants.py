@@ -21,6 +21,7 @@ import visitors
 from asking import ASKING
 from buying import BUYING
 from registers import count_up
+from visiting import VISITING
 
 from onefold import Conflict, Retry, Unknown
 from onefold.coordination.locks import ops as locks_ops
@@ -226,6 +227,8 @@ MUTANTS = [
            ""), simulated(ASKING), "the history is right", seeds=60),
     Mutant("a party in two rows is sold by half", text(booking_ops, "confirm", "for block in hold.blocks:",
            "for block in hold.blocks[:1]:"), simulated(BUYING), "what buyers expects", seeds=100),
+    Mutant("a sweep takes sessions that are not over", text(sessions_ops, "sweep", "WHERE expires_at_ms <= :before_ms",
+           "WHERE created_at_ms <= :before_ms"), simulated(VISITING), "what visitors expects", seeds=60),
     Mutant("a composed function runs at READ COMMITTED", lambda _patch: None, scenarios.on_call,
            "somebody is on call", on="read_committed", faults=Faults.none(), seeds=60),
 ]  # fmt: skip

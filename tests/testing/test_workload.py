@@ -15,6 +15,7 @@ from buying import BUYING
 from careless import CARELESS, FAILING
 from queueing import JOBS
 from scenarios import PAUSES
+from visiting import VISITING
 
 from onefold import Invalid
 from onefold.testing import check, read_history
@@ -37,7 +38,7 @@ from onefold.testing.workload.recording import Recorder, counts_of, events_of
 
 WORKLOADS = {
     "list-append": LIST_APPEND, "rw-register": RW_REGISTER, "bank": BANK, "locks": LOCKS, "jobs": JOBS,
-    "idempotency": ASKING, "booking": BUYING, "streams": STREAMS,
+    "idempotency": ASKING, "booking": BUYING, "streams": STREAMS, "identity": VISITING,
 }  # fmt: skip
 LONG_S = 60.0
 SEEDS = 3  # Of each workload that can be simulated.
