@@ -81,6 +81,20 @@ def db(db_url: str, clock: FakeClock) -> Iterator[Database]:
         yield database
 
 
+@pytest.fixture
+def real(db_url: str) -> Iterator[Database]:
+    """The same in earnest: each function runs once, and time is the machine's."""
+    with onefold.connect(db_url) as database:
+        yield database
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    """That on PostgreSQL alone, for what SQLite's one writer cannot show."""
+    with onefold.connect(postgres_url) as database:
+        yield database
+
+
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     """A network that can go silent, for the tests of a module: each relays under a name of its own."""

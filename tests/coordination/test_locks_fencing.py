@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from racing import Step, until_somebody_waits
 
-import onefold
 from onefold import Conflict, Database, Tx, locks
 from onefold.coordination.locks import ops
 
 LEVELS = ["read_committed", "serializable"]
 TTL = 10_000
 WAIT_S = 20
-
-
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[Database]:
-    """Without rehearsal: the functions here are stepped, so they run once."""
-    with onefold.connect(postgres_url) as database:
-        yield database
 
 
 def expired(db: Database, owner: str) -> locks.Lock:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 from racing import somebody_waits
@@ -21,13 +20,6 @@ from onefold.coordination.locks import client
 
 WAIT_S = 20
 SHORT = 300  # The shortest time to live of a hold: a heartbeat every 100 ms.
-
-
-@pytest.fixture
-def real(db_url: str) -> Iterator[Database]:
-    """With real time, as heartbeats need."""
-    with onefold.connect(db_url) as database:
-        yield database
 
 
 def holder_of(db: Database, name: str) -> locks.Lock | None:

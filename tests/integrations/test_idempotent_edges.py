@@ -96,12 +96,6 @@ class Taking(Told):
         return super().asked(attempt, body)
 
 
-@pytest.fixture
-def real(db_url: str) -> Iterator[Database]:
-    with onefold.connect(db_url) as database:
-        yield database
-
-
 @pytest.mark.parametrize(("said", "status"), [(200, 409), (503, 503)])
 def test_an_answer_of_who_was_taken_over_is_not_given_out_as_final(
     real: Database, kind: str, said: int, status: int

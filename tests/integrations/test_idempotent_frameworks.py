@@ -6,7 +6,7 @@ import http.client
 import json
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -17,17 +17,9 @@ from idempotent_apps import FRAMEWORKS, REQUEST_BYTES_MAX, House, Reply, Victim,
 from racing import Step
 from waiting import WAIT_S, until
 
-import onefold
 from onefold import Database
 
 Serve = Callable[..., AbstractContextManager[int]]
-
-
-@pytest.fixture
-def real(db_url: str) -> Iterator[Database]:
-    """Without rehearsal: threads of servers share it."""
-    with onefold.connect(db_url) as database:
-        yield database
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,6 @@ class Slow(Told):
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture
-def real(db_url: str) -> Iterator[Database]:
-    with onefold.connect(db_url) as database:
-        yield database
 
 
 def lease_of(db: Database) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -372,12 +372,6 @@ def test_bad_input_is_refused(db: Database, options: dict[str, Any]) -> None:
         db.run(events.consume, "", note)
     with pytest.raises(Invalid):
         db.run(events.subscribe, "notes", after=-1)
-
-
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[Database]:
-    with onefold.connect(postgres_url) as database:
-        yield database
 
 
 @pytest.mark.parametrize("level", ["read_committed", "serializable"])

@@ -9,31 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from waiting import until
 
-import onefold
 from onefold import Conflict, Database, Handle, OnefoldError, Tx, idempotency
 
 LEVELS = ["read_committed", "serializable"]
 WAIT_S = 20
 SCOPE = "POST /orders"
-
-
-@pytest.fixture
-def real(db_url: str) -> Iterator[Database]:
-    """Without rehearsal: what is stepped runs once."""
-    with onefold.connect(db_url) as database:
-        yield database
-
-
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[Database]:
-    with onefold.connect(postgres_url) as database:
-        yield database
 
 
 class Slow:

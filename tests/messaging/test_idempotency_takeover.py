@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from racing import Step, at_once, kill_after, until_somebody_waits
 from waiting import WAIT_S, until
 
-import onefold
 from onefold import Conflict, Database, Handle, OnefoldError, Tx, idempotency
 
 LEVELS = ["read_committed", "serializable"]
 SCOPE = "POST /pay"
-
-
-@pytest.fixture
-def real(db_url: str) -> Iterator[Database]:
-    """Without rehearsal: what is stepped runs once."""
-    with onefold.connect(db_url) as database:
-        yield database
-
-
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[Database]:
-    with onefold.connect(postgres_url) as database:
-        yield database
 
 
 def begin(db: Handle, key: str = "k1") -> idempotency.Attempt:

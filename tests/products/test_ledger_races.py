@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -29,13 +29,6 @@ def insist(handle: Handle, fn: Callable, *args: object, **kwargs: object) -> obj
         except Retry:
             continue
     raise AssertionError("no end of conflicts")
-
-
-@pytest.fixture
-def crowd_db(db_url: str) -> Iterator[Database]:
-    """Not rehearsed: here many run at once, and each function should run as it does in earnest."""
-    with onefold.connect(db_url) as database:
-        yield database
 
 
 def busy(handle: Handle, name: str) -> int:
@@ -69,8 +62,8 @@ def busy(handle: Handle, name: str) -> int:
 
 @pytest.mark.slow
 @ISOLATIONS
-def test_a_crowd_makes_and_loses_nothing(crowd_db: Database, isolation: str) -> None:
-    db = crowd_db.options(isolation=isolation, deadline_ms=60_000)  # type: ignore[arg-type]
+def test_a_crowd_makes_and_loses_nothing(real: Database, isolation: str) -> None:
+    db = real.options(isolation=isolation, deadline_ms=60_000)  # type: ignore[arg-type]
     db.run(open_bank)
     over = threading.Event()
 
@@ -78,9 +71,9 @@ def test_a_crowd_makes_and_loses_nothing(crowd_db: Database, isolation: str) -> 
         """Audit one moment after the other: debits equal credits at every commit."""
         looks = 0
         while not over.is_set():
-            crowd_db.reader().run(audited)
-            crowd_db.options(isolation="read_committed").run(tidy)
-            crowd_db.options(isolation="read_committed").run(fold_counters)
+            real.reader().run(audited)
+            real.options(isolation="read_committed").run(tidy)
+            real.options(isolation="read_committed").run(fold_counters)
             looks += 1
         return looks
 
@@ -95,14 +88,14 @@ def test_a_crowd_makes_and_loses_nothing(crowd_db: Database, isolation: str) -> 
     assert isinstance(results, list), results
     assert all(isinstance(done, int) and done > 0 for done in results), results
     assert looks > 1
-    final = crowd_db.reader().run(audited)
+    final = real.reader().run(audited)
     for name in WALLETS:
         assert sum(entry.change.minor for entry in entries(db, name, limit=100)) == final[name] >= 0
 
 
 @ISOLATIONS
-def test_the_last_cent_is_spent_once(crowd_db: Database, isolation: str) -> None:
-    db = crowd_db.options(isolation=isolation)  # type: ignore[arg-type]
+def test_the_last_cent_is_spent_once(real: Database, isolation: str) -> None:
+    db = real.options(isolation=isolation)  # type: ignore[arg-type]
     db.run(open_bank, each=10)
     results = at_once(*(
         lambda n=n: insist(db, ledger.transfer, f"t{n}", debit=A, credit=(B, C, D, "till")[n % 4], amount=eur(4))
@@ -111,12 +104,12 @@ def test_the_last_cent_is_spent_once(crowd_db: Database, isolation: str) -> None
     assert sum(isinstance(result, ledger.Transfer) for result in results) == 2
     assert {e.code for e in results if isinstance(e, OnefoldError)} == {"insufficient_funds"}
     assert posted(db, A) == 2
-    crowd_db.reader().run(audited)
+    real.reader().run(audited)
 
 
 @ISOLATIONS
-def test_a_duplicate_in_flight_moves_once(crowd_db: Database, isolation: str) -> None:
-    db = crowd_db.options(isolation=isolation)  # type: ignore[arg-type]
+def test_a_duplicate_in_flight_moves_once(real: Database, isolation: str) -> None:
+    db = real.options(isolation=isolation)  # type: ignore[arg-type]
     db.run(open_bank)
     for turn in range(5):
         results = at_once(*[
@@ -128,8 +121,8 @@ def test_a_duplicate_in_flight_moves_once(crowd_db: Database, isolation: str) ->
 
 
 @ISOLATIONS
-def test_a_reservation_is_resolved_once(crowd_db: Database, isolation: str) -> None:
-    db = crowd_db.options(isolation=isolation)  # type: ignore[arg-type]
+def test_a_reservation_is_resolved_once(real: Database, isolation: str) -> None:
+    db = real.options(isolation=isolation)  # type: ignore[arg-type]
     db.run(open_bank)
     codes = {"pending_posted", "pending_voided", "pending_lapsed"}
     for turn, (debit, credit) in enumerate([(A, "till"), (B, A), ("till", A), ("bank", "till"), (A, B)]):
@@ -140,13 +133,13 @@ def test_a_reservation_is_resolved_once(crowd_db: Database, isolation: str) -> N
         )
         assert sum(isinstance(result, ledger.Transfer) for result in results) == 1, results
         assert {e.code for e in results if isinstance(e, OnefoldError)} <= codes, results
-        crowd_db.reader().run(audited)
+        real.reader().run(audited)
 
 
 @ISOLATIONS
-def test_what_lapses_is_released_once(crowd_db: Database, isolation: str) -> None:
+def test_what_lapses_is_released_once(real: Database, isolation: str) -> None:
     """Those who need the funds, the loop, and an owner whose clock is behind: all at the same rows."""
-    db = crowd_db.options(isolation=isolation)  # type: ignore[arg-type]
+    db = real.options(isolation=isolation)  # type: ignore[arg-type]
     db.run(open_bank, each=100)
 
     def late_post(tx: Tx, turn: int) -> ledger.Transfer:
@@ -156,16 +149,16 @@ def test_what_lapses_is_released_once(crowd_db: Database, isolation: str) -> Non
     for turn in range(6):
         for part in range(2):
             db.run(ledger.pend, f"p{turn}/{part}", debit=A, credit=B, amount=eur(50), timeout_ms=1)
-        crowd_db.run(lapse_now)
+        real.run(lapse_now)
         results = at_once(
             lambda: insist(db, ledger.transfer, f"t{turn}", debit=A, credit="till", amount=eur(100)),
-            lambda: crowd_db.options(isolation="read_committed").run(tidy),
+            lambda: real.options(isolation="read_committed").run(tidy),
             lambda: insist(db, late_post, turn),
             lambda: insist(db, ledger.try_transfer, f"u{turn}", debit=A, credit="till", amount=eur(60)),
         )
         codes = {e.code for e in results if isinstance(e, OnefoldError)}
         assert codes <= {"insufficient_funds", "pending_lapsed"}, results
-        crowd_db.reader().run(audited)
+        real.reader().run(audited)
         left = available(db, A)
         assert left >= 0
         if left < 100:
@@ -177,9 +170,9 @@ def lapse_now(tx: Tx) -> None:
     tx.run("UPDATE onefold.ledger_pendings SET expires_at_ms = :now_ms - 1 WHERE space = :space")
 
 
-def test_opposite_payments_do_not_wait_in_a_ring(crowd_db: Database) -> None:
+def test_opposite_payments_do_not_wait_in_a_ring(real: Database) -> None:
     """Locks are taken in one order: at READ COMMITTED not one attempt is lost."""
-    db = crowd_db.options(isolation="read_committed")
+    db = real.options(isolation="read_committed")
     db.run(open_bank, each=100_000)
 
     def pairs(n: int) -> None:
@@ -192,13 +185,13 @@ def test_opposite_payments_do_not_wait_in_a_ring(crowd_db: Database) -> None:
 
     assert at_once(*(lambda n=n: pairs(n) for n in range(6))) == [None] * 6
     assert (posted(db, A), posted(db, B)) == (100_000, 100_000)
-    assert retries(crowd_db) == 0
+    assert retries(real) == 0
 
 
-def test_a_crowd_at_one_wallet_queues_by_name(crowd_db: Database) -> None:
+def test_a_crowd_at_one_wallet_queues_by_name(real: Database) -> None:
     """One limited account is one payment at a time; `hot` lets callers queue instead of colliding."""
-    crowd_db.run(open_bank)
-    db = crowd_db.options(hot=A)
+    real.run(open_bank)
+    db = real.options(hot=A)
 
     def spend(n: int) -> None:
         for turn in range(10):
@@ -206,14 +199,14 @@ def test_a_crowd_at_one_wallet_queues_by_name(crowd_db: Database) -> None:
 
     assert at_once(*(lambda n=n: spend(n) for n in range(CROWD))) == [None] * CROWD
     assert (posted(db, A), posted(db, "till")) == (1_000 - 10 * CROWD, 10 * CROWD)
-    assert retries(crowd_db) == 0
+    assert retries(real) == 0
 
 
 def retries(db: Database) -> int:
     return sum(row["count"] for row in db.metrics()["retries"])
 
 
-def test_disjoint_wallets_do_not_abort_each_other(crowd_db: Database) -> None:
+def test_disjoint_wallets_do_not_abort_each_other(real: Database) -> None:
     """Everybody pays into one till: it is no hot row."""
 
     def open_many(tx: Tx) -> None:
@@ -222,18 +215,18 @@ def test_disjoint_wallets_do_not_abort_each_other(crowd_db: Database) -> None:
             ledger.open_account(tx, f"w/{n}", currency="EUR")
             ledger.transfer(tx, f"g/{n}", debit="bank", credit=f"w/{n}", amount=eur(10_000))
 
-    crowd_db.run(open_many)
-    before = retries(crowd_db)
+    real.run(open_many)
+    before = retries(real)
 
     def spend(n: int) -> None:
         for turn in range(EACH):
-            crowd_db.run(ledger.transfer, f"{turn:04d}/{n}", debit=f"w/{n}", credit="till", amount=eur(1))
+            real.run(ledger.transfer, f"{turn:04d}/{n}", debit=f"w/{n}", credit="till", amount=eur(1))
 
     assert at_once(*(lambda n=n: spend(n) for n in range(CROWD))) == [None] * CROWD
-    lost = retries(crowd_db) - before
-    print(f"{crowd_db.dialect}: {lost} of {CROWD * EACH} attempts lost")
+    lost = retries(real) - before
+    print(f"{real.dialect}: {lost} of {CROWD * EACH} attempts lost")
     assert lost <= 0.05 * CROWD * EACH
-    assert posted(crowd_db, "till") == CROWD * EACH
+    assert posted(real, "till") == CROWD * EACH
 
 
 # -- kill -9 ------------------------------------------------------------------------------------------
