@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+import onefold
+from onefold import Database
 
 
 class Base(DeclarativeBase):
@@ -20,3 +26,21 @@ class User(Base):
 def names(engine: sa.Engine) -> list[str]:
     with Session(engine) as session:
         return list(session.scalars(sa.select(User.name).order_by(User.name)))
+
+
+@contextmanager
+def engine_of(db: Database) -> Iterator[sa.Engine]:
+    """A way of SQLAlchemy's own into the same database; on a file behind the gate."""
+    if db.dialect == "sqlite":
+        made = onefold.sqlalchemy.gate(sa.create_engine(f"sqlite:///{db.url}"))
+    else:
+        made = sa.create_engine(db.url.replace("postgresql://", "postgresql+psycopg://"))
+    yield made
+    made.dispose()
+
+
+def async_url_of(db: Database) -> str:
+    """For its asynchronous engines."""
+    if db.dialect == "sqlite":
+        return f"sqlite+aiosqlite:///{db.url}"
+    return db.url.replace("postgresql://", "postgresql+psycopg://")

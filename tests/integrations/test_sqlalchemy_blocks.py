@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import sqlalchemy as sa
-from orm_users import Base, User
+from orm_users import Base, User, engine_of
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from waiting import auntil
@@ -31,20 +31,15 @@ class Greet(msgspec.Struct, frozen=True):
 
 
 @pytest.fixture
-def db(db_url: str) -> Iterator[Database]:
-    with onefold.connect(db_url) as database:
-        yield database
+def db(real: Database) -> Database:
+    return real
 
 
 @pytest.fixture
 def engine(db: Database) -> Iterator[sa.Engine]:
-    if db.dialect == "sqlite":
-        made = onefold.sqlalchemy.gate(sa.create_engine(f"sqlite:///{db.url}"))
-    else:
-        made = sa.create_engine(db.url.replace("postgresql://", "postgresql+psycopg://"))
-    Base.metadata.create_all(made)
-    yield made
-    made.dispose()
+    with engine_of(db) as made:
+        Base.metadata.create_all(made)
+        yield made
 
 
 def gated_async(db: Database) -> AsyncEngine:
