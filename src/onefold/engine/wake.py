@@ -160,13 +160,15 @@ class Hub:
 
     def _dispatch(self) -> None:
         while (entry := self._queue.get()) is not None:
-            facts, callbacks = entry
-            for name, values in facts:
-                for prefix, callback in self._subscribers:
-                    if name.startswith(prefix):
-                        self._guarded(callback, name, values)
-            for callback in callbacks:
-                self._guarded(callback)
+            self._hand_on(*entry)
+
+    def _hand_on(self, facts: list[Fact], callbacks: list[Callable[[], object]]) -> None:
+        for name, values in facts:
+            for prefix, callback in self._subscribers:
+                if name.startswith(prefix):
+                    self._guarded(callback, name, values)
+        for callback in callbacks:
+            self._guarded(callback)
 
     @staticmethod
     def _guarded(callback: Callable[..., object], *args: Any) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from onefold.products.payments import HttpProvider, HttpTransport
+from onefold.testing.listening import Listening
 
 TOKEN = "sk_test_fake"  # noqa: S105  It guards play money on loopback.
 SECRET = b"whsec_test_fake_provider"
@@ -19,7 +18,7 @@ DECLINED = "tok_declined"  # The card that is declined, faults or not.
 CALL_S = 10.0
 
 
-class FakeProvider:
+class FakeProvider(Listening):
     """Starts the process, and ends it at the end of the block.
 
         with FakeProvider(folder) as fake, fake.connect() as provider:
@@ -30,33 +29,20 @@ class FakeProvider:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._process: subprocess.Popen[str] | None = None
+        super().__init__("-m", "onefold.testing.provider", "--file", str(folder / "provider.db"))
         self._transport: HttpTransport | None = None
-        self.base = ""
 
     def __enter__(self) -> Self:
         """Start; returns once it listens."""
-        self._process = subprocess.Popen(  # noqa: S603  Of literals and a path.
-            [sys.executable, "-m", "onefold.testing.provider", "--file", str(self._folder / "provider.db")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            start_new_session=True,  # Ctrl-C is for who started it; it ends with its standard input.
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        self.base = self._process.stdout.readline().strip()
-        if not self.base:
-            self._process.wait()
-            raise RuntimeError("The fake provider did not start; see its standard error.")
+        super().__enter__()
         self._transport = HttpTransport(self.base)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         """End it."""
         if self._transport is not None:
             self._transport.close()
-        if self._process is not None:
-            with self._process as process:
-                process.kill()  # Its record is on the disk.
+        super().__exit__(*error)
 
     @contextlib.contextmanager
     def connect(self) -> Generator[HttpProvider]:

@@ -6,12 +6,12 @@ It verifies with the `standardwebhooks` library, and writes down what it took be
 from __future__ import annotations
 
 import http.client
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
+
+from onefold.testing.listening import Listening
 
 PROGRAM = Path(__file__).with_name("__main__.py")  # Run as a file: nothing of Onefold is imported with it.
 CALL_S = 20.0
@@ -25,7 +25,7 @@ class Delivery(msgspec.Struct, frozen=True):
     body: Any
 
 
-class Receiver:
+class Receiver(Listening):
     """Starts the process, and ends it at the end of the block.
 
         with Receiver(folder) as receiver:
@@ -38,28 +38,7 @@ class Receiver:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = [] if folder is None else ["--file", str(_file_in(folder))]
-        self._process: subprocess.Popen[str] | None = None
-        self.base = ""
-
-    def __enter__(self) -> Self:
-        """Start; returns once it listens."""
-        self._process = subprocess.Popen(  # noqa: S603  Of literals and paths.
-            [sys.executable, str(PROGRAM), *self._file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            start_new_session=True,  # Ctrl-C is for who started it; it ends with its standard input.
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        self.base = self._process.stdout.readline().strip()
-        if not self.base:
-            self._process.wait()
-            raise RuntimeError("The receiver of webhooks did not start; see its standard error.")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End it."""
-        if self._process is not None:
-            with self._process as process:
-                process.kill()
+        super().__init__(str(PROGRAM), *([] if folder is None else ["--file", str(_file_in(folder))]))
 
     def url(self, name: str, mode: str = "ok") -> str:
         """An endpoint; what the modes do stands in the program."""

@@ -79,12 +79,7 @@ class SimulatedHub(Hub):
 
     def committed(self, facts: list[tuple[str, dict[str, Any]]], callbacks: list[Callable[[], object]]) -> None:
         """See `Hub.committed`; here the client's own thread does it, before it hears of the commit."""
-        for name, values in facts:
-            for prefix, callback in self._subscribers:
-                if name.startswith(prefix):
-                    self._guarded(callback, name, values)
-        for callback in callbacks:
-            self._guarded(callback)
+        self._hand_on(facts, callbacks)
 
 
 class Wakes:
