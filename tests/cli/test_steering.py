@@ -255,13 +255,18 @@ def test_an_event_of_a_transaction_that_failed_is_not_told(db: Database, db_url:
     assert db.run(events.head) == 1
 
 
-def test_what_was_parked_is_tried_again_by_whoever_runs_it(db: Database, ask: Any) -> None:
+def park_two(db: Database) -> None:
+    """A subscription that has put both of its events aside."""
     for n in range(2):
         db.run(place, f"count/{n}")
         number(db)
     db.run(events.subscribe, "totals", category="count")
     for _ in range(2):
         db.run(events.fail_next, "totals", error="it broke", attempts_max=1)
+
+
+def test_what_was_parked_is_tried_again_by_whoever_runs_it(db: Database, ask: Any) -> None:
+    park_two(db)
     assert ask("events", "retry-parked", "totals", "--stream", "count/1") == (0, {"streams": 1})
     assert [one.stream for one in db.run(events.list_retries, "totals").items] == ["count/1"]
     assert ask("events", "retry-parked", "totals") == (0, {"streams": 2})
@@ -269,12 +274,7 @@ def test_what_was_parked_is_tried_again_by_whoever_runs_it(db: Database, ask: An
 
 
 def test_what_was_parked_of_a_stream_is_dropped(db: Database, ask: Any) -> None:
-    for n in range(2):
-        db.run(place, f"count/{n}")
-        number(db)
-    db.run(events.subscribe, "totals", category="count")
-    for _ in range(2):
-        db.run(events.fail_next, "totals", error="it broke", attempts_max=1)
+    park_two(db)
     parked = db.run(events.list_parked, "totals").items
     assert [one.stream for one in parked] == ["count/0", "count/1"]
     words = ("events", "drop-parked", "totals", "--stream", "count/0")

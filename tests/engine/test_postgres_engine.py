@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from engine_words import INSERT, PUT, UPDATE, get, put, setting
+from racing import at_once
 
 import onefold
 from onefold import Conflict, Database, Invalid, Retry, Tx
@@ -302,9 +303,7 @@ def test_a_conflict_that_the_function_swallows_is_still_run_again(plain: Databas
         attempts.append(1)
         get(tx, "a")
         if len(attempts) == 1:
-            thread = threading.Thread(target=plain.run, args=(put, "a", 5))
-            thread.start()
-            thread.join()
+            at_once(lambda: plain.run(put, "a", 5))
         try:
             tx.one(UPDATE, key="a")
         except Retry:
@@ -324,9 +323,7 @@ def test_a_savepoint_does_not_hide_a_conflict(plain: Database) -> None:
         attempts.append(1)
         get(tx, "a")
         if len(attempts) == 1:
-            thread = threading.Thread(target=plain.run, args=(put, "a", 5))
-            thread.start()
-            thread.join()
+            at_once(lambda: plain.run(put, "a", 5))
         try:
             with tx.savepoint():
                 tx.run(UPDATE, key="a")
@@ -350,9 +347,7 @@ def test_each_attempt_draws_anew_and_one_seed_replays_them(
         met.append((dice, attempt))
         get(tx, "a")
         if len(met) <= 3 * runs and len(met) % runs == 0:  # In the run that counts, of the first three attempts.
-            thread = threading.Thread(target=other.run, args=(put, "a", len(met)))
-            thread.start()
-            thread.join()
+            at_once(lambda: other.run(put, "a", len(met)))
         tx.one(UPDATE, key="a")
         return dice, attempt
 
@@ -376,9 +371,7 @@ def test_conflicts_without_end_are_given_up(plain: Database) -> None:
     def unlucky(tx: Tx) -> None:
         attempts.append(1)
         get(tx, "a")
-        thread = threading.Thread(target=plain.run, args=(put, "a", len(attempts)))
-        thread.start()
-        thread.join()
+        at_once(lambda: plain.run(put, "a", len(attempts)))
         tx.run(UPDATE, key="a")
 
     with pytest.raises(Retry) as given_up:
