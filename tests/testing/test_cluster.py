@@ -40,7 +40,11 @@ def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> No
         three.resume()
         assert three.request("GET", "/readyz")[0] == 200
         until(lambda: '"onefold.access","message":"POST' in two.log, "the line of the request")
-        one.start()
+        right, made.url = made.url, "/nowhere/onefold.db"
+        with pytest.raises(RuntimeError, match="folder of the database"):
+            one.start()
+        made.url = right
+        one.start()  # The one before had said its last word, and was not gone for sure.
         assert one.request("GET", "/readyz")[0] == 200
         story = made.story()
         for text in ("node1        is killed", "node3        is paused", "POST /v1/locks/acquire: 409 request_id=node2-2"):
@@ -147,6 +151,12 @@ BAD_CLOCK, MORE_CLOCKS = {"skew_ms": (86_400_001,)}, {"nodes": 1, "skew_ms": (0,
 @pytest.mark.parametrize("given", [{"nodes": 17}, {"nodes": -1}, {"standbys": 5}, {"shards": 0}, {"shards": 5}, {"shards": 4, "nodes": 5}, {"standbys": 1}, BAD_CLOCK, MORE_CLOCKS])
 def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(Invalid), cluster("sqlite", **given):
+        pass
+
+
+def test_there_are_two_engines() -> None:
+    engine: Any = "mysql"
+    with pytest.raises(Invalid), cluster(engine):
         pass
 
 

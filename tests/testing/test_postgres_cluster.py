@@ -114,6 +114,16 @@ def test_nothing_is_left_behind() -> None:
     assert not files.exists()
 
 
+def test_nothing_is_left_of_a_server_that_does_not_start() -> None:
+    broken = Cluster(settings={"shared_buffers": "nonsense"})
+    base, data = broken.socket_path.parent, broken._data
+    with pytest.raises(RuntimeError, match="shared_buffers"), broken:
+        pass
+    assert not base.exists()
+    assert not data.exists()
+    assert broken._watchdog is None
+
+
 def test_files_that_need_not_outlive_the_machine_are_in_memory_if_there_is_room(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

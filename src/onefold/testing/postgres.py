@@ -192,8 +192,12 @@ class Cluster:
             self._watchdog = None
 
     def __enter__(self) -> Self:
-        """Start it."""
-        self.start()
+        """Start it; when it does not start, nothing of it stays."""
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -145,8 +145,10 @@ def cluster(
             each. See `onefold.testing.skewed` for which clocks those are.
 
     Raises:
-        Invalid: a number is out of range.
+        Invalid: a number is out of range, or there is no such engine.
     """
+    if engine not in ("sqlite", "postgres"):
+        raise Invalid("A cluster is on sqlite or on postgres.", engine=engine)
     standbys = int(engine == "postgres") if standbys is None else standbys
     if not 0 <= standbys <= STANDBYS_MAX or not 1 <= shards <= SHARDS_MAX or not 0 <= nodes * shards <= NODES_MAX:
         raise Invalid(

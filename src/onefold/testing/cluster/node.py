@@ -60,6 +60,7 @@ class Node:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            self.stop()  # It may take a moment from its last word to its end, and counts as running until then.
             raise RuntimeError(f"The server did not start:\n{self.log[-4_000:]}")
         self.port = int(msgspec.json.decode(line, type=dict[str, Any])["url"].rpartition(":")[2])
         assert self._made.toxiproxy is not None, "every installation with nodes has one"
