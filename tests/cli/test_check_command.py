@@ -95,3 +95,26 @@ def test_the_options_reach_their_checker(file: Path, capsys) -> None:
     file.write_text(GOOD.replace(":write :value 1", ":acquire :value 2"))
     assert run(["check", str(file), "--model", "semaphore"]) == 1
     assert run(["check", str(file), "--model", "semaphore", "--permits", "2"]) == 0
+
+
+def test_what_cannot_be_read_or_drawn_is_no_verdict(tmp_path: Path, capsys) -> None:
+    assert run(["check", str(tmp_path / ("a" * 300)), "--model", "register"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    file = tmp_path / "history.edn"
+    file.write_text(GOOD)
+    assert run(["check", str(file), "--model", "register", "--svg", str(tmp_path), "--json"]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["valid"] is True  # Which may have taken long to find.
+    assert "cannot be written" in json.loads(said.err)["error"]["text"]
+
+
+def test_names_need_not_be_utf_8_and_command_no_terminal(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "\udcff\x1b[31m.edn"
+    file.write_text(GOOD)
+    assert run(["check", str(file), "--model", "register", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"] == str(file)
+    file.unlink()
+    assert run(["check", str(file), "--json"]) == 3
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "not_found"
+    assert run(["check", str(file)]) == 3
+    assert "\\udcff\\x1b[31m.edn" in capsys.readouterr().err

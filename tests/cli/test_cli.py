@@ -259,3 +259,8 @@ def test_worker_runs_a_programs_worker_until_sigterm(db_url: str, tmp_path: Path
     finally:
         process.kill()
         process.communicate()
+
+
+def test_no_number_passes_its_bounds_behind_zeros() -> None:
+    with pytest.raises(SystemExit):
+        run(["events", "tail", "--after", f"{0:012}{10**20}"])

@@ -76,6 +76,8 @@ def test_wrong_words_are_refused(db_url: str, tmp_path: Path, capsys: pytest.Cap
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 3
+    assert run(["export", "--jsonl", "--space", "\udcff", "--url", db_url]) == 2
+    assert "no UTF-8" in capsys.readouterr().err
 
 
 def test_all_tables_are_of_one_moment(db_url: str) -> None:

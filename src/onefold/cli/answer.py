@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,11 @@ from onefold.engine.database import Database
 def say(options: argparse.Namespace, data: Any, lines: Callable[[], Iterable[str]]) -> None:
     """Print `data` as one line of JSON when --json was given, else the lines, which command no terminal."""
     if options.json:
-        print(msgspec.json.encode(data).decode(), flush=True)
+        try:
+            text = msgspec.json.encode(data).decode()
+        except UnicodeEncodeError:  # A name of a file is bytes, and need not be UTF-8.
+            text = json.dumps(msgspec.to_builtins(data))
+        print(text, flush=True)
     else:
         for line in lines():
             print(printable(line), flush=True)

@@ -10,7 +10,6 @@ from typing import Any
 from onefold.cli.answer import say
 from onefold.cli.progress import Progress
 from onefold.core.errors import Invalid
-from onefold.core.printable import printable
 from onefold.testing.checkers import Verdict, check, edn, read_history, svg
 
 EXIT_CODES = {True: 0, False: 1, None: 2}
@@ -25,9 +24,12 @@ def command(options: argparse.Namespace) -> int:
     if options.initial is not None:
         given["initial"] = _value(options.initial)
     verdict = _verdict(options, given)
-    if options.svg:
-        Path(options.svg).write_text(svg(verdict), encoding="utf-8")
     say(options, _facts(options, verdict), verdict.lines)
+    if options.svg:
+        try:
+            Path(options.svg).write_text(svg(verdict), encoding="utf-8")
+        except OSError as error:
+            raise Invalid("The drawing cannot be written.", path=options.svg, why=error.strerror) from None
     return EXIT_CODES[verdict.valid]
 
 
@@ -54,4 +56,4 @@ def _verdict(options: argparse.Namespace, given: dict[str, Any]) -> Verdict:
 
 
 def _facts(options: argparse.Namespace, verdict: Verdict) -> dict[str, object]:
-    return {"file": printable(options.file), "model": options.model or verdict.checker.split()[0], **verdict.facts()}
+    return {"file": options.file, "model": options.model or verdict.checker.split()[0], **verdict.facts()}

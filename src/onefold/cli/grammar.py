@@ -292,7 +292,7 @@ def _changing(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _number(text: str, least: int, most: int) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"a whole number from {least} to {most}")
     return int(text)
 

@@ -46,6 +46,8 @@ def run(arguments: Sequence[str]) -> int:
         extra = {"uvicorn": "server", "httptools": "server", "psycopg": "postgres"}.get(error.name or "")
         hint = f' Install it with: pip install "onefold[{extra}]"' if extra else ""
         return _fail(options, f"The module {error.name!r} is not installed.{hint}", "not_installed", 1)
+    except UnicodeEncodeError:
+        return _fail(options, "An argument is no UTF-8.", "invalid", 2)
     except (OSError, ImportError) as error:
         return _fail(options, f"{type(error).__name__}: {error}", "os_error", 1)
     except Exception as error:

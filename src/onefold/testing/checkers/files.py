@@ -35,15 +35,18 @@ def read_history(path: str | Path) -> History:
 
     Raises:
         NotFound: there is no such file.
-        Invalid: it is larger than `FILE_BYTES_MAX`, no UTF-8, or holds no history; the facts say where and why.
+        Invalid: it cannot be read, is larger than `FILE_BYTES_MAX`, no UTF-8, or holds no history; the facts say
+            where and why.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NotFound("There is no history at this path.", path=str(path))
-    if path.stat().st_size > FILE_BYTES_MAX:
-        raise Invalid("The file is too large.", path=str(path), bytes_max=FILE_BYTES_MAX)
     try:
+        if not path.is_file():
+            raise NotFound("There is no history at this path.", path=str(path))
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise Invalid("The file is too large.", path=str(path), bytes_max=FILE_BYTES_MAX)
         text = _bytes(path).decode("utf-8-sig")
+    except OSError as error:
+        raise Invalid("The file cannot be read.", path=str(path), why=error.strerror) from None
     except UnicodeDecodeError as error:
         raise Invalid("The file is no UTF-8.", path=str(path), byte=error.start) from None
     return parse_history(text)
