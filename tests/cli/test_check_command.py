@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import onefold
 from onefold.cli.main import run
 
 GOOD = "{:process 0 :type :invoke :f :write :value 1} {:process 0 :type :ok :f :write :value 1}"
@@ -118,3 +122,15 @@ def test_names_need_not_be_utf_8_and_command_no_terminal(tmp_path: Path, capsys)
     assert json.loads(capsys.readouterr().err)["error"]["code"] == "not_found"
     assert run(["check", str(file)]) == 3
     assert "\\udcff\\x1b[31m.edn" in capsys.readouterr().err
+
+
+def test_the_verdict_stands_when_nobody_reads_it(file: Path) -> None:
+    file.write_text(BAD)
+    command = [sys.executable, "-m", "onefold.cli.main", "check", str(file)]
+    nobody, end = os.pipe()
+    os.close(nobody)
+    env = {**os.environ, "PYTHONPATH": str(Path(onefold.__file__).parent.parent)}
+    hung_up = subprocess.run(command, stdout=end, stderr=subprocess.PIPE, check=False, env=env)
+    os.close(end)
+    without = subprocess.run(["bash", "-c", '"$@" >&-', "bash", *command], stderr=subprocess.PIPE, check=False, env=env)
+    assert [(done.returncode, done.stderr) for done in (hung_up, without)] == [(1, b"")] * 2

@@ -24,13 +24,14 @@ def command(options: argparse.Namespace) -> int:
     if options.initial is not None:
         given["initial"] = _value(options.initial)
     verdict = _verdict(options, given)
+    options.exit_code = EXIT_CODES[verdict.valid]  # Also if nobody reads the lines to their end.
     say(options, _facts(options, verdict), verdict.lines)
     if options.svg:
         try:
             Path(options.svg).write_text(svg(verdict), encoding="utf-8")
         except OSError as error:
             raise Invalid("The drawing cannot be written.", path=options.svg, why=error.strerror) from None
-    return EXIT_CODES[verdict.valid]
+    return options.exit_code
 
 
 def _value(text: str) -> Any:

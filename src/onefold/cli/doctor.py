@@ -53,8 +53,9 @@ def command(options: argparse.Namespace) -> int:
                 yield f"      fix: {finding.fix}"
         yield f"{wrong} wrong, {warned} to look at." if wrong or warned else "All well."
 
+    options.exit_code = 1 if wrong else 0  # Also if nobody reads the lines to their end.
     say(options, {"url": without_password(options.url), "healthy": not wrong, "findings": found}, lines)
-    return 1 if wrong else 0
+    return options.exit_code
 
 
 def examine(url: str, *, thorough: bool = False, tell: Tell = quiet) -> Iterator[Finding]:

@@ -34,14 +34,14 @@ def run(arguments: Sequence[str]) -> int:
     command = importlib.import_module(f"onefold.cli.{options.module}")
     try:
         code: int | None = getattr(command, options.function)(options)
-        sys.stdout.flush()
+        print(end="", flush=True)  # There may be no stdout at all.
     except OnefoldError as error:
         return _fail(options, str(error), error.code, EXIT_CODES.get(error.kind, 1))
     except KeyboardInterrupt:
         return _fail(options, "Interrupted.", "interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Whoever read has seen enough.
-        return 0
+        return getattr(options, "exit_code", 0)
     except ModuleNotFoundError as error:
         extra = {"uvicorn": "server", "httptools": "server", "psycopg": "postgres"}.get(error.name or "")
         hint = f' Install it with: pip install "onefold[{extra}]"' if extra else ""
