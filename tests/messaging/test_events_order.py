@@ -161,6 +161,60 @@ def test_a_step_that_does_not_reach_the_end_skips_nothing(
     assert steps <= 19 // most + 2
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_sequencer_far_behind_walks_and_skips_nothing(
+    pg: Database, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, level: Any
+) -> None:
+    """Steps as short as ever, whatever waits; what commits meanwhile, before the walk and behind it, comes after it."""
+    monkeypatch.setattr(sequencer, "WAITING_MAX", 4)
+    monkeypatch.setattr(sequencer, "WALK_MAX", 3)
+    number(pg)
+    step = pg.options(isolation=level)
+    held = [Held(threads, pg, lambda tx, n=n: place(tx, f"held/{n}", 1, 2)) for n in range(3)]
+    for n in range(5):
+        pg.run(place, f"order/{n % 2}", 1, 2)
+    assert step.run(events.sequence) is True
+    assert everything(pg) == [], "it looked, and begins to walk"
+    for n, one in enumerate(held):
+        one.release()
+        pg.run(place, f"held/{n}", 3)
+        seen = everything(pg)
+        assert step.run(events.sequence) is True
+        assert everything(pg)[: len(seen)] == seen
+        assert len(everything(pg)) - len(seen) <= 3
+    number(pg)
+    found = everything(pg)
+    check_order(found)
+    assert len(found) == 10 + 9
+    assert [event.stream[:5] for event in found[:10]] == ["order"] * 10
+    pg.run(place, "order/0", 1)
+    assert number(pg) == 1, "by snapshots again"
+    check_order(everything(pg))
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_a_walk_that_is_restored_elsewhere_ends_there(
+    pg: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setattr(sequencer, "WAITING_MAX", 2)
+    monkeypatch.setattr(sequencer, "WALK_MAX", 3)
+    for n in range(7):
+        pg.run(place, f"order/{n % 2}", n)
+    step = pg.options(isolation="read_committed")
+    until(lambda: step.run(events.sequence) and len(everything(pg)) >= 3, "the middle of the walk")
+    before = everything(pg)
+    with Cluster(version=version) as other:
+        url = other.create_database("restored")
+        onefold.migrate(url)
+        copy_tables(postgres_url, url)
+        with onefold.connect(url) as db:
+            db.run(place, "order/0", 8)
+            number(db)
+            check_order(everything(db))
+            assert everything(db)[: len(before)] == before
+            assert len(everything(db)) == 8
+
+
 def test_a_step_that_stored_too_new_a_snapshot_would_be_seen(
     pg: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

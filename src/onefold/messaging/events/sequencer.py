@@ -16,6 +16,11 @@ keeps every stream in order.
 A step numbers at most `BATCH_MAX` events. If more were waiting it keeps the old snapshot, and the
 next step finds the rest: what has a position already is left out by the unique key over `seq`.
 
+If more wait than `WAITING_MAX` (no sequencer ran for long, or much was brought in), looking at all
+of them takes longer than a step may. Then the snapshot of that moment is stored as well, and steps
+walk over all events in order of `seq`, numbering what that one sees and the old one did not: the
+same events in the same order as one step without a limit. What commits meanwhile is for the next.
+
 Transaction ids mean nothing in another cluster (a dump was restored, pg_upgrade ran). The first
 steps there walk over the events that came from elsewhere and number those without position.
 """
@@ -25,7 +30,8 @@ from __future__ import annotations
 from onefold.engine.tx import Tx, operation
 
 BATCH_MAX = 10_000
-WALK_MAX = 50_000
+WALK_MAX = 20_000
+WAITING_MAX = 200_000
 STEPS_KEPT = 1_000
 
 NOTHING_SEEN = "1:1:"  # The snapshot in which no transaction had ended.
@@ -41,7 +47,7 @@ def sequence(tx: Tx) -> bool:
     if tx.dialect == "sqlite" or not tx.try_claim("events.sequencer"):
         return False
     last = tx.one(
-        """SELECT step, snap, system, walked FROM onefold.event_steps
+        """SELECT step, snap, system, walked, target, reached FROM onefold.event_steps
            ORDER BY space DESC, step DESC LIMIT 1 -- all spaces"""
     )
     # After the last step was read and before the events are: at READ COMMITTED the snapshot that is
@@ -51,12 +57,17 @@ def sequence(tx: Tx) -> bool:
     )
     assert moment is not None
     here, now = moment
-    step, snap, system, walked = last or (0, NOTHING_SEEN, 0, 0)
+    step, snap, system, walked, target, reached = last or (0, NOTHING_SEEN, 0, 0, None, 0)
     if last is None or system != here:
         return _walk(tx, step + 1, here, system, walked)
-    if _ends(snap)[0] > _ends(now)[0]:
-        snap = NOTHING_SEEN  # From the future: the events came from a copy of this cluster that ran on.
+    if _ends(target or snap)[0] > _ends(now)[0]:
+        snap, target = NOTHING_SEEN, None  # From the future: the events came from a copy of this cluster that ran on.
+    if target is not None:
+        return _catch_up(tx, step + 1, here, (snap, target), reached)
     count = _number(tx, step + 1, here, snap)
+    if count is None:
+        _record(tx, step + 1, snap, here, 0, target=now)  # And walk.
+        return True
     if count:
         done = count < BATCH_MAX
         _record(tx, step + 1, now if done else snap, here, 0)
@@ -65,8 +76,11 @@ def sequence(tx: Tx) -> bool:
     return count == BATCH_MAX
 
 
-def _number(tx: Tx, step: int, here: int, old: str) -> int:
-    """Number what is committed and the snapshot `old` did not see; answer how many, at most `BATCH_MAX`."""
+def _number(tx: Tx, step: int, here: int, old: str) -> int | None:
+    """Number what is committed and the snapshot `old` did not see; answer how many, at most `BATCH_MAX`.
+
+    None: more wait than are looked at, and none was numbered.
+    """
     end, still_open = _ends(old)
     # Two index ranges that cannot overlap: what was open in `old`, and what began later. The text
     # leaves the planner no choice (MATERIALIZED, scalar subqueries): guessing that a third of the
@@ -74,14 +88,18 @@ def _number(tx: Tx, step: int, here: int, old: str) -> int:
     row = tx.one(
         """-- all spaces
         WITH candidate AS MATERIALIZED (
-            SELECT seq, space, category, xid FROM onefold.events
-            WHERE system = :here AND xid = ANY(CAST(string_to_array(:still_open, ',') AS BIGINT[])) AND xid IS NOT NULL
-            UNION ALL
-            SELECT seq, space, category, xid FROM onefold.events
-            WHERE system = :here AND xid >= :end AND xid IS NOT NULL
+            SELECT seq, space, category FROM (
+                SELECT seq, space, category FROM onefold.events
+                WHERE system = :here AND xid = ANY(CAST(string_to_array(:still_open, ',') AS BIGINT[]))
+                  AND xid IS NOT NULL
+                UNION ALL
+                SELECT seq, space, category FROM onefold.events
+                WHERE system = :here AND xid >= :end AND xid IS NOT NULL) unseen
+            WHERE (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = unseen.seq) IS NULL
+            LIMIT :waiting + 1
         ), fresh AS (
             SELECT seq, space, category FROM candidate
-            WHERE (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = candidate.seq) IS NULL
+            WHERE (SELECT count(*) FROM candidate) <= :waiting
             ORDER BY seq LIMIT :most
         ), numbered AS (
             INSERT INTO onefold.event_positions (space, pos, seq, category, step)
@@ -92,11 +110,52 @@ def _number(tx: Tx, step: int, here: int, old: str) -> int:
             FROM fresh ORDER BY seq
             RETURNING seq
         )
-        SELECT count(*) FROM numbered""",
-        here=here, still_open=still_open, end=end, step=step, most=BATCH_MAX,
+        SELECT count(*), (SELECT count(*) FROM candidate) FROM numbered""",
+        here=here, still_open=still_open, end=end, step=step, most=BATCH_MAX, waiting=WAITING_MAX,
     )  # fmt: skip
     assert row is not None
-    return int(row[0])
+    count, waiting = row
+    return None if waiting > WAITING_MAX else int(count)
+
+
+def _catch_up(tx: Tx, step: int, here: int, between: tuple[str, str], reached: int) -> bool:
+    """Walk on over this cluster's events, and number what the second snapshot sees and the first one did not."""
+    old, target = between
+    # What is beyond the end of the statement's own snapshot, and yet seen, is of no transaction of this cluster: a
+    # copy of it ran on.
+    row = tx.one(
+        """-- all spaces
+        WITH page AS MATERIALIZED (
+            SELECT seq, space, category, system, CAST(CAST(xid AS TEXT) AS xid8) AS xid FROM onefold.events
+            WHERE seq > :reached ORDER BY seq LIMIT :most
+        ), fresh AS (
+            SELECT seq, space, category FROM page
+            WHERE system = :here AND NOT pg_visible_in_snapshot(xid, CAST(:old AS pg_snapshot))
+              AND (pg_visible_in_snapshot(xid, CAST(:target AS pg_snapshot))
+                   OR xid >= pg_snapshot_xmax(pg_current_snapshot()))
+              AND (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = page.seq) IS NULL
+        ), numbered AS (
+            INSERT INTO onefold.event_positions (space, pos, seq, category, step)
+            SELECT space,
+                   row_number() OVER (PARTITION BY space ORDER BY seq)
+                       + coalesce((SELECT max(p.pos) FROM onefold.event_positions AS p WHERE p.space = fresh.space), 0),
+                   seq, category, :step
+            FROM fresh ORDER BY seq
+            RETURNING seq
+        )
+        SELECT (SELECT max(seq) FROM page), (SELECT count(*) FROM page), (SELECT count(*) FROM numbered)""",
+        reached=reached, here=here, old=old, target=target, step=step, most=WALK_MAX,
+    )  # fmt: skip
+    assert row is not None
+    last, looked_at, count = row
+    if looked_at < WALK_MAX:
+        _record(tx, step, target, here, 0)
+    else:
+        _record(tx, step, old, here, 0, target=target, reached=last)
+    if count:
+        tx.wake("events")
+        tx.emit("events.numbered", count=count)
+    return True
 
 
 def _walk(tx: Tx, step: int, here: int, system: int, walked: int) -> bool:
@@ -134,11 +193,13 @@ def _walk(tx: Tx, step: int, here: int, system: int, walked: int) -> bool:
     return True
 
 
-def _record(tx: Tx, step: int, snap: str, system: int, walked: int) -> None:
+def _record(
+    tx: Tx, step: int, snap: str, system: int, walked: int, *, target: str | None = None, reached: int = 0
+) -> None:
     tx.run(
-        """INSERT INTO onefold.event_steps (space, step, snap, system, walked)
-           VALUES (-1, :step, :snap, :system, :walked) -- all spaces""",
-        step=step, snap=snap, system=system, walked=walked,
+        """INSERT INTO onefold.event_steps (space, step, snap, system, walked, target, reached)
+           VALUES (-1, :step, :snap, :system, :walked, :target, :reached) -- all spaces""",
+        step=step, snap=snap, system=system, walked=walked, target=target, reached=reached,
     )  # fmt: skip
     if step % STEPS_KEPT == 0:
         # A window with two ends: a scan from the left would walk over all that was ever deleted.
