@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import sqlite3
 import threading
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_words import PUT, get
+from engine_words import INSERT, NUMBERS, PUT, get, put
 
 import onefold
-from onefold import Database, Doomed, Invalid, Retry, Tx
+from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
 from onefold.core.clock import FakeClock
-from onefold.engine import inspect, schema
+from onefold.engine import inspect, schema, telling
 from onefold.engine.call import Call, Options
 from onefold.engine.connect import parse_postgres_url
 from onefold.engine.sqlite import connection as connection_module
@@ -169,6 +170,22 @@ def test_a_name_that_nobody_can_have_is_not_claimed(db: Database, name: Any) -> 
         db.run(lambda tx: tx.try_claim(name))
 
 
+def test_an_error_that_comes_where_a_savepoint_begins_dooms_though_nobody_hears(db: Database) -> None:
+    db.run(put, "a")
+
+    def swallows(tx: Tx) -> None:
+        with contextlib.suppress(Conflict):
+            tx.run(INSERT, key="a", total=1)
+            tx.savepoint().__enter__()
+        with pytest.raises(Doomed) as doomed:
+            tx.run(INSERT, key="b", total=1)
+        assert isinstance(doomed.value.__cause__, Conflict)
+
+    with pytest.raises(Doomed):
+        db.run(swallows)
+    assert db.run(get, "b") is None
+
+
 def test_rows_that_fail_on_their_way_doom_though_nobody_hears(db: Database) -> None:
     def rows() -> Iterator[dict[str, Any]]:
         yield {"key": "a", "total": 1}
@@ -303,6 +320,34 @@ def test_a_url_whose_parts_are_asked_for_must_be_one() -> None:
     assert parse_postgres_url("postgresql://u@h:7/x") == {"user": "u", "host": "h", "port": "7", "dbname": "x"}
     with pytest.raises(Invalid, match="not a PostgreSQL URL"):
         parse_postgres_url("postgresql://h/x?nonsense=1")
+    with pytest.raises(Invalid, match="begins with") as refused:
+        onefold.connect("mysql://user:secret@host/x")
+    assert refused.value.facts == {"url": "host/x"}
+
+
+def test_a_line_in_the_log_tells_of_each_transaction(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "onefold.transaction"):
+        db.run(add, "a")
+        asyncio.run(db.reader().arun(Tx.total, "a"))
+        with pytest.raises(Odd):
+            db.run(raises, 1)
+    lines: list[Any] = list(caplog.records)
+    assert [(line.message.rpartition(".")[2], line.outcome) for line in lines] == [
+        ("add", "committed"), ("total", "read"), ("raises", "Odd"),
+    ]  # fmt: skip
+    assert all(0 < line.ms < 60_000 for line in lines)
+
+
+def test_who_waits_for_one_long_statement_is_told_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "STEPS", 100)
+    heard: list[tuple[str, int, int]] = []
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        with telling.ticking(connection, lambda *words: heard.append(words), "looking"):
+            connection.execute(f"{NUMBERS} SELECT i FROM n LIMIT 1 OFFSET 100")
+        told = len(heard)
+        connection.execute(f"{NUMBERS} SELECT i FROM n LIMIT 1 OFFSET 100")
+    assert heard[:2] == [("looking", 0, 0), ("looking, 0 s", 0, 0)]
+    assert len(heard) == told
 
 
 def test_the_simulators_reader_says_a_drivers_error_in_our_words(clock: FakeClock) -> None:

@@ -9,17 +9,20 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from engine_words import INSERT, get
+from engine_words import INSERT, WAIT_S, get
 
 import onefold
 from onefold import Database, Invalid, Money, Retry, Tx, events, idempotency, jobs, ledger, locks
 from onefold.engine.postgres import engine as engine_module
-from onefold.engine.postgres.pool import conninfo_of, hosts_of
+from onefold.engine.postgres.clock import ServerClock
+from onefold.engine.postgres.pool import Pool, conninfo_of, hosts_of
 from onefold.testing.postgres import DEBIANS, Cluster
 
 OLDEST = 15
@@ -37,6 +40,29 @@ def test_each_host_is_asked_alone_with_what_is_said_of_all() -> None:
     assert all("target_session_attrs=read-write" in text for text in three)
     assert [f"host={h} " in host.decode() for h, host in zip("ab", hosts_of(conninfo_of("postgresql://a,b/x?port=7")), strict=True)]
     assert len(hosts_of(conninfo_of("postgresql:///x"))) == 1
+
+
+def test_hosts_are_asked_in_the_order_in_which_they_are_named(threads: ThreadPoolExecutor) -> None:
+    asked: list[int] = []
+
+    def turn_away(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        asked.append(server.getsockname()[1])
+        connection.close()
+
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        for server in servers:
+            server.settimeout(WAIT_S)
+        ports = [server.getsockname()[1] for server in servers]
+        asking = [threads.submit(turn_away, server) for server in servers]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        pool = Pool(conninfo_of(f"postgresql://{hosts}/x?sslmode=disable&gssencmode=disable"), 3, ServerClock())
+        with pytest.raises(Retry):
+            pool.connect(time.monotonic_ns() + 60_000_000_000)
+        for one in asking:
+            one.result()
+    assert asked == ports
 
 
 def test_a_host_that_says_nothing_keeps_nobody_from_the_next(
