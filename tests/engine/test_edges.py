@@ -270,6 +270,19 @@ def test_a_waiter_says_whether_it_was_woken_and_forgets_it_then(db: Database) ->
     assert not db._engine.hub.has_waiters()
 
 
+def test_a_loop_that_was_closed_while_it_waited_keeps_no_wake_from_others(db: Database) -> None:
+    gone, waiter = db.waiter("t"), db.waiter("t")
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(gone.await_(20))
+    while not gone._futures:
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    db.run(lambda tx: tx.wake("t"))
+    assert waiter.wait(0)  # Here at once: whoever is woken in other processes comes later.
+    assert not gone._futures
+    waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 def test_closing_gives_back_every_descriptor(db_url: str) -> None:
     left = []
     for _ in range(3):

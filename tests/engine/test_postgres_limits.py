@@ -14,6 +14,7 @@ from waiting import let_pass, until
 
 import onefold
 from onefold import Database, Doomed, Invalid, Retry, Tx
+from onefold.engine.postgres import activity
 from onefold.engine.postgres import pool as pool_module
 from onefold.engine.postgres import wire as wire_module
 from onefold.engine.postgres import workers as workers_module
@@ -123,6 +124,7 @@ def test_when_all_connections_are_busy_heartbeats_still_get_through(postgres_url
             assert db.run(heartbeat) == 1
             assert asyncio.run(db.arun(heartbeat)) == 1
             assert db.metrics()["pool_busy"] == 2
+            assert (len(db.run(activity.sessions)), db.run(activity.replicas)) == (2, [])  # And whoever looks at it.
         finally:
             leave.set()
             for thread in threads:
