@@ -49,6 +49,8 @@ def check_total_queue(history: History) -> Verdict:
     crashed = sum(op.type == "info" and op.f != "enqueue" for op in history.operations)
     if crashed and "lost" in findings.counts:
         notes.append(f"{crashed:,} of unknown outcome can have taken what is lost.")
+    if "lost" in findings.counts and not any(op.f == "drain" for op in history.where("ok")):
+        notes.append("Nothing drained the queue: what is lost may be in it still.")
     stats = {"enqueues": len(puts), "acknowledged": sum(op.type == "ok" for op in puts), "dequeued": came.total()}
     return findings.verdict("total-queue", stats, notes)
 
