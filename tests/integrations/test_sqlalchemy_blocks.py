@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 from waiting import auntil
 
 import onefold
-from onefold import Database, Money, Tx, events, jobs, ledger
+from onefold import Database, Doomed, Money, Tx, events, jobs, ledger
 from onefold.host.gate import Gate
 from onefold.runtime import Supervisor, all_loops
 
@@ -86,6 +87,110 @@ def test_a_counter_is_kept_as_the_engine_keeps_it(db: Database, engine: sa.Engin
                                       else "SELECT count(*) FROM onefold.counter_deltas"))
         session.rollback()
     assert kept == 1
+
+
+def test_a_savepoint_of_the_session_tells_nobody_and_forgets_only_its_own(db: Database, engine: sa.Engine) -> None:
+    told: list[str] = []
+    with Session(engine) as session:
+        tx = onefold.use(session)
+        tx.on_commit(lambda: told.append("before"))
+        with session.begin_nested():
+            tx.on_commit(lambda: told.append("kept"))
+        with pytest.raises(ZeroDivisionError), session.begin_nested(), session.begin_nested():
+            tx.on_commit(lambda: told.append("undone"))
+            inner = onefold.use(session)
+            inner.on_commit(lambda: told.append("undone too"))
+            raise ZeroDivisionError
+        with pytest.raises(Doomed):
+            inner.add("users", 1)
+        assert told == []
+        tx.on_commit(lambda: told.append("after"))
+        session.commit()
+        assert told == ["before", "kept", "after"]
+        with pytest.raises(Doomed):
+            tx.add("users", 1)
+        with session.begin_nested():
+            onefold.use(session).on_commit(lambda: told.append("too soon"))
+        session.rollback()
+    assert len(told) == 3
+
+
+def test_a_closed_session_forgets_whom_to_tell(db: Database, engine: sa.Engine) -> None:
+    told: list[str] = []
+    session = Session(engine)
+    onefold.use(session).on_commit(lambda: told.append("closed"))
+    session.close()
+    onefold.use(session).on_commit(lambda: told.append("committed"))
+    session.commit()
+    assert told == ["committed"]
+
+
+def test_a_long_lived_session_has_no_more_listeners_with_each_transaction(db: Database, engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        for _ in range(5):
+            onefold.use(session).add("users", 1)
+            session.commit()
+        assert [len(list(session.dispatch.after_commit)), len(list(session.dispatch.after_rollback))] == [1, 0]
+
+
+def test_a_callback_that_fails_does_not_fail_the_commit(
+    db: Database, engine: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    with Session(engine) as session:
+        tx = onefold.use(session)
+        tx.on_commit(lambda: 1 // 0)
+        tx.on_commit(lambda: told.append("next"))
+        session.add(User(name="ana"))
+        session.commit()
+    assert told == ["next"]
+    assert "a callback after commit failed" in caplog.text
+
+
+def rolls_back(session: Session) -> None:
+    session.rollback()
+
+
+def closes(session: Session) -> None:
+    session.close()
+
+
+def undoes_its_connection(session: Session) -> None:
+    transaction = session.connection().get_transaction()
+    assert transaction is not None
+    transaction.rollback()
+
+
+@pytest.mark.parametrize("undo", [rolls_back, closes, undoes_its_connection])
+def test_what_a_session_inside_run_undoes_is_not_committed(
+    db: Database, engine: sa.Engine, undo: Callable[[Session], None]
+) -> None:
+    def work(tx: Tx) -> None:
+        tx.add("half", 1)
+        with onefold.sqlalchemy.session(tx) as session:
+            session.add(User(name="ana"))
+            session.flush()
+            undo(session)
+
+    with pytest.raises(Doomed) as doomed:
+        db.run(work)
+    assert getattr(doomed.value.__cause__, "code", None) == "inner_rollback"
+    with Session(engine) as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(User)) == 0
+    assert db.run(lambda tx: tx.total("half")) == 0
+
+
+def test_a_block_of_a_session_inside_run_that_fails_is_not_committed(db: Database, engine: sa.Engine) -> None:
+    def work(tx: Tx) -> None:
+        with onefold.sqlalchemy.session(tx) as session, contextlib.suppress(ZeroDivisionError), session.begin():
+            session.add(User(name="ana"))
+            session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(Doomed):
+        db.run(work)
+    with Session(engine) as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(User)) == 0
 
 
 def test_the_time_on_postgres_is_the_servers(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

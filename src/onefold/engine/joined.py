@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, TypeAlias
 
 from onefold.core.errors import Conflict, Invalid
 from onefold.engine.tx import Tx
+
+_log = logging.getLogger("onefold.wake")
+
+Marks: TypeAlias = tuple[int, int, int]
 
 # PostgreSQL's clock counts there, not this host's.
 NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
@@ -19,6 +24,7 @@ class JoinedTx(Tx):
     def committed(self) -> None:
         """Say that the owner's COMMIT returned: wakes whoever waits, runs callbacks; once.
 
+        A callback that fails is logged: it can undo nothing any more, and the next ones run.
         Facts told with `emit` reach only the subscribers of a `Database`'s own transactions.
         """
         hints = self._hints
@@ -28,11 +34,23 @@ class JoinedTx(Tx):
         if hints.topics:
             self._tell(hints.topics)
         for callback in hints.callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:
+                _log.exception("a callback after commit failed")
 
     def rolled_back(self) -> None:
         """Say that the owner rolled back: nothing happened, so nobody is told."""
         self._hints = None
+
+    def marks(self) -> Marks:
+        """What is to be told up to now, for `cut`."""
+        return self._hints.marks() if self._hints else (0, 0, 0)
+
+    def cut(self, marks: Marks) -> None:
+        """Say that the owner undid what came after `marks`: nobody is told of it."""
+        if self._hints:
+            self._hints.cut(marks)
 
     def _tell(self, topics: list[str]) -> None:
         raise NotImplementedError

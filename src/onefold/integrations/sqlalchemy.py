@@ -18,17 +18,17 @@ import sqlalchemy
 from sqlalchemy import event, pool
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from onefold.core.clock import SYSTEM
 from onefold.core.errors import Doomed, Invalid
 from onefold.engine.call import new_seed, space_of
 from onefold.engine.errors import translate
-from onefold.engine.joined import NOW_MS, JoinedTx, register_space, tell_through
+from onefold.engine.joined import NOW_MS, JoinedTx, Marks, register_space, tell_through
 from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.engine.sqlite.wakes import tell_peers
-from onefold.engine.tx import ADD_POSTGRES, ADD_SQLITE, Row, Tx
+from onefold.engine.tx import ADD_POSTGRES, ADD_SQLITE, OVER, Row, Tx
 from onefold.engine.values import check_name, check_parameters
 
 HOLDERS_MAX = 128
@@ -115,8 +115,9 @@ class SqlAlchemyPostgresTx(SqlAlchemyTx):
 def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
     """A `tx` in the transaction that `session` is in, or begins now. The owner commits.
 
-    With a Session, waiters are woken when it has committed, and hints are dropped when it has
-    rolled back. With a bare Connection call `tx.committed()`.
+    With a Session, waiters are woken when it has committed, and hints are dropped when it, or the
+    savepoint (`begin_nested`) that they were given in, is rolled back; a `tx` is over with the
+    transaction or undone savepoint that it was made in. With a bare Connection call `tx.committed()`.
     """
     connection = session.connection() if isinstance(session, Session) else session
     asked = connection.get_execution_options().get("isolation_level")
@@ -137,19 +138,76 @@ def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
         tx = SqlAlchemyPostgresTx(connection, teller, space_name=space_name, now_ms=now_ms)
     register_space(tx)
     if isinstance(session, Session):
-        event.listen(session, "after_commit", _Calls(tx.committed), once=True)
-        event.listen(session, "after_rollback", _Calls(tx.rolled_back), once=True)
+        _Followed.of(session).add(session, tx)
     return tx
 
 
-class _Calls:
-    """An event's listener that needs to know nothing of the event."""
+class _Followed:
+    """A Session, for as long as it lives: its transactions and savepoints take what its `tx` hold along.
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
+    One for each Session, as SQLAlchemy keeps each listener as long as the Session.
+    """
 
-    def __call__(self, _session: Session) -> None:
-        self._call()
+    def __init__(self, session: Session) -> None:
+        self._txs: list[SqlAlchemyTx] = []
+        # What each `tx` held when a savepoint began; no entry for one that is younger than the savepoint.
+        self._savepoints: dict[SessionTransaction, list[tuple[SqlAlchemyTx, Marks]]] = {}
+        event.listen(session, "after_transaction_create", self._begun)
+        event.listen(session, "after_commit", self._committed)
+        event.listen(session, "after_transaction_end", self._ended)
+
+    @classmethod
+    def of(cls, session: Session) -> _Followed:
+        """The one of this Session."""
+        found = session.info.get(cls)
+        if found is None:
+            found = session.info[cls] = cls(session)
+        return found
+
+    def add(self, session: Session, tx: SqlAlchemyTx) -> None:
+        """Follow what becomes of `tx`, from its first statement on."""
+        self._txs.append(tx)
+        inside = session.get_nested_transaction()
+        while inside is not None:
+            if inside.nested:
+                self._savepoints.setdefault(inside, [])
+            inside = inside.parent
+
+    def _begun(self, _session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested and self._txs:
+            self._savepoints[transaction] = [(tx, tx.marks()) for tx in self._txs]
+
+    def _committed(self, session: Session) -> None:
+        """Also told of savepoints; they commit nothing, but what they did is kept."""
+        kept = session.get_nested_transaction()
+        if kept is not None:
+            self._savepoints.pop(kept, None)
+            return
+        txs, self._txs = self._txs, []
+        for tx in txs:
+            tx.doom(OVER)
+            tx.committed()
+
+    def _ended(self, _session: Session, transaction: SessionTransaction) -> None:
+        """Committed, rolled back or closed. What was kept is no longer among ours."""
+        if transaction.nested:
+            held = self._savepoints.pop(transaction, None)
+            if held is not None:
+                self._undo(held)
+        elif transaction.parent is None:
+            self._savepoints.clear()
+            self._undo([])
+
+    def _undo(self, held: list[tuple[SqlAlchemyTx, Marks]]) -> None:
+        """Back to what was held; a `tx` that was not there yet is over, and its space unwritten."""
+        older = [tx for tx, _ in held]
+        for tx in self._txs:
+            if tx not in older:
+                tx.doom(OVER)
+                tx.rolled_back()
+        for tx, marks in held:
+            tx.cut(marks)
+        self._txs = older
 
 
 async def join(async_session: Any, fn: Callable[Concatenate[Tx, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -165,7 +223,8 @@ async def join(async_session: Any, fn: Callable[Concatenate[Tx, P], R], /, *args
 def session(tx: Tx) -> Generator[Session]:
     """An ORM Session inside a function over `tx`; flushed at the end of the block, committed by `run`.
 
-    Its own `commit` raises. An error that it meets dooms the transaction like any other.
+    Its own `commit` raises. An error that it meets dooms the transaction like any other, and so does
+    what undoes all of its work: its `rollback`, or its `close` before the end of the block.
     """
     raw = tx.driver_connection()
     holder = _holders.get(id(raw))
@@ -175,6 +234,8 @@ def session(tx: Tx) -> Generator[Session]:
         holder = _holders[id(raw)] = _Holder(raw, tx.dialect)
     holder.tx = tx
     with holder.engine.connect() as connection, _InnerSession(bind=connection, autoflush=True) as inner:
+        borrowed: Any = connection.connection.dbapi_connection
+        borrowed.tx = tx
         try:
             yield inner
             inner.flush()
@@ -184,6 +245,7 @@ def session(tx: Tx) -> Generator[Session]:
                 raise translate(error, holder.dialect) from error
             raise
         finally:
+            borrowed.tx = None  # From here on its rollback is only how SQLAlchemy lets go of a connection.
             inner.expunge_all()
 
 
@@ -249,6 +311,7 @@ class _Borrowed:
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
+        self.tx: Tx | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
@@ -263,7 +326,9 @@ class _Borrowed:
         """Nothing: `run` commits."""
 
     def rollback(self) -> None:
-        """Nothing: `run` rolls back."""
+        """Have `run` roll back: what the Session did is to be undone, and with it goes what is around it."""
+        if self.tx is not None:
+            self.tx.doom(Invalid("The Session inside run was rolled back or closed.", code="inner_rollback"))
 
     def close(self) -> None:
         """Nothing: the engine keeps it."""
