@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from onefold import Tx
 from onefold.cli.main import run
 from onefold.cli.progress import Progress
 from onefold.core.errors import Conflict, Invalid, Retry
+from onefold.engine.inspect import inspect_sqlite
 from onefold.engine.sqlite import backup as copies
 from onefold.engine.sqlite.backup import backup_sqlite, manifest_of, restore_sqlite
 from onefold.testing.postgres import Cluster
@@ -242,6 +244,36 @@ def test_damage_is_found_before_a_name_is_given(tmp_path: Path) -> None:
     manifest_of(file).write_text("{", encoding="utf-8")
     with pytest.raises(Invalid, match="manifest cannot be read"):
         restore_sqlite(file, tmp_path / "d.db", tell=quiet)
+
+
+OWN = {
+    "bytes": "CREATE TABLE own (t TEXT)",
+    "collation": "CREATE TABLE own (t TEXT COLLATE mine PRIMARY KEY)",
+    "function": "CREATE TABLE own (t TEXT, CHECK (mine(t) IS NOT NULL)); CREATE INDEX own_mine ON own (mine(t))",
+}
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_tables_that_need_what_only_their_program_has_are_copied_too(tmp_path: Path, own: str) -> None:
+    """Text that is no UTF-8, collations and functions: SQLite keeps them, and cannot check them without the program."""
+    source, file = filled(tmp_path / "a.db", 3), tmp_path / "a.bak"
+    with contextlib.closing(sqlite3.connect(source)) as connection:
+        connection.create_collation("mine", lambda one, other: (one > other) - (one < other))
+        connection.create_function("mine", 1, lambda text: len(text), deterministic=True)
+        connection.executescript(OWN[own])
+        connection.execute("INSERT INTO own VALUES (CAST(? AS TEXT))", (b"\xff\x80" if own == "bytes" else "text",))
+        connection.commit()
+    made = backup_sqlite(source, file, tell=quiet)
+    assert made.tables["own"].rows == 1
+    assert inspect_sqlite(source, thorough=True, tell=quiet).damage == []
+    assert restore_sqlite(file, tmp_path / "b.db", tell=quiet) == (made, True)
+    whole = file.read_bytes()
+    at = whole.rindex(b"key-2")
+    file.write_bytes(whole[: at - 300] + b"\xff" * 600 + whole[at + 300 :])
+    manifest_of(file).unlink()
+    with pytest.raises(Invalid) as refused:
+        restore_sqlite(file, tmp_path / "c.db", tell=quiet)
+    assert refused.value.code == "corrupt"
 
 
 def test_what_holds_nothing_of_ours_replaces_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,12 @@ import msgspec
 from onefold.core.errors import Invalid, OnefoldError, Retry
 from onefold.engine import schema
 from onefold.engine.postgres.asking import asking
+from onefold.engine.sqlite.damage import damage_of
 from onefold.engine.telling import Tell, quiet, ticking
 from onefold.index import schema_directories
 
 _CLIENT_PORT = "SELECT client_port FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 BUSY_TIMEOUT_S = 2.0
-_DAMAGE_MAX = 20  # Lines of an integrity check.
 
 _SETTINGS = (
     "max_connections", "superuser_reserved_connections", "max_prepared_transactions", "synchronous_commit", "fsync",
@@ -121,8 +121,7 @@ def _ask_sqlite(connection: sqlite3.Connection, *, thorough: bool, tell: Tell) -
     damage = None
     if thorough:
         with ticking(connection, tell, "looking for damage"):
-            lines = [str(line) for (line,) in connection.execute(f"PRAGMA quick_check({_DAMAGE_MAX})")]
-        damage = [] if lines == ["ok"] else lines
+            damage = damage_of(connection, rows_only=True)
     return SqliteFacts(
         journal_mode=one("PRAGMA journal_mode"), bytes_total=page * one("PRAGMA page_count"),
         bytes_free=page * one("PRAGMA freelist_count"), schema=schema_state(applied), damage=damage,

@@ -23,6 +23,7 @@ import xxhash
 from onefold.core.clock import SYSTEM
 from onefold.core.errors import Conflict, Invalid, NotFound, Retry
 from onefold.engine.sqlite.connection import real_path, translated, wal_of
+from onefold.engine.sqlite.damage import damage_of, tables_in
 from onefold.engine.sqlite.snapshot import snapshot
 from onefold.engine.telling import Tell, ticking
 from onefold.host import disks
@@ -34,7 +35,6 @@ GATE_WAIT_S = 30.0
 STEP_PAGES = 2_048  # Copied between two calls of `tell`.
 CHUNK_BYTES = 1 << 22
 ROWS_PER_TELL = 50_000
-DAMAGE_MAX = 20  # Lines of an integrity check.
 
 
 class TableReport(msgspec.Struct, frozen=True):
@@ -158,7 +158,7 @@ def try_restore(file: Path, path: Path, *, tell: Tell, replace: bool = False) ->
 def table_reports(connection: sqlite3.Connection, tell: Tell) -> dict[str, TableReport]:
     """Rows and digest of every table, read in one pass each."""
     found: dict[str, TableReport] = {}
-    names = _tables(connection)
+    names = tables_in(connection)
     for number, name in enumerate(names):
         rows, total = 0, 0
         for row in connection.execute(f'SELECT * FROM "{name}"'):  # noqa: S608  Of sqlite_master, quoted.
@@ -184,7 +184,7 @@ def _copy(path: Path, partial: Path, tell: Tell) -> dict[str, int]:
             )
         return {
             name.replace('""', '"'): _one(source, f'SELECT count(*) FROM "{name}"')  # noqa: S608  As above.
-            for name in _tables(source)
+            for name in tables_in(source)
         }
 
 
@@ -193,10 +193,11 @@ def _examined(file: Path, tell: Tell) -> Manifest:
     try:
         uri = f"file:{quote(str(file))}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.text_factory = _text
             with ticking(connection, tell, "checking"):
-                lines = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({DAMAGE_MAX})")]
-            if lines != ["ok"]:
-                raise Invalid("The file is damaged.", code="corrupt", damage=lines[:3])
+                damage = damage_of(connection, rows_only=False)
+            if damage:
+                raise Invalid("The file is damaged.", code="corrupt", damage=damage[:3])
             tables = table_reports(connection, tell)
             schema = _schema(connection) if "onefold_schema" in tables else []
     except sqlite3.Error as error:
@@ -209,13 +210,9 @@ def _examined(file: Path, tell: Tell) -> Manifest:
     return Manifest(SYSTEM.now_ms(), size, digest.hexdigest(), schema, tables)
 
 
-def _tables(connection: sqlite3.Connection) -> list[str]:
-    """The tables by name, ready to stand between quotes; not the views of a module that may not be here."""
-    rows = connection.execute(
-        """SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
-           AND sql NOT LIKE 'CREATE VIRTUAL %' ORDER BY name"""
-    )
-    return [str(name).replace('"', '""') for (name,) in rows]
+def _text(raw: bytes) -> str:
+    """Of a program's own tables: SQLite keeps as text whatever bytes it is given."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[str, int, str]]:
