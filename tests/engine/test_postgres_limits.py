@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from waiting import let_pass, until
 
 import onefold
 from onefold import Database, Doomed, Invalid, Retry, Tx
+from onefold.engine.call import Call, Options
 from onefold.engine.postgres import activity
 from onefold.engine.postgres import pool as pool_module
 from onefold.engine.postgres import wire as wire_module
@@ -203,6 +205,19 @@ def test_every_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (places.waiting, hot.waiting) == (0, 1)
 
 
+def test_closing_workers_take_only_what_had_been_admitted_before() -> None:
+    ran: list[Call] = []
+    workers = workers_module.Workers(1, lambda call: (let_pass(20), ran.append(call)), name="test")
+    call, late = (Call(put, (), {}, Options(), 0) for _ in range(2))
+    workers.close()
+    with pytest.raises(Invalid) as closed:
+        workers.submit(call)
+    assert closed.value.code == "closed"
+    workers.submit(late, late=True)
+    workers.close()
+    assert ran == [late]
+
+
 @pytest.mark.parametrize(("reserved_", "most"), [(True, 1), (False, pool_module.RESERVED + 1)])
 def test_whoever_waits_gets_the_place_that_comes_free(reserved_: bool, most: int) -> None:
     places = pool_module.Places(most)
@@ -228,6 +243,39 @@ def test_after_a_cancel_a_connection_is_used_again_only_if_it_is_clean(plain: Da
     pool.give(wire)
     assert (wire.broken, wire in pool._idle, wire.suspicious) == (dies, not dies, dies)
     assert plain.run(get, "a") is None
+
+
+@pytest.mark.parametrize("use", [lambda wire: wire.part(b"ROLLBACK"), lambda wire: wire.sync()], ids=["part", "sync"])
+def test_a_wire_whose_user_was_interrupted_has_no_other(
+    plain: Database, monkeypatch: pytest.MonkeyPatch, use: Callable[[wire_module.Wire], object]
+) -> None:
+    plain.run(put, "a", 1)
+    pool = plain._engine._open().pool  # type: ignore[attr-defined]
+    wire = pool.take(time.monotonic_ns() + 60_000_000_000)
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    wire.command(b"BEGIN")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(wire_module.Wire, "_end_pipeline", interrupted)
+        use(wire)
+    pool.give(wire)
+    assert plain.run(get, "a") == 1
+    assert wire not in pool._idle
+
+
+def test_who_listens_sleeps_while_nothing_is_said(plain: Database) -> None:
+    pool = plain._engine._open().pool  # type: ignore[attr-defined]
+    wire, doorbell = pool.take(time.monotonic_ns() + 60_000_000_000), os.pipe()
+    began = time.monotonic()
+    assert wire.notifications(doorbell[0], 0.05) == []
+    assert time.monotonic() - began > 0.04
+    os.write(doorbell[1], b"x")
+    assert wire.notifications(doorbell[0], 60.0) == []
+    pool.give(wire)
+    for descriptor in doorbell:
+        os.close(descriptor)
 
 
 def test_whoever_goes_when_his_turn_has_come_passes_it_on(monkeypatch: pytest.MonkeyPatch) -> None:

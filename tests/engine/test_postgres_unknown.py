@@ -17,12 +17,28 @@ import onefold
 from onefold import Conflict, Database, Retry, Tx, Unknown
 from onefold.engine.postgres import engine as engine_module
 from onefold.engine.postgres import unknown
+from onefold.engine.postgres.clock import ServerClock
 from onefold.engine.postgres.engine import PostgresEngine
+from onefold.engine.postgres.pool import Pool, conninfo_of
+from onefold.engine.postgres.wire import Identity
 from onefold.engine.require import require
 from onefold.testing.postgres import Cluster
 
 ADD_ONE = """INSERT INTO onefold.counter_totals (space, key, total) VALUES (:space, :key, 1)
              ON CONFLICT (space, key) DO UPDATE SET total = onefold.counter_totals.total + 1 RETURNING total"""
+
+
+def test_a_lost_commit_is_looked_for_as_long_as_the_call_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unknown, "RESOLVE_NS_MIN", 1_000_000)
+    monkeypatch.setattr(unknown, "RESOLVE_NS_MAX", 90_000_000)
+    nowhere, old = Pool(conninfo_of("postgresql://127.0.0.1:1/x"), 3, ServerClock()), Identity(1, "", "", "")
+    took_ns: list[int] = []
+    for deadline_ms in (1, 60, 600_000):
+        began_ns = time.monotonic_ns()
+        assert unknown.committed(nowhere, old, 1, deadline_ms=deadline_ms) is None
+        took_ns.append(time.monotonic_ns() - began_ns)
+    assert took_ns[1] >= 60_000_000
+    assert 90_000_000 <= took_ns[2] < 60_000_000_000
 
 
 class Counting:

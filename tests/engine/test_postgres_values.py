@@ -95,6 +95,7 @@ def test_any_value_comes_back_as_it_went(one_database: Database, values: list[An
         ("SELECT CAST(:key AS bigint)", Invalid, "check"),
         ("SELECT nonsense", Invalid, "statement"),
         ("SELECT * FROM onefold.nowhere", Invalid, "statement"),
+        ("SELECT DISTINCT total FROM onefold.counter_totals FOR UPDATE", Invalid, "statement"),  # Not supported there.
     ],
 )
 def test_errors_speak_our_language(plain: Database, sql: Any, kind: type[Exception], code: str) -> None:

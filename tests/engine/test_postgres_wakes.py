@@ -358,6 +358,11 @@ def test_what_cannot_be_joined_is_refused(postgres_url: str, postgres_cluster: C
             onefold.use(owner)
         assert refused.value.code == "not_ready"
         owner.rollback()
+        with psycopg.connect(postgres_url) as admin:
+            admin.execute("SELECT pg_terminate_backend(%s, 20000)", [owner.info.backend_pid])
+        with pytest.raises(Retry) as gone:
+            onefold.use(owner)
+        assert gone.value.code == "unavailable"
     with pytest.raises(Invalid):
         join_postgres(object(), space_name="")
     with psycopg.connect(postgres_cluster.dsn("postgres")) as bare, pytest.raises(Conflict) as missing:
