@@ -105,7 +105,7 @@ def main() -> None:
     sample = list(islice(((mutant, text) for mutant, text in drawn if text is not None), asked.mutants))
     print(f"{len(sample)} mutants, seed {asked.seed}", flush=True)
     with ExitStack() as stack:
-        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutation-"))) for _ in range(asked.workers)]
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="m-"))) for _ in range(asked.workers)]
         running = [start(folder, sample[n :: asked.workers], measured, asked.tests_s) for n, folder in enumerate(folders)]
         try:
             for process in running:
