@@ -20,6 +20,7 @@ from onefold.engine.postgres import activity
 from onefold.engine.postgres import pool as pool_module
 from onefold.engine.postgres import wire as wire_module
 from onefold.engine.postgres import workers as workers_module
+from onefold.engine.postgres.errors import refused
 from onefold.engine.reserved import reserved
 
 # -- limits ---------------------------------------------------------------------------------------
@@ -405,10 +406,15 @@ def test_the_drivers_own_connection_does_what_else_it_can(plain: Database) -> No
 def test_a_url_that_leads_nowhere_is_refused_for_its_own_reason(
     postgres_url: str, change: tuple[str, str], code: str, says: str
 ) -> None:
-    with pytest.raises(Invalid, match=says) as refused:
+    with pytest.raises(Invalid, match=says) as nowhere:
         onefold.connect(postgres_url.replace(*change, 1))
-    assert refused.value.code == code
-    assert "p@ss" not in str(refused.value)
+    assert nowhere.value.code == code
+    assert "p@ss" not in str(nowhere.value)
+
+
+@pytest.mark.parametrize("said", ['could not translate host name "does not exist"', 'role "a" is busy', 'database "a" is busy'])
+def test_what_only_sounds_like_a_refusal_is_worth_another_attempt(said: str) -> None:
+    assert refused(f"connection failed: {said}").code == "unavailable"
 
 
 def test_who_comes_after_the_deadline_gets_retry_from_every_queue() -> None:

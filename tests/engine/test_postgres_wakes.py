@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
 from onefold.engine import loops
 from onefold.engine.postgres import listen
 from onefold.engine.postgres.engine import PostgresEngine
+from onefold.engine.postgres.errors import Lost
 from onefold.engine.postgres.joined import JoinedPostgresTx, join_postgres
 from onefold.testing.postgres import Cluster
 
@@ -128,8 +130,8 @@ def test_telling_goes_on_when_its_connection_died(here: Database, there: Databas
     assert waiter.wait(10)
 
 
-def test_listening_goes_on_after_a_restart_and_looks_at_everything() -> None:
-    with Cluster() as cluster:
+def test_listening_goes_on_after_a_restart_and_looks_at_everything(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "onefold"), Cluster() as cluster:
         onefold.migrate(cluster.create_database("a"))
         with onefold.connect(cluster.dsn("a")) as here, onefold.connect(cluster.dsn("a")) as there:
             waiter = here.waiter("topic")
@@ -139,6 +141,7 @@ def test_listening_goes_on_after_a_restart_and_looks_at_everything() -> None:
             assert waiter.wait(20)  # Back again: something may have been missed.
             there.run(lambda tx: tx.wake("topic"))
             assert waiter.wait(20)
+    assert "listening for wake-ups broke off" in caplog.text
 
 
 def test_nobody_listens_until_somebody_waits(here: Database, postgres_cluster: Cluster) -> None:
@@ -325,6 +328,11 @@ def test_savepoints_and_doom_are_the_same_there(postgres_url: str) -> None:
         with pytest.raises(Doomed):
             put(tx, "b", 1)
         owner.rollback()
+
+
+def test_a_connection_that_dies_there_is_lost(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner, pytest.raises(Lost):
+        onefold.use(owner).one("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
 def test_values_are_the_same_there(postgres_url: str) -> None:
