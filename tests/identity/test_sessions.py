@@ -66,7 +66,7 @@ def test_what_has_ended_is_denied_alike(db: Database) -> None:
     orphan, _, orphan_digest = begun(db, revoked)
     db.run(tokens.revoke, revoked.id)
     for session_id, shown in (
-        (session.id, "0" * 64), ("session_0", digest), (ended.id, ended_digest), (orphan.id, orphan_digest),
+        (session.id, "0" * 64), (session.id, "\u00e9\udcff"), ("session_0", digest), (ended.id, ended_digest), (orphan.id, orphan_digest),
     ):  # fmt: skip
         with pytest.raises(Denied):
             db.reader().run(sessions.verify, session_id, digest=shown)

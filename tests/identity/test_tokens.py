@@ -68,7 +68,7 @@ def test_another_secret_an_unknown_id_and_another_space_are_denied_alike(db: Dat
     token, _, digest = made(db)
     wrong = tokens.digest_of("guess")
     texts = set()
-    for handle, token_id, sent in [(db, token.id, wrong), (db, "token_0", digest), (db.at("tenant/7"), token.id, digest)]:
+    for handle, token_id, sent in [(db, token.id, wrong), (db, "token_0", digest), (db.at("tenant/7"), token.id, digest), (db, token.id, "\u00e9\udcff")]:
         with pytest.raises(Denied) as refused:
             handle.run(tokens.verify, token_id, digest=sent)
         texts.add(str(refused.value))

@@ -92,7 +92,8 @@ def verify(tx: Tx, session_id: str, *, digest: str) -> Person:
         id=_checked_id(session_id),
     )
     # Compared also when there is no row, so that the time taken does not tell which ids exist.
-    if not hmac.compare_digest(row[4] if row else "-" * 64, digest) or row is None:
+    known = row[4] if row else "-" * 64
+    if not hmac.compare_digest(known.encode(), digest.encode(errors="replace")) or row is None:
         raise Denied("The session is not valid.", code="session")
     return Person(Session(*row[:4]), tokens.get(tx, row[1]))
 

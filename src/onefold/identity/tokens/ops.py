@@ -121,7 +121,8 @@ def verify(tx: Tx, token_id: str, *, digest: str) -> Token:
         id=token_id,
     )
     # Compared also when there is no row, so that the time taken does not tell which ids exist.
-    if not hmac.compare_digest(row[8] if row else "-" * 64, digest) or row is None:
+    known = row[8] if row else "-" * 64
+    if not hmac.compare_digest(known.encode(), digest.encode(errors="replace")) or row is None:
         raise Denied("The token is not valid.", code="token")
     return _token(row)
 
