@@ -194,8 +194,10 @@ def test_a_sequencer_far_behind_walks_and_skips_nothing(
 
 @pytest.mark.parametrize("version", [16, 18])
 def test_a_walk_that_is_restored_elsewhere_ends_there(
-    pg: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch, version: int
+    pg: Database, postgres_url: str, raw: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
+    for _ in range(300):
+        raw.execute("SELECT pg_current_xact_id()")  # So that ids here are far above those of the other.
     monkeypatch.setattr(sequencer, "WAITING_MAX", 2)
     monkeypatch.setattr(sequencer, "WALK_MAX", 3)
     for n in range(7):
@@ -341,8 +343,12 @@ def test_after_a_restore_into_another_cluster_the_order_goes_on(
             assert db.run(events.head) == 10
 
 
-def test_a_copy_of_the_past_under_the_same_name_goes_on(pg: Database, raw: psycopg.Connection[Any]) -> None:
+@pytest.mark.parametrize("waiting", [1, 200_000])
+def test_a_copy_of_the_past_under_the_same_name_goes_on(
+    pg: Database, raw: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
     """Same system identifier, but the stored snapshot and the old rows are from its future."""
+    monkeypatch.setattr(sequencer, "WAITING_MAX", waiting)
     for n in range(4):
         pg.run(place, "order/1", n)
     number(pg)

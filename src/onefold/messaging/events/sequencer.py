@@ -28,6 +28,7 @@ steps there walk over the events that came from elsewhere and number those witho
 from __future__ import annotations
 
 from onefold.engine.tx import Tx, operation
+from onefold.engine.values import INTEGER_MAX
 
 BATCH_MAX = 10_000
 WALK_MAX = 20_000
@@ -64,7 +65,9 @@ def sequence(tx: Tx) -> bool:
         snap, target = NOTHING_SEEN, None  # From the future: the events came from a copy of this cluster that ran on.
     if target is not None:
         return _catch_up(tx, step + 1, here, (snap, target), reached)
-    count = _number(tx, step + 1, here, snap)
+    count = _number(tx, step + 1, here, snap, WAITING_MAX)
+    if count is None and _from_the_future(tx, here):
+        count = _number(tx, step + 1, here, snap, INTEGER_MAX - 1)
     if count is None:
         _record(tx, step + 1, snap, here, 0, target=now)  # And walk.
         return True
@@ -76,10 +79,10 @@ def sequence(tx: Tx) -> bool:
     return count == BATCH_MAX
 
 
-def _number(tx: Tx, step: int, here: int, old: str) -> int | None:
+def _number(tx: Tx, step: int, here: int, old: str, most_waiting: int) -> int | None:
     """Number what is committed and the snapshot `old` did not see; answer how many, at most `BATCH_MAX`.
 
-    None: more wait than are looked at, and none was numbered.
+    None: more than `most_waiting` wait, and none was numbered.
     """
     end, still_open = _ends(old)
     # Two index ranges that cannot overlap: what was open in `old`, and what began later. The text
@@ -111,18 +114,30 @@ def _number(tx: Tx, step: int, here: int, old: str) -> int | None:
             RETURNING seq
         )
         SELECT count(*), (SELECT count(*) FROM candidate) FROM numbered""",
-        here=here, still_open=still_open, end=end, step=step, most=BATCH_MAX, waiting=WAITING_MAX,
+        here=here, still_open=still_open, end=end, step=step, most=BATCH_MAX, waiting=most_waiting,
     )  # fmt: skip
     assert row is not None
     count, waiting = row
-    return None if waiting > WAITING_MAX else int(count)
+    return None if waiting > most_waiting else int(count)
+
+
+def _from_the_future(tx: Tx, here: int) -> bool:
+    """Whether there are events of transactions that this cluster has not begun: a copy of it ran on.
+
+    No snapshot tells when they were written, so all that wait are looked at together.
+    """
+    row = tx.one(
+        """SELECT 1 FROM onefold.events
+           WHERE system = :here AND xid >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)
+             AND xid IS NOT NULL LIMIT 1 -- all spaces""",
+        here=here,
+    )
+    return row is not None
 
 
 def _catch_up(tx: Tx, step: int, here: int, between: tuple[str, str], reached: int) -> bool:
     """Walk on over this cluster's events, and number what the second snapshot sees and the first one did not."""
     old, target = between
-    # What is beyond the end of the statement's own snapshot, and yet seen, is of no transaction of this cluster: a
-    # copy of it ran on.
     row = tx.one(
         """-- all spaces
         WITH page AS MATERIALIZED (
@@ -131,8 +146,7 @@ def _catch_up(tx: Tx, step: int, here: int, between: tuple[str, str], reached: i
         ), fresh AS (
             SELECT seq, space, category FROM page
             WHERE system = :here AND NOT pg_visible_in_snapshot(xid, CAST(:old AS pg_snapshot))
-              AND (pg_visible_in_snapshot(xid, CAST(:target AS pg_snapshot))
-                   OR xid >= pg_snapshot_xmax(pg_current_snapshot()))
+              AND pg_visible_in_snapshot(xid, CAST(:target AS pg_snapshot))
               AND (SELECT p.pos FROM onefold.event_positions AS p WHERE p.seq = page.seq) IS NULL
         ), numbered AS (
             INSERT INTO onefold.event_positions (space, pos, seq, category, step)
