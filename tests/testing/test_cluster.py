@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +179,28 @@ def test_a_timeline_has_one_order_and_an_end() -> None:
     assert len(long) == LINES_MAX + 1
     assert "601 earlier" in long[0]
     assert read("node", "") == []
+
+
+def test_nothing_is_left_when_the_owner_of_a_cluster_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys; from onefold.testing.cluster import cluster\n"
+        "with cluster(nodes=1) as made:\n"
+        "    node = made.nodes[0]; node.pause(); print(node.pid, made.url, flush=True); sys.stdin.read()"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(onefold.__file__).parent.parent), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as owner:
+        assert owner.stdout is not None
+        pid, file = owner.stdout.readline().split()
+        owner.send_signal(signal.SIGKILL)
+    until(lambda: not Path(file).parent.exists(), "the removal of its folder")
+    until(lambda: is_gone(int(pid)), "the server's end")
+
+
+def is_gone(pid: int) -> bool:
+    """In a container whose first process reaps nobody, dead orphans stay listed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

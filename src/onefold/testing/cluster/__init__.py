@@ -15,6 +15,7 @@ from onefold.engine.database import Database
 from onefold.identity import tokens
 from onefold.testing.cluster.node import Node
 from onefold.testing.cluster.timeline import Timeline
+from onefold.testing.cluster.watchdog import Watchdog
 from onefold.testing.postgres import Cluster as Postgres
 from onefold.testing.skewed import SKEW_MS_MAX
 from onefold.testing.standby import Standby
@@ -135,6 +136,8 @@ def cluster(
 ) -> Generator[Installation]:
     """Start an installation; end it with the block, and tell its story on stderr when the block failed.
 
+    When this process dies in between, even of kill -9, a watchdog ends the servers and removes their files.
+
     Args:
         engine: "sqlite", one file for all nodes of a shard; or "postgres", a primary with `standbys`.
         nodes: `onefold serve` processes of each shard, 0 to 16 in all.
@@ -161,6 +164,7 @@ def cluster(
         raise Invalid("SQLite has no standbys.", standbys=standbys)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as served:  # Nodes end before what they stand on.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="of-cluster-")))
+        watchdog = stack.enter_context(Watchdog(folder))
         toxiproxy = stack.enter_context(Toxiproxy()) if nodes or engine == "postgres" else None
         timeline = Timeline()
         all_shards = list[Installation]()
@@ -172,7 +176,7 @@ def cluster(
             if engine == "postgres":
                 _start_postgres(made, standbys)
             _set_up(made)
-            _launch(made, nodes, skew_ms, folder, served)
+            _launch(made, nodes, skew_ms, folder, watchdog, served)
         every_node = [node for shard in all_shards for node in shard.nodes]
         for node in every_node:
             node.ready()
@@ -204,11 +208,14 @@ def _set_up(made: Installation) -> None:
     made.token = tokens.bearer(token.id, secret)
 
 
-def _launch(made: Installation, nodes: int, skew_ms: Sequence[int], folder: Path, served: contextlib.ExitStack) -> None:
+def _launch(
+    made: Installation, nodes: int, skew_ms: Sequence[int], folder: Path, watchdog: Watchdog,
+    served: contextlib.ExitStack,
+) -> None:
     """Begin to start its nodes: all at once, also those of other shards; then they are waited for."""
     for number in range(1, nodes + 1):
         skew = skew_ms[number - 1] if number <= len(skew_ms) else 0
-        node = Node(f"{made.name}node{number}", made, folder, skew_ms=skew)
+        node = Node(f"{made.name}node{number}", made, folder, watchdog, skew_ms=skew)
         made.nodes.append(node)
         served.callback(node.stop)
         node.launch()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from onefold.testing.cluster.watchdog import Watchdog
+
 if TYPE_CHECKING:
     from onefold.testing.cluster import Installation
 
@@ -32,12 +34,15 @@ class Node:
         skew_ms: by how much its wall clock is ahead.
     """
 
-    def __init__(self, name: str, made: Installation, folder: Path, *, skew_ms: int = 0) -> None:
+    def __init__(
+        self, name: str, made: Installation, folder: Path, watchdog: Watchdog, *, skew_ms: int = 0
+    ) -> None:
         self.name = name
         self.skew_ms = skew_ms
         self.port = 0
         self.door = 0
         self._made = made
+        self._watchdog = watchdog
         self._requests = itertools.count(1)
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,6 +57,7 @@ class Node:
                  "--access-log", "--transaction-log", "--lame-duck-ms", "0", "--url", self._made.url],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
+        self._watchdog.watch(self._process.pid)
         self._note("starts")
 
     def ready(self) -> None:
@@ -173,6 +179,7 @@ class Node:
         process, self._process = self._process, None
         if process is not None:
             process.wait(END_S)
+            self._watchdog.forget(process.pid)
             assert process.stdout is not None
             process.stdout.close()
 
