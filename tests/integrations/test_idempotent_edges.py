@@ -54,6 +54,21 @@ def test_headers_that_are_too_many_are_withheld(db: Database, kind: str, told: T
     assert told.numbers == [1]
 
 
+def test_headers_that_have_no_form_to_be_stored_in_are_withheld_for_good(db: Database, kind: str, told: Told) -> None:
+    ask = guarded(kind, told, db=db)
+    told.answer = Answer(200, [("location", "/" + "\x01" * 12_000)], b"done")  # Six times as long in JSON.
+    assert [ask(**ASK).status for _ in range(2)] == [500, 500]
+    assert told.numbers == [1]
+
+
+def test_a_question_for_the_head_alone_takes_no_key(db: Database, kind: str, told: Told) -> None:
+    ask = guarded(kind, told, db=db, keys=lambda _method, _path: "required")
+    told.answer = Answer(200, [("content-length", "17")], b"")
+    answers = [ask(**ASK | {"method": "HEAD"}).headers for _ in range(2)]
+    assert answers == [[("content-length", "17")]] * 2
+    assert told.numbers == [None, None]
+
+
 def test_an_attempt_can_be_renewed_by_the_app(db: Database, kind: str) -> None:
     seen: list[idempotency.Attempt] = []
 
@@ -278,8 +293,28 @@ def test_a_response_is_closed_once_whatever_becomes_of_it(db: Database, parts: A
     assert [response.closed for response in made] == ([1] if final else [1, 1])
 
 
+def test_what_fails_after_the_whole_answer_cannot_undo_it(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[None] = []
+
+    class Unclosable(list[bytes]):
+        def close(self) -> None:
+            raise ZeroDivisionError
+
+    def app(_environ: Any, start_response: Any) -> Unclosable:
+        ran.append(None)
+        start_response("200 OK", [])
+        return Unclosable([b"done"])
+
+    guard = idempotent_routes.WSGI(app, db, tenant=lambda _environ: "ana")
+    said = [guard({"REQUEST_METHOD": "POST", "PATH_INFO": "/", "HTTP_IDEMPOTENCY_KEY": "k1", "wsgi.input": BytesIO()},
+                  lambda *_: None) for _ in range(2)]  # fmt: skip
+    assert [list(parts) for parts in said] == [[b"done"], [b"done"]]
+    assert len(ran) == 1
+    assert "closing the response" in caplog.text
+
+
 @pytest.mark.parametrize(("length", "terminated", "sent", "status"), [
-    ("4", False, b"1234", 200), ("4", False, b"123", 400), ("many", False, b"1234", 400), ("-1", False, b"1", 400),
+    ("4", False, b"1234", 200), ("0" * 24 + "4", False, b"1234", 200), ("0", False, b"", 200), ("4", False, b"123", 400), ("many", False, b"1234", 400), ("-1", False, b"1", 400),
     ("9" * 30, False, b"", 413), ("", True, b"12345678", 200), ("", True, b"123456789", 413), ("", False, b"12", 200),
 ])  # fmt: skip
 def test_a_body_is_read_within_its_limits(

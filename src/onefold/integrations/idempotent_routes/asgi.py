@@ -196,20 +196,26 @@ class _Held:
             await self._end(reply, final=http.is_final(reply.status))
 
     async def _end(self, reply: Reply, *, final: bool) -> None:
-        db = self._rules.db
         self.over = True
         self._rules.renewals.drop(self._attempt)  # What the app does after its answer needs no key.
         try:
             if final:
-                await db.arun(idempotency.finish, self._attempt, self._rules.head(reply), body=reply.body)
+                try:
+                    await self._finish(reply)
+                except Invalid as error:  # Its headers have no form that is kept.
+                    reply = unstorable(error)
+                    await self._finish(reply)
             else:
-                await db.arun(idempotency.release, self._attempt)
+                await self._rules.db.arun(idempotency.release, self._attempt)
         except OnefoldError as error:
             if final:
                 reply = problem(error)
             else:
                 note_unreleased(error)
         await _say(self._send, reply)
+
+    async def _finish(self, reply: Reply) -> None:
+        await self._rules.db.arun(idempotency.finish, self._attempt, self._rules.head(reply), body=reply.body)
 
 
 def _path(scope: Scope) -> str:

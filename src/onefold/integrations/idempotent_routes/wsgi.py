@@ -22,6 +22,7 @@ from onefold.integrations.idempotent_routes.exchange import (
     too_large,
     unstorable,
 )
+from onefold.integrations.idempotent_routes.renewing import log
 from onefold.messaging import idempotency
 from onefold.messaging.idempotency import http
 from onefold.server.problems import Refused
@@ -76,7 +77,7 @@ class WSGI:
             return b""
         if length and not (length.isascii() and length.isdigit()):
             raise Refused(400, "content_length", "Content-Length is no number.")
-        wanted = int(length[:20]) if length else most + 1
+        wanted = int(length.lstrip("0")[:20] or "0") if length else most + 1
         if length and wanted > most:
             raise too_large(most)
         parts: list[bytes] = []
@@ -115,10 +116,17 @@ class WSGI:
             self._release(attempt)
             return reply
         try:
-            self._rules.db.run(idempotency.finish, attempt, self._rules.head(reply), body=reply.body)
+            try:
+                self._finish(attempt, reply)
+            except Invalid as error:  # Its headers have no form that is kept.
+                reply = unstorable(error)
+                self._finish(attempt, reply)
         except OnefoldError as error:
             return problem(error)
         return reply
+
+    def _finish(self, attempt: idempotency.Attempt, reply: Reply) -> None:
+        self._rules.db.run(idempotency.finish, attempt, self._rules.head(reply), body=reply.body)
 
     def _release(self, attempt: idempotency.Attempt) -> None:
         self._rules.renewals.drop(attempt)
@@ -144,14 +152,18 @@ class _Held:
         return self._add
 
     def read(self, response: Iterable[bytes]) -> Reply:
+        close = getattr(response, "close", _nothing)
         try:
             for part in response:
                 self._add(part)
             self._check()
-        finally:
-            close = getattr(response, "close", None)
-            if close is not None:
-                close()
+        except BaseException:
+            close()
+            raise
+        try:
+            close()
+        except Exception:  # The client would have the whole answer by now, and what it tells of is done.
+            log.exception("closing the response of an idempotent route failed")
         return Reply(self._status, self._headers, b"".join(self._parts))
 
     def _add(self, part: bytes) -> None:
@@ -165,6 +177,10 @@ class _Held:
         except Invalid:
             self.withheld = True
             raise
+
+
+def _nothing() -> None:
+    """What closes a response that need not be closed."""
 
 
 def _path(environ: Environ) -> str:
