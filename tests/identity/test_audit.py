@@ -44,10 +44,17 @@ def test_an_entry_and_its_action_are_one(db: Database) -> None:
     assert db.reader().run(audit.list_entries).items == []
 
 
+def test_facts_are_answered_as_they_are_read_again(db: Database) -> None:
+    entry = db.run(act, facts={1: b"two"})
+    assert entry.facts == {"1": "dHdv"}
+    assert db.reader().run(audit.get, entry.id) == entry
+
+
 @pytest.mark.parametrize("change", [
     {"reason": ""}, {"reason": " \t "}, {"reason": "x" * 501}, {"reason": "two\nlines"}, {"actor": ""}, {"actor": "a\0b"},
     {"actor": "x" * 201}, {"action": "retry"}, {"action": "Jobs.retry"}, {"action": "jobs." + "x" * 100}, {"subject": "x" * 401},
     {"subject": "\u2028"}, {"facts": {"x": "y" * FACTS_LENGTH_MAX}}, {"facts": {"x": object()}},
+    {"facts": ["no object"]},
 ], ids=lambda given: str(given)[:40].partition(" at 0x")[0])  # fmt: skip
 def test_a_bad_entry_is_refused(db: Database, change: dict[str, Any]) -> None:
     with pytest.raises(Invalid):

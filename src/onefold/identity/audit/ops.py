@@ -64,7 +64,8 @@ def record(
         subject: what it is done to, at most 400 characters.
         actor: who does it, 1 to 200 characters.
         reason: why, 1 to 500 characters that are not all blank.
-        facts: what else belongs to it; at most 8,192 characters of JSON. No secrets.
+        facts: what else belongs to it; at most 8,192 characters of JSON. No secrets. Answered as they come
+            back from JSON.
 
     Raises:
         Invalid: an argument is out of range; nothing was written.
@@ -78,7 +79,8 @@ def record(
     stored = codec.encode(facts or {}, what="facts")
     if len(stored) > FACTS_LENGTH_MAX:
         raise Invalid("The facts are too long.", code="facts", length=len(stored), most=FACTS_LENGTH_MAX)
-    entry = Record(tx.new_id("audit"), tx.now_ms, actor, action, subject, reason, facts or {})
+    kept = codec.decode(stored, dict[str, Any])  # Before it is written: what cannot be read would spoil every list.
+    entry = Record(tx.new_id("audit"), tx.now_ms, actor, action, subject, reason, kept)
     tx.run(
         """INSERT INTO onefold.audit (space, id, at_ms, actor, action, subject, reason, facts)
            VALUES (:space, :id, :now_ms, :actor, :action, :subject, :reason, :facts)""",

@@ -107,7 +107,7 @@ def pend(
     check_transfer(id, memo)
     check_sides(debit, credit)
     check_amount(amount)
-    if not 1 <= timeout_ms <= TIMEOUT_MS_MAX:
+    if type(timeout_ms) is not int or not 1 <= timeout_ms <= TIMEOUT_MS_MAX:
         raise Invalid("timeout_ms is out of range.", timeout_ms=timeout_ms, most=TIMEOUT_MS_MAX)
     expires_at_ms = tx.now_ms + timeout_ms
     row = tx.one(

@@ -202,5 +202,5 @@ def check_sides(debit: str, credit: str) -> None:
 
 def check_overdraft(minor: int) -> None:
     """Invalid unless `minor` can be a credit line."""
-    if not 0 <= minor <= OVERDRAFT_MINOR_MAX:
+    if type(minor) is not int or not 0 <= minor <= OVERDRAFT_MINOR_MAX:
         raise Invalid("overdraft_minor is out of range.", overdraft_minor=minor, most=OVERDRAFT_MINOR_MAX)
