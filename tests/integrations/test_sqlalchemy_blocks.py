@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from waiting import auntil
 
 import onefold
-from onefold import Database, Doomed, Money, Tx, events, jobs, ledger
+from onefold import Database, Doomed, Money, OnefoldError, Tx, events, jobs, ledger
 from onefold.host.gate import Gate
 from onefold.runtime import Supervisor, all_loops
 
@@ -145,6 +145,22 @@ def test_a_callback_that_fails_does_not_fail_the_commit(
         session.commit()
     assert told == ["next"]
     assert "a callback after commit failed" in caplog.text
+
+
+def test_a_savepoint_whose_transaction_is_gone_ends_with_an_error_of_ours(db: Database, engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        tx = onefold.use(session)
+        with pytest.raises(OnefoldError) as refused, tx.savepoint():
+            if db.dialect == "sqlite":
+                session.execute(sa.text("ROLLBACK"))
+            else:
+                pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
+                with engine.connect() as other:
+                    assert other.scalar(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        assert isinstance(refused.value.__cause__, sa.exc.DBAPIError)
+        with pytest.raises(Doomed):
+            tx.add("users", 1)
+        session.invalidate()
 
 
 def rolls_back(session: Session) -> None:

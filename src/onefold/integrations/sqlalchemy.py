@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Concatenate, LiteralString, ParamSpec, TypeVar
 
 import sqlalchemy
 from sqlalchemy import event, pool
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -76,12 +76,19 @@ class SqlAlchemyTx(JoinedTx):
             self.all(sql, **row)
 
     def _savepoint_begin(self, depth: int) -> None:
-        self._connection.exec_driver_sql(f"SAVEPOINT p{depth}")
+        self._raw(f"SAVEPOINT p{depth}")
 
     def _savepoint_end(self, depth: int, *, keep: bool) -> None:
         if not keep:
-            self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT p{depth}")
-        self._connection.exec_driver_sql(f"RELEASE SAVEPOINT p{depth}")
+            self._raw(f"ROLLBACK TO SAVEPOINT p{depth}")
+        self._raw(f"RELEASE SAVEPOINT p{depth}")
+
+    def _raw(self, sql: str) -> None:
+        try:
+            _execute(self._connection, self.dialect, sql)
+        except BaseException as error:
+            self.doom(error)
+            raise
 
     def _tell(self, topics: list[str]) -> None:
         self._teller(topics)
@@ -127,19 +134,26 @@ def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
     tx: SqlAlchemyTx
     if connection.dialect.name == "sqlite":
         if not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _execute(connection, "sqlite", "BEGIN IMMEDIATE")
         path = Path(connection.engine.url.database or "")
         tx = SqlAlchemySqliteTx(
             connection, partial(tell_peers, path), space_name=space_name, now_ms=SYSTEM.now_ms()
         )  # fmt: skip
     else:
-        now_ms: int = connection.exec_driver_sql(NOW_MS).scalar_one()
+        now_ms: int = _execute(connection, "postgres", NOW_MS).scalar_one()
         teller = partial(tell_through, getattr(driver, "pgconn", None))
         tx = SqlAlchemyPostgresTx(connection, teller, space_name=space_name, now_ms=now_ms)
     register_space(tx)
     if isinstance(session, Session):
         _Followed.of(session).add(session, tx)
     return tx
+
+
+def _execute(connection: Connection, dialect: Dialect, sql: str) -> CursorResult[Any]:
+    try:
+        return connection.exec_driver_sql(sql)
+    except DBAPIError as error:
+        raise translate(error, dialect) from error
 
 
 class _Followed:
