@@ -197,7 +197,7 @@ def test_what_would_be_replaced_can_be_asked_first(tmp_path: Path, capsys: pytes
     assert run(["restore", str(file), "--url", str(target), "--force", "--dry-run"]) == 0
     assert "in the place of the database that is there" in capsys.readouterr().out
     whole = file.read_bytes()
-    file.write_bytes(whole.replace(b"key-2", b"key-!"))
+    file.write_bytes(whole.replace(b"key-2", b"key-3"))  # As sound as before, and another database.
     assert asked("restore", str(file), "--url", str(target), "--force")[1]["error"]["code"] == "corrupt"
 
 

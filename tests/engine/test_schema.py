@@ -128,6 +128,12 @@ def test_the_number_of_a_space_is_the_one_that_databases_hold() -> None:
     assert space_of("tenant/7") == 2_958_391_650_828_566_476
 
 
+def test_the_digest_of_a_file_is_the_one_that_databases_hold() -> None:
+    assert SchemaFile("toy", 1, "CREATE TABLE toys (id TEXT);\n").digest == "9d3c49aafa04898e"
+    works = SchemaFile("toy", 2, "-- release 0.1 works on this: it adds.\nCREATE TABLE more (id TEXT);\n")
+    assert works.digest == "0.1:42737aa28b521d1d"
+
+
 def test_two_versions_starting_together(tmp_path: Path) -> None:
     """Old and new program at once: the old one works or is refused, never breaks; the file ends new."""
     path = tmp_path / "a.db"

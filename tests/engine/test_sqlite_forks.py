@@ -22,7 +22,7 @@ from waiting import until
 
 import onefold
 from onefold import Database, Invalid, Retry
-from onefold.engine.sqlite import batches, watchdog, writer
+from onefold.engine.sqlite import batches, wakes, watchdog, writer
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.host.gate import Gate
 
@@ -258,6 +258,19 @@ def test_without_a_folder_for_sockets_the_poll_is_enough(tmp_path: Path) -> None
                 break
         assert woken
         waiter.close()
+
+
+def test_a_look_at_the_file_wakes_only_when_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakes, "POLL_S", 3600.0)  # Nobody else looks.
+    with onefold.connect(tmp_path / "a.db") as db, contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
+        waiter, parts = db.waiter("t"), db._engine._open()  # type: ignore[attr-defined]
+        woken = []
+        for change in ("", "", "CREATE TABLE theirs (a)", "", "DROP TABLE theirs"):
+            other.executescript(change)
+            parts.wakes._look()
+            woken.append(waiter.wait(0))
+        waiter.close()
+    assert woken == [False, False, True, False, True]
 
 
 # -- paths -------------------------------------------------------------------------------------------------

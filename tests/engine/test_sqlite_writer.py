@@ -323,6 +323,19 @@ def test_durability_by_name(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+def test_what_is_committed_after_an_idle_second_is_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(everysec, "PERIOD_S", 0.001)
+    monkeypatch.setattr(everysec, "sync_file", synced.append)
+    every_second = everysec.EverySecond(tmp_path / "a.db", mend=lambda: None)
+    for times in (1, 2):
+        every_second.unsynced()
+        until(lambda times=times: len(synced) == times, "a sync")
+        let_pass(20)  # Idle ones.
+    every_second.close()
+    assert len(synced) == 2
+
+
 def test_a_log_that_could_not_be_synced_is_mended_until_that_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: Path) -> None:
         raise OSError
