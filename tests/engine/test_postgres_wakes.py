@@ -153,6 +153,17 @@ def test_nobody_listens_until_somebody_waits(here: Database, postgres_cluster: C
         assert admin.execute(listening, name).fetchone() == (1,)
 
 
+def test_a_listener_asks_in_silence_whether_anybody_is_there(
+    postgres_url: str, postgres_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "CHECK_S", 0.02)
+    asked = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'SELECT CAST(extract(epoch FROM clock_timestamp())%%'"
+    with onefold.connect(postgres_url) as db, postgres_cluster.admin() as admin:
+        waiter, name = db.waiter("topic"), db.run(lambda tx: tx.one("SELECT current_database()"))
+        until(lambda: admin.execute(asked, name).fetchone(), "a question")
+        waiter.close()
+
+
 def test_closing_ends_all_connections(postgres_url: str, postgres_cluster: Cluster) -> None:
     db = onefold.connect(postgres_url)
     waiter = db.waiter("topic")
