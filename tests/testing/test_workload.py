@@ -19,7 +19,7 @@ from visiting import VISITING
 
 from onefold import Invalid
 from onefold.testing import check, read_history
-from onefold.testing.cluster import Installation, Timeline, cluster
+from onefold.testing.cluster import Installation, cluster
 from onefold.testing.simulation import Faults, Postgres, SimulationFailed, explore
 from onefold.testing.workload import (
     BANK,
@@ -80,7 +80,7 @@ def test_a_failover_and_broken_connections(tmp_path: Path) -> None:
 def test_read_committed_is_what_it_says_and_no_more(postgres_url: str, tmp_path: Path) -> None:
     """The canary: were these anomalies not found, no verdict of this file would mean anything."""
     path = tmp_path / "history.jsonl"
-    made = Installation("", postgres_url, Timeline(), None)
+    made = Installation(postgres_url)
     report = run(LIST_APPEND, made, path=path, seconds=1, isolation="read_committed", consistency_model="read-committed")
     report.expect_valid()
     stronger = check(read_history(path), "list-append", consistency_model="serializable")
@@ -153,7 +153,7 @@ def test_files_become_one_history(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
-    made, path = Installation("", str(tmp_path / "a.db"), Timeline(), None), tmp_path / "history.jsonl"
+    made, path = Installation(str(tmp_path / "a.db")), tmp_path / "history.jsonl"
     for given in (
         {"faults": ["flood"]}, {"faults": ["backends"]}, {"faults": ["kill_node"]}, {"faults": ["latency"]}, {"processes": 0}, {"processes": 17}, {"clients": 0},
         {"clients": 128}, {"seconds": 0}, {"seconds": 1e6},
