@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,7 +12,7 @@ import pytest
 from engine_words import GET, INSERT, count, get, put
 
 import onefold
-from onefold import Conflict, Doomed, Invalid, OnefoldError
+from onefold import Conflict, Doomed, Invalid, OnefoldError, Tx
 
 
 @pytest.fixture
@@ -107,3 +108,25 @@ def test_a_server_that_ends_the_owners_connection_is_told_in_our_words(postgres_
         with pytest.raises(OnefoldError):
             onefold.use(owner)
         owner.close()
+
+
+def test_a_transaction_that_sqlite_ended_is_not_gone_on_with(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db") as database:
+        raw = sqlite3.connect(database.url)
+        raw.execute("CREATE TABLE own (x UNIQUE ON CONFLICT ROLLBACK)")
+        steps: list[Callable[[Tx], object]] = [
+            lambda tx: tx.add("half", 1), lambda tx: tx.many(INSERT, [{"key": "half", "total": 1}]),
+            lambda tx: tx.savepoint().__enter__(),
+        ]  # fmt: skip
+        for number, step in enumerate(steps):
+            tx = onefold.use(raw)
+            tx.add("first", 1)
+            raw.execute("INSERT INTO own VALUES (?)", (number,))
+            with pytest.raises(sqlite3.IntegrityError):
+                raw.execute("INSERT INTO own VALUES (?)", (number,))
+            for _ in range(2):
+                with pytest.raises(Doomed):
+                    step(tx)
+            raw.commit()
+        raw.close()
+        assert database.run(lambda tx: (tx.total("first"), tx.total("half"))) == (0, 0)

@@ -13,7 +13,7 @@ from orm_users import Base, User, engine_of, names
 from sqlalchemy.orm import Session
 
 import onefold
-from onefold import Conflict, Database, Invalid
+from onefold import Conflict, Database, Doomed, Invalid
 from onefold.host.gate import Gate
 
 
@@ -51,6 +51,21 @@ def test_a_raw_connection_joins_too(db: Database) -> None:
     assert db.at("tenant/1").run(lambda tx: tx.total("a")) == 6
     raw.close()
     waiter.close()
+
+
+def test_a_transaction_that_sqlite_ended_is_not_gone_on_with(db: Database, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE own (x UNIQUE ON CONFLICT ROLLBACK)"))
+    with Session(engine) as session:
+        tx = onefold.use(session)
+        tx.add("first", 1)
+        session.execute(sa.text("INSERT INTO own VALUES (1)"))
+        with pytest.raises(sa.exc.IntegrityError):
+            session.execute(sa.text("INSERT INTO own VALUES (1)"))
+        with pytest.raises(Doomed):
+            tx.add("half", 1)
+        session.commit()
+    assert db.run(lambda tx: (tx.total("first"), tx.total("half"))) == (0, 0)
 
 
 def test_a_database_without_onefold_is_refused(tmp_path: Path) -> None:

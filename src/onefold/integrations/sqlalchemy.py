@@ -27,6 +27,7 @@ from onefold.engine.errors import translate
 from onefold.engine.joined import NOW_MS, JoinedTx, Marks, register_space, tell_through
 from onefold.engine.sql import Dialect, compile_statement
 from onefold.engine.sqlite.gated import GatedConnection
+from onefold.engine.sqlite.joined import check_begun
 from onefold.engine.sqlite.wakes import tell_peers
 from onefold.engine.tx import ADD_POSTGRES, ADD_SQLITE, OVER, Row, Tx
 from onefold.engine.values import check_name, check_parameters
@@ -99,7 +100,11 @@ class SqlAlchemySqliteTx(SqlAlchemyTx):
 
     dialect: ClassVar[Dialect] = "sqlite"
 
-    __slots__ = ()
+    __slots__ = ("driver",)
+
+    def _check_alive(self) -> None:
+        super()._check_alive()
+        check_begun(self, self.driver)
 
     def try_claim(self, name: str, /) -> bool:
         """See `Tx.try_claim`. There is one writer: nobody else is in flight."""
@@ -139,6 +144,7 @@ def use(session: Session | Connection, *, space_name: str = "") -> SqlAlchemyTx:
         tx = SqlAlchemySqliteTx(
             connection, partial(tell_peers, path), space_name=space_name, now_ms=SYSTEM.now_ms()
         )  # fmt: skip
+        tx.driver = driver
     else:
         now_ms: int = _execute(connection, "postgres", NOW_MS).scalar_one()
         teller = partial(tell_through, getattr(driver, "pgconn", None))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, LiteralString, TypeVar
 
 from onefold.core.clock import SYSTEM
-from onefold.core.errors import Invalid
+from onefold.core.errors import Doomed, Invalid
 from onefold.engine.call import new_seed, space_of
 from onefold.engine.joined import JoinedTx, register_space
 from onefold.engine.sqlite.connection import translated
 from onefold.engine.sqlite.tx import SqliteTx
 from onefold.engine.sqlite.wakes import tell_peers
+from onefold.engine.tx import Row
 
 
 class JoinedSqliteTx(SqliteTx, JoinedTx):
@@ -21,8 +22,37 @@ class JoinedSqliteTx(SqliteTx, JoinedTx):
 
     __slots__ = ("_path",)
 
+    def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """See `Tx.many`."""
+        self._check_going()
+        super().many(sql, rows)
+
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
+        self._check_going()
+        return super()._rows(sql, parameters)
+
+    def _savepoint_begin(self, depth: int) -> None:
+        self._check_going()
+        super()._savepoint_begin(depth)
+
+    def _check_going(self) -> None:
+        self._check_alive()
+        check_begun(self, self._cursor.connection)
+
     def _tell(self, topics: list[str]) -> None:
         tell_peers(self._path, topics)
+
+
+def check_begun(tx: JoinedTx, connection: Any) -> None:
+    """Doom a `tx` whose transaction SQLite has ended; what came next would be committed without what came before.
+
+    It ends one by itself at ON CONFLICT ROLLBACK, a full disk or a failing one; the owner has only an error of
+    his own statement.
+    """
+    if not connection.in_transaction:
+        error = Doomed("The transaction is over; nothing more can be done in it.", code="over")
+        tx.doom(error)
+        raise error
 
 
 J = TypeVar("J", bound=JoinedSqliteTx)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, LiteralString
+from typing import Any
 
 from onefold.engine.sqlite.joined import JoinedSqliteTx, join_sqlite
-from onefold.engine.tx import Row
 from onefold.integrations.django.block import Block, InBlock
 
 
@@ -19,15 +17,6 @@ class DjangoSqliteTx(InBlock, JoinedSqliteTx):
     def __init__(self, block: Block, *args: Any, **kwargs: Any) -> None:
         self._block = block
         super().__init__(*args, **kwargs)
-
-    def many(self, sql: LiteralString, rows: Iterable[Mapping[str, Any]], /) -> None:
-        """See `Tx.many`."""
-        self._check_alive()
-        super().many(sql, rows)
-
-    def _rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
-        self._check_alive()
-        return super()._rows(sql, parameters)
 
 
 def join(block: Block, *, space_name: str) -> DjangoSqliteTx:
