@@ -315,6 +315,17 @@ def test_a_file_that_cannot_be_a_database_is_refused(tmp_path: Path, monkeypatch
         open_connection(tmp_path / "a.db")
 
 
+def test_a_file_that_another_program_keeps_from_wal_is_waited_for_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "BUSY_TIMEOUT_S", 0.05)
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE a (a)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Retry):
+            open_connection(tmp_path / "a.db")
+
+
 def test_an_inspection_says_why_it_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect, "BUSY_TIMEOUT_S", 0.0)
     with pytest.raises(Invalid, match="cannot be opened"):

@@ -185,6 +185,17 @@ def test_a_failing_commit_fails_everyone_in_it(plain: Database) -> None:
     assert [plain.run(get, key) for key in ("before", "a", "b")] == [1, None, None]
 
 
+@pytest.mark.parametrize(("wanted", "admits"), [(False, [True, True, True, False]), (True, [True, False, False, False])])
+def test_a_transaction_that_nobody_waits_for_takes_in_more_and_ends(
+    plain: Database, monkeypatch: pytest.MonkeyPatch, wanted: bool, admits: list[bool]
+) -> None:
+    plain.run(put, "a")
+    group = plain._engine._parts.writer.batches  # type: ignore[attr-defined]
+    monkeypatch.setattr(group, "_wanted", lambda: wanted)
+    ages_ns = (batches.ADMIT_NS - 1, batches.ADMIT_NS, batches.ADMIT_UNWANTED_NS - 1, batches.ADMIT_UNWANTED_NS)
+    assert [group._admits(age_ns) for age_ns in ages_ns] == admits
+
+
 def test_one_wake_up_per_batch(plain: Database) -> None:
     async def scenario() -> int:
         loop = asyncio.get_running_loop()

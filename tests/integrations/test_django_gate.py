@@ -126,7 +126,7 @@ def test_rows_of_a_write_outside_of_a_transaction_can_all_be_read(alias: str) ->
         assert cursor.fetchmany(2) == [("b!",), ("c!",)]
         assert list(cursor) == [("d!",), ("e!",)]
         assert cursor.fetchone() is None
-        assert cursor.execute("UPDATE users_user SET name = 'x' RETURNING name").fetchall() == [("x",)] * 5
+        assert cursor.execute("UPDATE users_user SET name = name || '?' RETURNING name").fetchall()[3:] == [("d!?",), ("e!?",)]
         assert cursor.execute("SELECT count(*) FROM users_user").fetchall() == [(5,)]
 
 
