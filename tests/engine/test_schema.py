@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import onefold
-from onefold import Conflict, Invalid
+from onefold import Conflict, Invalid, Retry
 from onefold.engine import schema
 from onefold.engine.call import space_of
 from onefold.engine.schema import SchemaFile
+from onefold.engine.sqlite import migrate as sqlite_migrate
+from onefold.host.gate import Gate
 from onefold.index import schema_directories
 
 FIRST = SchemaFile("toy", 1, "CREATE TABLE onefold.toys (space INTEGER NOT NULL, id TEXT NOT NULL, PRIMARY KEY (space, id)) {table:clustered};\n")
@@ -121,6 +124,19 @@ def test_every_shipped_file_can_be_read() -> None:
     for file in files:
         assert file.statements("sqlite")
         assert file.statements("postgres")
+
+
+def test_who_holds_the_gate_is_waited_for_by_those_who_have_something_to_apply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onefold.migrate(tmp_path / "a.db", files=ENGINE)
+    monkeypatch.setattr(sqlite_migrate, "GATE_WAIT_S", 0.05)
+    with contextlib.closing(Gate(tmp_path / "a.db")) as gate:
+        gate.acquire()
+        assert onefold.migrate(tmp_path / "a.db", files=ENGINE) == []
+        with pytest.raises(Retry) as held:
+            onefold.migrate(tmp_path / "a.db", files=[*ENGINE, FIRST])
+    assert held.value.code == "gate"
 
 
 def test_the_number_of_a_space_is_the_one_that_databases_hold() -> None:

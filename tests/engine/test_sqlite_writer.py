@@ -135,6 +135,16 @@ def test_on_conflict_rollback_costs_only_its_own_call(plain: Database) -> None:
     assert [plain.run(get, key) for key in ("a", "b", "c", "rude")] == [1, 1, 1, None]
 
 
+def test_calls_that_are_run_again_together_keep_the_durability_of_the_database(plain: Database) -> None:
+    plain.run(put, "taken")
+    ruin = "INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)"
+    answers = in_one_batch(
+        plain, (plain.options(durability="everysec"), put, "a"), (None, put, "b"), (None, lambda tx: tx.run(ruin))
+    )
+    assert answers[:2] == [None, None]
+    assert plain._engine._parts.writer.batches._synchronous == "always"  # type: ignore[attr-defined]
+
+
 def test_a_swallowed_on_conflict_rollback_cannot_commit_half(plain: Database) -> None:
     plain.run(put, "taken")
 
