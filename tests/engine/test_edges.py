@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from engine_words import INSERT, NUMBERS, PUT, get, put
+from engine_words import INSERT, NUMBERS, PUT, get, in_one_batch, put
 
 import onefold
-from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
+from onefold import Conflict, Database, Doomed, Invalid, OnefoldError, Retry, Tx
 from onefold.core.clock import FakeClock
 from onefold.engine import inspect, schema, telling
 from onefold.engine.call import Call, Options
@@ -222,6 +223,8 @@ def as_a_block(connection: Any) -> None:
         pass
 
 
+CLEAR = "DELETE FROM onefold.counter_totals WHERE space = 1 -- all spaces"
+
 WAYS: dict[str, Callable[[Any], Any]] = {
     "commit": lambda connection: connection.commit(),
     "rollback": lambda connection: connection.rollback(),
@@ -254,6 +257,59 @@ def test_the_drivers_own_connection_cannot_end_the_transaction(db: Database, way
     half = 1 if error is None else 0  # SQLite refuses the word and nothing else; PostgreSQL dooms the function.
     assert isinstance(error, (Doomed, Invalid)) or (lazy and error is None and db.dialect == "sqlite")
     assert [db.run(Tx.total, key) for key in ("a", "half", "b", "c")] == [1, half, 1, 1]
+
+
+INSERTS = {  # What the driver begins a transaction for, and what it does not know to be a write.
+    "insert": "INSERT {} INTO onefold{}counter_totals (space, key, total) VALUES (1, '{}', 1)",
+    "with": "WITH one(total) AS (SELECT 1) INSERT {} INTO onefold{}counter_totals (space, key, total) SELECT 1, '{}', 1 FROM one",
+}
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(("kind", "prepared"), [("insert", False), ("insert", True), ("with", False)])
+def test_after_an_error_that_ended_the_transaction_the_drivers_own_connection_writes_nothing(
+    real: Database, kind: str, lazy: bool, prepared: bool
+) -> None:
+    def text(key: str, conflict: str = "") -> str:
+        return INSERTS[kind].format(conflict, "_" if real.dialect == "sqlite" else ".", key)
+
+    def goes_on(tx: Tx) -> None:
+        tx.add("half", 1)
+        connection = tx.driver_connection()
+        connection.execute(text("taken"))
+        with contextlib.suppress(sqlite3.Error, psycopg.Error):
+            connection.execute(text("taken", "OR ROLLBACK" if real.dialect == "sqlite" else ""))
+        with contextlib.suppress(Exception) if lazy else contextlib.nullcontext():
+            connection.execute(text("leaked"))
+
+    if prepared:
+        real.run(lambda tx: (tx.driver_connection().execute(text("leaked")), tx.run(CLEAR)))
+    first, error, *others = in_one_batch(real, (None, add, "a"), (None, goes_on), (None, add, "b"))
+    assert [first, *others] == ["a", "b"]
+    assert isinstance(error, Doomed if lazy else (sqlite3.Error, psycopg.Error, OnefoldError))
+    assert [real.run(Tx.total, key) for key in ("a", "half", "b")] == [1, 0, 1]
+    assert real.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = 1 -- all spaces")) == []
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_the_drivers_own_connection_is_not_closed_and_comes_back_as_it_was(real: Database, reading: bool) -> None:
+    real.run(put, "a", 1)
+    handle = real.reader() if reading else real
+
+    def closes(tx: Tx) -> None:
+        tx.driver_connection().close()
+
+    def bends(tx: Tx) -> None:
+        if real.dialect == "sqlite":
+            tx.driver_connection().text_factory = bytes
+            tx.driver_connection().row_factory = sqlite3.Row
+
+    with pytest.raises(Invalid) as refused:
+        handle.run(closes)
+    assert refused.value.code == "inner_commit"
+    handle.run(bends)
+    assert handle.run(lambda tx: tx.all("SELECT key FROM onefold.counter_totals WHERE space = :space")) == [("a",)]
+    assert handle.run(lambda tx: tx.driver_connection().execute("SELECT 'a'").fetchone()) == ("a",)
 
 
 def test_a_waiter_says_whether_it_was_woken_and_forgets_it_then(db: Database) -> None:

@@ -336,6 +336,8 @@ class Batches:
             if result is not None:
                 refuse_awaitable(call, result)
             tx._check_alive()
+            if not cursor.connection.in_transaction:
+                raise Doomed("The transaction had failed before its COMMIT; SQLite rolled it back.", code="rolled_back")
             now_ns = time.monotonic_ns()
             if now_ns > deadline_ns:
                 raise late_while_running()
@@ -464,6 +466,7 @@ class Batches:
         """Give the connection back; the next batch opens another."""
         connection, self.connection = self.connection, None
         if connection is not None and not self.forked_inside:
+            connection.take_back()  # A signal may have come before.
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 

@@ -42,20 +42,33 @@ class EngineConnection(sqlite3.Connection):
     def lend(self) -> Self:
         """The connection for a function, which can neither begin nor end a transaction with it.
 
-        However it tries: there are six ways in the driver, and all of them prepare the word.
+        However it tries: there are six ways in the driver, and all of them prepare the word. An error may end the
+        transaction all the same (ON CONFLICT ROLLBACK, an interrupted INSERT); whoever swallows it gets no further.
         """
         if not self._guarded:
             self.set_authorizer(self._judged)
+            # Outside of a transaction the driver then says BEGIN before a write, which is refused; else a statement
+            # that was prepared before, and is judged no more, would commit by itself.
+            self.isolation_level = "IMMEDIATE"
             self._guarded = True
         self._lent = True
         return self
 
     def take_back(self) -> None:
-        """The function is over."""
-        self._lent = False
+        """The function is over; how it reads rows and texts is nobody else's affair."""
+        if self._lent:
+            self._lent = False
+            self.row_factory, self.text_factory = None, str
+
+    def close(self) -> None:
+        """Close it; Invalid for a function that has it."""
+        if self._lent:
+            raise Invalid("A function over tx does not close the connection.", code="inner_commit")
+        super().close()
 
     def _judged(self, action: int, *_: str | None) -> int:
-        return sqlite3.SQLITE_DENY if self._lent and action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+        refused = self._lent and (action == sqlite3.SQLITE_TRANSACTION or not self.in_transaction)
+        return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
 
 
 def open_connection(path: Path, *, readonly: bool = False, durability: Durability = "always") -> EngineConnection:
