@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_words import NUMBERS, PUT, Blocker, get, in_one_batch, put
+from engine_words import NUMBERS, PUT, WAIT_S, Blocker, get, in_one_batch, put
 from waiting import let_pass, until
 
 import onefold
@@ -298,6 +299,28 @@ def test_a_call_that_came_as_the_thread_went_is_taken_back_unless_it_was_seen(pl
     with pytest.raises(Parked):
         writer_of_it._take_back(call)
     assert writer_of_it.queued == 0
+
+
+def test_who_is_interrupted_in_the_queue_leaves_it(
+    plain: Database, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
+) -> None:
+    blocker = Blocker()
+    first = threads.submit(plain.run, blocker)
+    assert blocker.entered.wait(WAIT_S)
+    queue = plain._engine._parts.writer  # type: ignore[attr-defined]
+    submit = queue.submit
+
+    def interrupted(call: Call) -> None:
+        submit(call)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "submit", interrupted)
+        late = threads.submit(plain.run, put, "late")
+        assert isinstance(late.exception(WAIT_S), KeyboardInterrupt)
+    blocker.leave.set()
+    first.result()
+    assert plain.run(get, "late") is None
 
 
 def test_too_many_waiting_calls_are_refused(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
