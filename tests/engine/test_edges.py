@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from engine_words import INSERT, NUMBERS, PUT, get, in_one_batch, put
+from waiting import auntil
 
 import onefold
 from onefold import Conflict, Database, Doomed, Invalid, OnefoldError, Retry, Tx
@@ -330,8 +331,7 @@ def test_a_loop_that_was_closed_while_it_waited_keeps_no_wake_from_others(db: Da
     gone, waiter = db.waiter("t"), db.waiter("t")
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(gone.await_(20))
-    while not gone._futures:
-        loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(auntil(lambda: gone._futures, "the wait"))
     loop.close()
     db.run(lambda tx: tx.wake("t"))
     assert waiter.wait(0)  # Here at once: whoever is woken in other processes comes later.
