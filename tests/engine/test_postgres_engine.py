@@ -196,6 +196,19 @@ def test_sessions_are_set_up(plain: Database) -> None:
     }  # fmt: skip
 
 
+def test_what_a_role_or_a_url_sets_for_others_changes_no_promise(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        database = admin.info.dbname
+        for name in ("synchronous_commit", "standard_conforming_strings"):
+            admin.execute(f'ALTER DATABASE "{database}" SET {name} = off')
+        with onefold.connect(postgres_url + "&client_encoding=latin1") as db:
+            assert db.run(setting, "synchronous_commit") == "on"
+            assert db.options(durability="everysec").run(setting, "synchronous_commit") == "off"
+            assert db.run(lambda tx: tx.one("SELECT '\\', :text", text="é")) == ("\\", "é")
+            db.run(put, "é€")
+        assert admin.execute("SELECT key FROM onefold.counter_totals").fetchall() == [("é€",)]
+
+
 @pytest.mark.parametrize(
     ("isolation", "shown"),
     [("serializable", "serializable"), ("repeatable_read", "repeatable read"), ("read_committed", "read committed")],

@@ -107,6 +107,7 @@ class PostgresEngine:
         self._rehearse = rehearse
         self._spaces = Spaces()
         self._lock = threading.Lock()
+        self._closing = threading.RLock()
         self._closed = False
         self._tells_replicas = True
         self._parts: _Parts | None = None
@@ -366,12 +367,13 @@ class PostgresEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        with self._lock:
-            self._closed = True
-            parts = self._parts
-        if parts is not None:
-            parts.close()
-        self._parts = None
+        with self._closing:  # Whoever closes as well comes back when it is done; in a signal's handler, does it.
+            with self._lock:
+                self._closed = True
+                parts = self._parts
+            if parts is not None:
+                parts.close()
+            self._parts = None
         self.hub.close()
 
     def _listen(self) -> None:
@@ -397,6 +399,7 @@ class PostgresEngine:
             self._parts.pool.places.forked()
             self._parts = None
         self._lock = threading.Lock()
+        self._closing = threading.RLock()
         self.metrics._lock = threading.Lock()
         self.hub.forked()
 

@@ -130,7 +130,9 @@ class Listener:
         with self._lock:
             if self._thread is None and not self._closing:
                 self._doorbell = os.pipe()
-                self._thread = threading.Thread(target=self._loop, name="onefold-listen", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._loop, args=self._doorbell[:1], name="onefold-listen", daemon=True
+                )
                 self._thread.start()
         if not self.listening.wait(START_S):
             self._deaf = True
@@ -138,22 +140,23 @@ class Listener:
                 self._hub.wake_all()
 
     def close(self) -> None:
-        """Stop."""
+        """Stop. Closing twice does nothing."""
         with self._lock:
             self._closing = True
-        if self._thread is None or self._doorbell is None:
+            doorbell, self._doorbell = self._doorbell, None
+        if self._thread is None or doorbell is None:
             return
-        os.write(self._doorbell[1], b"x")
+        os.write(doorbell[1], b"x")
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=ANSWER_NS_MAX / 1e9)
-        for descriptor in self._doorbell:
+        for descriptor in doorbell:
             os.close(descriptor)
 
-    def _loop(self) -> None:
+    def _loop(self, doorbell: int) -> None:
         pause_s = PAUSE_S_FIRST
         while not self._closing:
             try:
-                self._listen()
+                self._listen(doorbell)
                 pause_s = PAUSE_S_FIRST
             except OnefoldError as error:
                 if not self._closing:
@@ -164,8 +167,7 @@ class Listener:
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
-    def _listen(self) -> None:
-        assert self._doorbell is not None
+    def _listen(self, doorbell: int) -> None:
         wire = self._pool.connect(time.monotonic_ns() + ANSWER_NS_MAX)
         try:
             wire.command(b"LISTEN onefold")
@@ -174,7 +176,7 @@ class Listener:
             if self._deaf:
                 self._hub.wake_all()
             while not self._closing:
-                payloads = wire.notifications(self._doorbell[0], CHECK_S)
+                payloads = wire.notifications(doorbell, CHECK_S)
                 for payload in payloads:
                     self._heard(payload)
                 if not payloads and not self._closing:  # Silence: does anybody speak there?

@@ -30,7 +30,7 @@ CONNECT_NS_MAX = 10_000_000_000  # One attempt.
 CONNECT_PAUSE_S = (0.01, 0.5)  # First and longest pause between attempts.
 # A peer that is gone without a word is found out in 25 s, also by who waits for it without a deadline.
 DEFAULTS = {
-    "application_name": "onefold", "client_encoding": "utf8", "connect_timeout": "10",
+    "application_name": "onefold", "connect_timeout": "10",
     "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000",
 }  # fmt: skip
 
@@ -48,7 +48,7 @@ def conninfo_of(url: str) -> bytes:
         given = conninfo_to_dict(url)
         for port in str(given.get("port", "5432")).split(","):
             int(port or "5432")
-        return make_conninfo("", **{**DEFAULTS, **given}).encode()
+        return make_conninfo("", **{**DEFAULTS, **given, "client_encoding": "utf8"}).encode()  # As our texts are sent.
     except (DriverError, UnicodeError, ValueError):
         raise Invalid("This is not a PostgreSQL URL.", code="url") from None
 

@@ -36,6 +36,7 @@ _SYNC = object()
 _COMMAND = object()
 
 # One round trip after connecting: how the session behaves, who it is, what time it is there.
+# "always" waits for the disk, whatever the server or the role has for others; waiting for a standby stays theirs to say.
 # A sequential scan would lock a whole relation against all serializable transactions; the
 # price that its avoidance carries would start the JIT compiler. A bitmap scan has no order, so it
 # reads and sorts all that waits where a page or a claim wants the first few: a generic plan, which
@@ -48,6 +49,9 @@ SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false),
        set_config('jit', 'off', false),
        set_config('extra_float_digits', '1', false),
        set_config('bytea_output', 'hex', false),
+       set_config('standard_conforming_strings', 'on', false),
+       CASE WHEN current_setting('synchronous_commit') = 'off'
+            THEN set_config('synchronous_commit', 'on', false) END,
        pg_backend_pid(),
        coalesce((SELECT CAST(extract(epoch FROM backend_start) AS text) FROM pg_stat_activity
                  WHERE pid = pg_backend_pid()), ''),
@@ -131,8 +135,8 @@ class Wire:
         pg.send_query_params(_HELLO, None)
         self._pending.append(_COMMAND)
         [row] = self.rows()
-        self.identity = Identity(*row[7:11])
-        self.clock = ClockReading(row[11], before, time.monotonic_ns())
+        self.identity = Identity(*row[-5:-1])
+        self.clock = ClockReading(row[-1], before, time.monotonic_ns())
 
     # -- queueing ---------------------------------------------------------------------------
 
