@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +13,15 @@ from engine_words import WAIT_S, Blocker, in_one_batch, put
 from waiting import until
 
 import onefold
-from onefold import Database, Tx
+from onefold import Database, Denied, Tx
 from onefold.engine import metrics
 from onefold.engine.metrics import Histogram, Metrics
 from onefold.engine.postgres import activity
+from onefold.engine.reserved import is_reserved, reserved
+
+
+def refuses(_secret: str, tx: Tx) -> None:
+    raise Denied("No.")
 
 
 def durations(*ns: int) -> Histogram:
@@ -40,6 +46,40 @@ def test_one_outlier_of_a_hundred_is_not_the_99th_percentile() -> None:
 
 def test_the_longest_duration_is_the_last_quantile() -> None:
     assert durations(1_000, 2_000_000).quantile_ms(1.0) == 2.097152
+
+
+def test_a_batch_of_another_size_may_come_while_the_numbers_are_read() -> None:
+    counted = Metrics()
+
+    class Grows(int):
+        def __mul__(self, other: int) -> int:
+            counted.batch_sizes[len(counted.batch_sizes) + 2] += 1
+            return int(self) * other
+
+    counted.batch_sizes[Grows(1)] += 3
+    assert counted.snapshot()["batch_size_mean"] == 1.0
+    assert len(counted.batch_sizes) == 2
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_partial_is_counted_under_its_functions_name_and_shows_no_arguments(db: Database, reading: bool) -> None:
+    class Refuses:
+        def __call__(self, tx: Tx, secret: str) -> None:
+            raise Denied("No.")
+
+    handle = db.reader() if reading else db
+    for number in range(2):
+        with pytest.raises(Denied):
+            handle.run(functools.partial(refuses, f"secret {number}"))
+        with pytest.raises(Denied):
+            handle.run(functools.partial(Refuses(), secret=f"secret {number}"))
+    counted = {row["function"].rpartition(".")[2]: row["count"] for row in db.metrics()["aborts"]}
+    assert counted == {"refuses": 2, "Refuses": 2}
+
+
+def test_a_partial_of_a_reserved_function_is_reserved() -> None:
+    assert is_reserved(functools.partial(reserved(lambda tx, n: n), 1))
+    assert not is_reserved(functools.partial(refuses, "1"))
 
 
 def test_past_the_limit_functions_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:

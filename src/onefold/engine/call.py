@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import os
@@ -100,8 +101,20 @@ def space_of(name: str) -> int:
 
 
 def name_of(fn: Callable[..., Any]) -> str:
-    """How a function is called in metrics and warnings: "module.qualified_name"."""
-    return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', repr(fn))}"
+    """How a function is called in metrics and warnings: "module.qualified_name", an object by its class.
+
+    Never by the arguments that a partial would show: they are new for each call, and may be secrets.
+    """
+    fn = without_arguments(fn)
+    named: Any = fn if hasattr(fn, "__qualname__") else type(fn)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def without_arguments(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a `functools.partial`, and of one of that; else itself."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
 
 
 def code_of(error: BaseException) -> str:

@@ -86,14 +86,15 @@ class Metrics:
         `where` it is; None when there is none. "replicas" are PostgreSQL's standbys that stream now: `name`, `state`,
         `sync`, and how far behind they are, in `behind_bytes` and `lag_ms`, None where the server does not tell.
         """
-        batches = sum(self.batch_sizes.values())
+        sizes = tuple(self.batch_sizes.items())  # At once: the writer may add one meanwhile.
+        batches = sum(count for _, count in sizes)
         return {
             "commits": self.commits,
             "queue_age": self.queue_age.summary(),
             "commit": self.commit.summary(),
             "gate_wait": self.gate_wait.summary(),
             "transaction": self.transaction.summary(),
-            "batch_size_mean": round(sum(k * v for k, v in self.batch_sizes.items()) / batches, 2) if batches else 0.0,
+            "batch_size_mean": round(sum(size * count for size, count in sizes) / batches, 2) if batches else 0.0,
             "aborts": [
                 {"function": f, "code": c, "count": n} for (f, c), n in sorted(self.aborts.items())
             ],

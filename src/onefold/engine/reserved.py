@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from onefold.engine.call import without_arguments
+
 F = TypeVar("F")
 
 _MARK = "onefold_reserved"
@@ -23,5 +25,5 @@ def reserved(fn: F) -> F:
 
 
 def is_reserved(fn: Any) -> bool:
-    """Whether `fn` was marked."""
-    return getattr(fn, _MARK, False) is True
+    """Whether `fn` was marked, or is a partial of one that was."""
+    return getattr(without_arguments(fn), _MARK, False) is True
