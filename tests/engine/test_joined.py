@@ -99,6 +99,16 @@ def test_another_name_with_the_number_of_a_space_is_refused(owner: Any) -> None:
     assert refused.value.code == "space_collision"
 
 
+def test_a_transaction_that_may_only_read_is_not_said_to_lack_the_schema(owner: Any) -> None:
+    if isinstance(owner, psycopg.Connection):
+        owner.read_only = True
+    else:
+        owner.execute("PRAGMA query_only = ON")
+    with pytest.raises(Invalid) as refused:
+        onefold.use(owner)
+    assert refused.value.code == "read_only"
+
+
 def test_a_server_that_ends_the_owners_connection_is_told_in_our_words(postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as owner, psycopg.connect(postgres_url, autocommit=True) as admin:
         tx = onefold.use(owner)

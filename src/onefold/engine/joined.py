@@ -16,6 +16,9 @@ Marks: TypeAlias = tuple[int, int, int]
 NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
 
 
+NO_TABLE = frozenset(("3F000", "42P01"))  # PostgreSQL's states: no such schema, no such table.
+
+
 class JoinedTx(Tx):
     """A `tx` whose COMMIT is somebody else's; see `onefold.use`."""
 
@@ -83,6 +86,9 @@ def register_space(tx: Tx) -> None:
         )
         [(stored,)] = tx.all("SELECT name FROM onefold.spaces WHERE space = :space")
     except Invalid as error:
+        why = str(error.facts.get("why", ""))
+        if error.facts.get("state") not in NO_TABLE and not why.startswith("no such table"):
+            raise  # A transaction that may only read, a role that may not: migrating is no help.
         raise Conflict(
             "The database has no Onefold schema; run `onefold migrate --url URL`.", code="schema_missing"
         ) from error
