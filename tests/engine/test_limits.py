@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from engine_words import WAIT_S, count, put
+from engine_words import WAIT_S, Blocker, count, put
 
-from onefold import Database, Invalid, Tx
+import onefold
+from onefold import Database, Invalid, Retry, Tx
+from onefold.core import ids
 from onefold.engine import sql as sql_module
 from onefold.engine import tx as tx_module
 from onefold.engine import wake
 from onefold.engine.postgres import codec
 from onefold.engine.postgres import spaces as postgres_spaces
+from onefold.engine.sqlite import readers
 from onefold.engine.sqlite import spaces as sqlite_spaces
 from onefold.engine.sqlite import tx as sqlite_tx
 
@@ -36,6 +41,31 @@ def refused(db: Database, work: Callable[[Tx], object]) -> str:
 def test_an_id_has_a_prefix_of_1_to_16_letters(db: Database, prefix: str) -> None:
     assert db.run(lambda tx: tx.new_id("j" * 16)).startswith("j" * 16 + "_")
     refused(db, lambda tx: tx.new_id(prefix))
+
+
+def test_a_transaction_makes_only_so_many_ids(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "COUNT_MAX", 3)
+    assert refused(db, lambda tx: [tx.new_id("job") for _ in range(4)]) == "ids"
+    assert len(set(db.run(lambda tx: [tx.new_id("job") for _ in range(3)]))) == 3
+
+
+def test_only_so_many_readers_are_admitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "ADMITTED_MAX", 1)
+    blocker = Blocker()
+
+    async def scenario() -> Retry:
+        first = asyncio.create_task(db.reader().arun(blocker))
+        await blocker.sits()
+        try:
+            with pytest.raises(Retry) as full:
+                await db.reader().arun(count)
+        finally:
+            blocker.leave.set()
+            await first
+        return full.value
+
+    with onefold.connect(tmp_path / "r.db") as db:
+        assert asyncio.run(scenario()).code == "queue_full"
 
 
 def test_a_counter_has_a_key_of_1_to_200_characters_and_counts_whole_numbers(db: Database) -> None:

@@ -7,8 +7,10 @@ halved the rate of the checkout. An id tells when it was made; do not use it as 
 
 from __future__ import annotations
 
+from onefold.core.errors import Invalid
+
 PREFIX_LENGTH_MAX = 16
-_COUNT_MAX = 1 << 16
+COUNT_MAX = 1 << 16
 
 
 def make_id(prefix: str, *, now_ms: int, count: int, seed: int) -> str:
@@ -20,7 +22,8 @@ def make_id(prefix: str, *, now_ms: int, count: int, seed: int) -> str:
         count: how many ids this transaction made before, 0 to 65,535.
         seed: 64 random bits of the transaction.
     """
-    assert count < _COUNT_MAX, "a transaction makes at most 65,536 ids"
+    if count >= COUNT_MAX:
+        raise Invalid("A transaction makes at most 65,536 ids.", code="ids", most=COUNT_MAX)
     return f"{prefix}_{(now_ms << 80) | (count << 64) | (seed & 0xFFFF_FFFF_FFFF_FFFF):032x}"
 
 

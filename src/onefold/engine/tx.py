@@ -124,7 +124,11 @@ class Tx:
     # -- time, ids, randomness ----------------------------------------------------------
 
     def new_id(self, prefix: str) -> str:
-        """A new sortable id such as "job_0190…"; an attempt that is run again gives others."""
+        """A new sortable id such as "job_0190…"; an attempt that is run again gives others.
+
+        Raises:
+            Invalid: the prefix is not 1 to 16 letters, or the transaction has made 65,536 ids.
+        """
         if not (prefix.isalpha() and len(prefix) <= PREFIX_LENGTH_MAX):
             raise Invalid("An id's prefix is 1 to 16 letters.", prefix=prefix)
         identifier = make_id(prefix, now_ms=self.now_ms, count=self._ids, seed=self._seed)

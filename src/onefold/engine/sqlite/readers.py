@@ -21,6 +21,7 @@ from onefold.engine.sqlite.tx import SqliteTx
 from onefold.engine.tx import OVER
 
 READERS_MAX = 8
+ADMITTED_MAX = 65_536  # Calls, those that wait among them.
 PROGRESS_STEPS = 10_000
 
 
@@ -107,6 +108,8 @@ class Readers:
         with self._lock:
             if self._closing:
                 raise Parked
+            if self._admitted >= ADMITTED_MAX:
+                raise Retry("Too many calls are waiting.", code="queue_full", retry_after_ms=100, most=ADMITTED_MAX)
             self._admitted += 1
 
     def _leave(self) -> None:
