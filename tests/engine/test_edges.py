@@ -16,7 +16,6 @@ from typing import Any
 import psycopg
 import pytest
 from engine_words import INSERT, NUMBERS, PUT, get, in_one_batch, put
-from racing import at_once
 from waiting import auntil
 
 import onefold
@@ -349,15 +348,6 @@ def test_closing_gives_back_every_descriptor(db_url: str) -> None:
             asyncio.run(db.reader().arun(lambda tx: tx.total("k")))
         left.append(len(os.listdir("/proc/self/fd")))
     assert left[1] == left[2]  # The first may have opened what is kept for the process.
-
-
-def test_several_may_close_at_once_and_all_come_back_when_it_is_done(db_url: str) -> None:
-    db = onefold.connect(db_url)
-    with contextlib.closing(db.waiter("t")):
-        assert at_once(*[db.close] * 4) == [None] * 4
-    db.close()
-    with pytest.raises(Invalid):
-        db.run(put, "a")
 
 
 def test_a_subscription_that_was_ended_hears_nothing(db: Database) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from engine_words import UPDATE, Blocker, get, put
+from engine_words import UPDATE, WAIT_S, Blocker, get, put
 from waiting import let_pass, until
 
 import onefold
@@ -315,6 +317,19 @@ def test_the_servers_clock_is_read_again_and_a_wire_that_died_meanwhile_is_repla
                 )
         assert abs(plain.run(lambda tx: tx.now_ms) - time.time() * 1_000) < 60_000
     assert plain.metrics()["retries"] == []
+
+
+def test_whoever_closes_as_well_comes_back_when_it_is_done(postgres_url: str, threads: ThreadPoolExecutor) -> None:
+    db, blocker = onefold.connect(postgres_url), Blocker()
+    with contextlib.closing(db.waiter("t")):
+        work = threads.submit(db.run, blocker)
+        assert blocker.entered.wait(WAIT_S)
+        closers = [threads.submit(db.close)]
+        until(lambda: "onefold-listen" not in {thread.name for thread in threading.enumerate()})
+        closers.append(threads.submit(db.close))
+        until(closers[1].running)
+        blocker.leave.set()
+        assert [future.result(WAIT_S) for future in (work, *closers)] == [None] * 3
 
 
 def test_pool_max_has_a_range(postgres_url: str) -> None:

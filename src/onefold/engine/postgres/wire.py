@@ -36,7 +36,7 @@ _SYNC = object()
 _COMMAND = object()
 
 # One round trip after connecting: how the session behaves, who it is, what time it is there.
-# "always" waits for the disk, whatever the server or the role has for others; waiting for a standby stays theirs to say.
+# "always" waits for the disk, whatever server or role have for others; whether for a standby too stays theirs to say.
 # A sequential scan would lock a whole relation against all serializable transactions; the
 # price that its avoidance carries would start the JIT compiler. A bitmap scan has no order, so it
 # reads and sorts all that waits where a page or a claim wants the first few: a generic plan, which
