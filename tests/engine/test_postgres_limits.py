@@ -391,6 +391,22 @@ def test_a_transaction_that_failed_behind_our_back_is_not_said_to_be_unknown(pla
     assert plain.run(get, "half") is None
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_deadline_ends_a_statement_of_the_drivers_own_connection(plain: Database, lazy: bool) -> None:
+    def slow(tx: Tx) -> None:
+        put(tx, "half", 1)
+        with contextlib.suppress(Exception) if lazy else contextlib.nullcontext():
+            tx.driver_connection().execute("SELECT pg_sleep(60)")
+
+    began = time.monotonic()
+    with pytest.raises(Retry) as late:
+        plain.options(deadline_ms=100).run(slow)
+    assert late.value.code == "deadline"
+    assert time.monotonic() - began < 30
+    assert plain.run(get, "half") is None
+    assert plain.run(lambda tx: tx.driver_connection().execute("SELECT 1").fetchone()) == (1,)
+
+
 def test_the_drivers_own_connection_does_what_else_it_can(plain: Database) -> None:
     insert = "INSERT INTO onefold.counter_totals (space, key, total) VALUES (%s, %s, 1)"
 

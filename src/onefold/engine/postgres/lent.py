@@ -14,7 +14,7 @@ import psycopg
 from psycopg import pq
 
 from onefold.core.errors import Invalid
-from onefold.engine.postgres.errors import lost
+from onefold.engine.postgres.errors import lost, overdue
 from onefold.engine.postgres.wire import Wire
 from onefold.engine.sql import ends_transaction
 
@@ -41,6 +41,10 @@ class LentConnection(psycopg.Connection[Any]):
 
     wire: Wire
     doom: Callable[[BaseException], None]  # Of the transaction that it is lent to.
+
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+        """See psycopg; at the deadline of the call the server is asked to cancel."""
+        return super().wait(_watched(gen, self.wire), *args, **kwargs)
 
     def commit(self) -> NoReturn:
         """Refused: `run` commits."""
@@ -90,8 +94,24 @@ def _borrowed(connection: psycopg.Connection[Any]) -> Generator[None]:
         except psycopg.Error as error:
             wire.broken = True
             raise lost(str(error)) from None
+        if wire.cancelled:  # Whatever the driver makes of it.
+            late = overdue()
+            connection.doom(late)
+            raise late
     if pg.transaction_status == pq.TransactionStatus.IDLE:
         connection.refuse()
+
+
+def _watched(gen: Generator[Any, Any, Any], wire: Wire) -> Generator[Any, Any, Any]:
+    """The driver's way through a statement; it looks at the clock each time that it is driven, ten times a second."""
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            wire.end_when_late()
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        return end.value
 
 
 def _text(query: Any, connection: LentConnection) -> str:

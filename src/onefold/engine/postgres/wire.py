@@ -105,9 +105,9 @@ class Wire:
     """One connection. Used by one thread at a time."""
 
     __slots__ = (
-        "__weakref__", "_cancelled", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader",
-        "_unconfirmed", "abandoned", "broken", "clock", "deadline_ns", "fn", "generation", "identity", "lent",
-        "suspicious",
+        "__weakref__", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader",
+        "_unconfirmed", "abandoned", "broken", "cancelled", "clock", "deadline_ns", "fn", "generation",
+        "identity", "lent", "suspicious",
     )  # fmt: skip
 
     def __init__(self, pg: pq.abc.PGconn, *, deadline_ns: int) -> None:
@@ -118,7 +118,7 @@ class Wire:
         self._prepared: set[bytes] = set()
         self._commands: dict[bytes, bytes] = {}
         self._reader = Reader()
-        self._cancelled = False
+        self.cancelled = False  # What the server is doing was cancelled at the deadline.
         self._unconfirmed: list[str] = []  # What the server said of commits that no standby has.
         pg.notice_handler = functools.partial(_noticed, self._unconfirmed)
         self.deadline_ns = deadline_ns  # When to cancel what the server is doing.
@@ -264,13 +264,13 @@ class Wire:
                 raise Invalid("PostgreSQL refuses the statement.", code="statement", why="not for a function over tx")
             if self._next() is not None:
                 raise lost("out of step")
-        self._cancelled = False
+        self.cancelled = False
         return first, last
 
     def _error(self, entry: Any, result: pq.abc.PGresult) -> OnefoldError:
         if entry is not _COMMAND and type(entry) is not bytes and sqlstate(result) == NO_ROW:
             return entry()
-        return translated(result, cancelled=self._cancelled)
+        return translated(result, cancelled=self.cancelled)
 
     def _flush(self) -> None:
         pg = self._pg
@@ -296,14 +296,23 @@ class Wire:
             left_ns = self.deadline_ns - time.monotonic_ns()
             if left_ns > 0 and self._poll.poll(left_ns / 1e6 + 1):
                 return
-            if left_ns > 0:
-                continue
-            if self._cancelled:
-                raise lost("no answer to a cancel")
-            self._cancelled = self.suspicious = True
-            self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
-            if not self._cancel():
-                raise lost("nobody takes a cancel")
+            if left_ns <= 0:
+                self.end_when_late()
+
+    def end_when_late(self) -> None:
+        """At the deadline ask the server to cancel what it is doing; lent.py asks for it while the driver waits.
+
+        Raises:
+            Lost: there was no answer to that.
+        """
+        if time.monotonic_ns() < self.deadline_ns:
+            return
+        if self.cancelled:
+            raise lost("no answer to a cancel")
+        self.cancelled = self.suspicious = True
+        self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
+        if not self._cancel():
+            raise lost("nobody takes a cancel")
 
     def _cancel(self) -> bool:
         """Ask the server to stop; False when nothing came back in time, not even a refusal: the network is gone.
@@ -341,7 +350,7 @@ class Wire:
         """After a cancel: whether the wire is clean again. A late cancel would hit the next user."""
         try:
             self.deadline_ns = time.monotonic_ns() + CANCEL_NS_MAX
-            self._cancelled = True  # This is not worth another.
+            self.cancelled = True  # This is not worth another.
             self.command(b"SELECT 1")
             self.sync()
         except OnefoldError:
