@@ -127,6 +127,21 @@ def test_a_plan_that_a_migration_made_stale_is_made_anew(plain: Database, postgr
     assert plain.run(lambda tx: tx.all("SELECT * FROM changing")) == [("x",)]
 
 
+def test_a_stale_plan_is_known_by_its_place_and_not_by_its_words(plain: Database, postgres_url: str) -> None:
+    attempts: list[int] = []
+
+    def says_so(tx: Tx) -> None:
+        attempts.append(1)
+        tx.run("SELECT says_so()")
+
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute("""CREATE FUNCTION says_so() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+            RAISE 'cached plan must not change result type' USING ERRCODE = '0A000'; END $$""")
+    with pytest.raises(Invalid) as refused:
+        plain.run(says_so)
+    assert (refused.value.code, attempts) == ("statement", [1])
+
+
 @pytest.mark.parametrize(
     ("state", "kind", "code"),
     [

@@ -9,7 +9,7 @@ from onefold.core.errors import Conflict, Invalid, OnefoldError, Retry
 
 _FIELD = pq.DiagnosticField
 POOLER = "pooler"
-_CACHED_PLAN = "cached plan must not change result type"
+_STALE_PLAN = "RevalidateCachedQuery"  # What PostgreSQL calls it; the text of its error is translated.
 
 
 class Again(Retry):
@@ -47,7 +47,7 @@ def translated(result: pq.abc.PGresult, *, cancelled: bool) -> OnefoldError:
     return _meaning(
         sqlstate(result), _field(result, _FIELD.SEVERITY_NONLOCALIZED),
         why=_field(result, _FIELD.MESSAGE_PRIMARY), constraint=_field(result, _FIELD.CONSTRAINT_NAME),
-        cancelled=cancelled,
+        source=_field(result, _FIELD.SOURCE_FUNCTION), cancelled=cancelled,
     )  # fmt: skip
 
 
@@ -67,14 +67,14 @@ def from_psycopg(error: BaseException) -> OnefoldError:
         return Invalid("The SQL text and its parameters do not fit.", code="statement", why=str(error))
     return _meaning(
         error.sqlstate, diagnosis.severity_nonlocalized or "", why=diagnosis.message_primary or "",
-        constraint=diagnosis.constraint_name or "", cancelled=False,
+        constraint=diagnosis.constraint_name or "", source=diagnosis.source_function or "", cancelled=False,
     )  # fmt: skip
 
 
-def _meaning(state: str, severity: str, *, why: str, constraint: str, cancelled: bool) -> OnefoldError:
+def _meaning(state: str, severity: str, *, why: str, constraint: str, source: str, cancelled: bool) -> OnefoldError:
     if severity in {"FATAL", "PANIC"} or state.startswith("08"):
         return lost(f"{state} {why}")
-    if (ours := _transient(state, why, cancelled=cancelled)) is not None:
+    if (ours := _transient(state, why, source=source, cancelled=cancelled)) is not None:
         return ours
     if state in {"23505", "23P01"}:
         return Conflict("A row with this key exists already.", code="unique", constraint=constraint, why=why)
@@ -117,10 +117,10 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _transient(state: str, why: str, *, cancelled: bool) -> OnefoldError | None:
+def _transient(state: str, why: str, *, source: str, cancelled: bool) -> OnefoldError | None:
     if state in {"40001", "40P01", "40003"}:
         return Again("The transaction conflicts with others.", code="conflict", why=why)
-    if state == "0A000" and why == _CACHED_PLAN:
+    if state == "0A000" and source == _STALE_PLAN:
         return lost(why)  # A migration ran: a fresh connection has fresh plans.
     if state == "57014":
         if cancelled:
