@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from waiting import auntil
 import onefold
 from onefold import Conflict, Database, Doomed, Invalid, OnefoldError, Retry, Tx
 from onefold.core.clock import FakeClock
-from onefold.engine import inspect, schema, telling
+from onefold.engine import inspect, schema, telling, wake
 from onefold.engine.call import Call, Options
 from onefold.engine.connect import parse_postgres_url
 from onefold.engine.sqlite import connection as connection_module
@@ -325,6 +326,27 @@ def test_a_waiter_says_whether_it_was_woken_and_forgets_it_then(db: Database) ->
         assert not wait(0)
     waiter.close()
     assert not db._engine.hub.has_waiters()
+
+
+def test_of_many_waiters_for_one_topic_each_comes_and_goes_alone() -> None:
+    hub = wake.Hub()
+    steps = 0
+
+    def counts(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    waiters = [hub.waiter("t") for _ in range(300)]
+    sys.setprofile(counts)  # Calls and returns, those in C as well.
+    try:
+        waiters.pop().close()
+    finally:
+        sys.setprofile(None)
+    hub.wake(["t"])
+    assert all(waiter.wait(0) for waiter in waiters)
+    waiters.clear()
+    assert not hub.has_waiters()
+    assert steps < 300  # Not one for each of the others.
 
 
 def test_a_loop_that_was_closed_while_it_waited_keeps_no_wake_from_others(db: Database) -> None:

@@ -81,7 +81,7 @@ class Hub:
 
     def __init__(self) -> None:
         # Weakly: a waiter that nobody can wait on any more is no waiter.
-        self._waiters: dict[str, tuple[weakref.ref[Waiter], ...]] = {}
+        self._waiters: dict[str, dict[int, weakref.ref[Waiter]]] = {}  # By id: thousands may wait for one topic.
         self._subscribers: tuple[tuple[str, Callable[[str, dict[str, Any]], object]], ...] = ()
         self._lock = threading.RLock()  # A forgotten waiter may leave while this thread holds it.
         self._queue: queue.SimpleQueue[tuple[list[Fact], list[Callable[[], object]]] | None] = queue.SimpleQueue()
@@ -112,7 +112,7 @@ class Hub:
     def wake(self, topics: Iterable[str]) -> None:
         """Wake the local waiters of these topics."""
         for topic in topics:
-            for reference in self._waiters.get(topic, ()):
+            for reference in list(self._waiters.get(topic, {}).values()):  # At once, while others come and go.
                 if (waiter := reference()) is not None:
                     waiter.wake()
 
@@ -147,7 +147,7 @@ class Hub:
         self._queue = queue.SimpleQueue()
         self._thread = None
         for references in tuple(self._waiters.values()):
-            for reference in references:
+            for reference in list(references.values()):
                 if (waiter := reference()) is not None:
                     waiter._forked()
 
@@ -179,14 +179,13 @@ class Hub:
 
     def _join(self, topic: str, waiter: Waiter) -> None:
         with self._lock:
-            self._waiters[topic] = (*self._waiters.get(topic, ()), weakref.ref(waiter))
+            self._waiters.setdefault(topic, {})[id(waiter)] = weakref.ref(waiter)
         if self.on_waiter is not None:
             self.on_waiter()
 
     def _leave(self, topic: str, waiter: Waiter) -> None:
         with self._lock:
-            left = tuple(r for r in self._waiters.get(topic, ()) if (w := r()) is not None and w is not waiter)
-            if left:
-                self._waiters[topic] = left
-            else:
+            here = self._waiters.get(topic, {})
+            here.pop(id(waiter), None)
+            if not here:
                 self._waiters.pop(topic, None)
