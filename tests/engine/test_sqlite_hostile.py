@@ -250,6 +250,23 @@ def test_a_call_behind_a_slow_function_hears_at_its_deadline(plain: Database) ->
     assert plain.run(get, "never") is None
 
 
+def test_each_of_several_late_callers_has_an_error_of_his_own(plain: Database) -> None:
+    blocker = Blocker()
+
+    async def scenario() -> list[Any]:
+        first = asyncio.create_task(plain.arun(blocker))
+        await blocker.sits()
+        late = [plain.options(deadline_ms=50).arun(put, "never") for _ in range(3)]
+        found = await asyncio.gather(*late, return_exceptions=True)
+        blocker.leave.set()
+        await first
+        return found
+
+    found = asyncio.run(scenario())
+    assert [error.code for error in found] == ["deadline"] * 3
+    assert len(set(map(id, found))) == 3
+
+
 def test_readers_of_tasks_hear_at_their_deadline_while_all_readers_are_busy(plain: Database) -> None:
     leave, entered = threading.Event(), threading.Semaphore(0)
 

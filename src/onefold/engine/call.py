@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import inspect
 import logging
@@ -215,6 +216,15 @@ class Call:
 def seconds_left(deadline_ns: int) -> float:
     """Until a deadline; 0 when it is over."""
     return max(0, deadline_ns - time.monotonic_ns()) / 1e9
+
+
+def own(error: BaseException) -> BaseException:
+    """One of ours for one of several callers: each raises his, or all their stacks would hang on one error."""
+    if not isinstance(error, OnefoldError):
+        return error
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin
 
 
 def late_in_queue() -> Retry:

@@ -30,6 +30,7 @@ from onefold.engine.call import (
     late_in_queue,
     late_while_running,
     name_of,
+    own,
     refuse_awaitable,
     running,
 )  # fmt: skip
@@ -152,7 +153,7 @@ class Batches:
         known = set(map(id, settled))
         for call in calls:
             if id(call) not in known:
-                call.error = error
+                call.error = own(error)
                 settled.append(call)
         self.reset()
 
@@ -165,7 +166,7 @@ class Batches:
             cursor = self._begin(batch[0], alone=alone)
         except OnefoldError as error:
             for call in batch:
-                self._fail(call, error)
+                self._fail(call, own(error))
             settled += batch
             return [], False
         started = now_ns = time.monotonic_ns()
@@ -401,7 +402,7 @@ class Batches:
             ours = translated(error, at_commit=True)
             _log.error("COMMIT failed: %s", ours)
             for call in done:
-                self._fail(call, ours)
+                self._fail(call, own(ours))
             with contextlib.suppress(sqlite3.Error):
                 cursor.execute(ROLLBACK)
             if isinstance(ours, Unknown):  # The connection stays until the WAL is mended: its close may write it back.

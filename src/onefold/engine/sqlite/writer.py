@@ -18,7 +18,7 @@ from pathlib import Path
 
 from onefold.core.clock import Clock
 from onefold.core.errors import Retry
-from onefold.engine.call import Call, Durability, late_in_queue, name_of, settle
+from onefold.engine.call import Call, Durability, late_in_queue, name_of, own, settle
 from onefold.engine.metrics import Metrics
 from onefold.engine.sqlite.batches import Batches
 from onefold.engine.sqlite.parked import Parked
@@ -100,7 +100,7 @@ class Writer:
             error = Retry("The deadline passed while another process held the file.", code="gate", holder=holder)
         late = [call for call in tuple(self._queue) if call.deadline_ns < now_ns and call.take()]
         for call in late:
-            call.error = error
+            call.error = own(error)
             self._metrics.abort(name_of(call.fn), error.code)
         settle(late)
 
@@ -192,7 +192,7 @@ class Writer:
         error = Retry("The gate of the database cannot be taken.", code="gate", why=str(why))
         failed = [call for call in tuple(self._queue) if call.take()]
         for call in failed:
-            call.error = error
+            call.error = own(error)
         return failed
 
     def _let_go(self) -> None:
