@@ -77,6 +77,12 @@ def test_a_partial_is_counted_under_its_functions_name_and_shows_no_arguments(db
     assert counted == {"refuses": 2, "Refuses": 2}
 
 
+def test_a_method_of_c_has_a_name_too(db: Database) -> None:
+    with pytest.raises(TypeError):
+        db.run(str.upper)
+    assert [row["function"] for row in db.metrics()["aborts"]] == ["?.str.upper"]
+
+
 def test_a_partial_of_a_reserved_function_is_reserved() -> None:
     assert is_reserved(functools.partial(reserved(lambda tx, n: n), 1))
     assert not is_reserved(functools.partial(refuses, "1"))

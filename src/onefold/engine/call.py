@@ -108,7 +108,7 @@ def name_of(fn: Callable[..., Any]) -> str:
     """
     fn = without_arguments(fn)
     named: Any = fn if hasattr(fn, "__qualname__") else type(fn)
-    return f"{named.__module__}.{named.__qualname__}"
+    return f"{getattr(named, '__module__', '?')}.{named.__qualname__}"  # Methods of C have no module.
 
 
 def without_arguments(fn: Callable[..., Any]) -> Callable[..., Any]:
