@@ -88,6 +88,41 @@ def test_a_simulation_that_failed_is_repeated_by_the_line_below_it(run) -> None:
     assert "/onefold/" not in "".join(first.outlines).partition("test_everybody_buys_once")[2], "the way through the kit"
 
 
+FAILS = """
+    import unittest
+    from onefold.testing.simulation import simulate
+
+    class TestOf(unittest.TestCase):
+        @simulate(seeds=2)
+        def test_fails(self, sim):
+            sim.clients(lambda client: client.sleep_ms(-1))
+
+    @simulate(seeds=range(5, 6))
+    def test_named(sim):
+        sim.clients(lambda client: client.sleep_ms(-1))
+
+    @simulate(seeds=2)
+    def test_late(sim):
+        if sim.choices.seed > 1_000_000_000:
+            sim.clients(lambda client: client.sleep_ms(-1))
+        sim.clients(lambda client: client.sleep_ms(1))
+"""
+
+
+def test_the_line_is_for_the_folder_one_is_in_and_names_a_seed_where_the_test_takes_it(
+    run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeini("[pytest]")
+    monkeypatch.chdir(pytester.mkdir("inside"))
+    failed = run(FAILS, "--onefold-seed", "1000000000", "..")
+    assert failed.parseoutcomes() == {"failed": 3}
+    assert [line for line in failed.outlines if line.startswith("python -m pytest ")] == [
+        "python -m pytest ../test_theirs.py::TestOf::test_fails",
+        "python -m pytest ../test_theirs.py::test_named",
+        "python -m pytest ../test_theirs.py::test_late --onefold-seed 1000000000 --onefold-scale 1",
+    ]
+
+
 def told(result: pytest.RunResult) -> list[str]:
     """The failed run, as the simulator tells it."""
     lines = [line.removeprefix("E").strip() for line in result.outlines]

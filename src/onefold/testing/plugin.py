@@ -114,7 +114,14 @@ def _again(item: pytest.Item, error: BaseException) -> str | None:
 
     if not isinstance(error, SimulationFailed):
         return None
-    return f"python -m pytest {shlex.quote(item.nodeid)} --onefold-seed {error.seed}"
+    file = os.path.relpath(item.path, item.config.invocation_params.dir)  # A node's id is relative to the root of all.
+    again = f"python -m pytest {shlex.quote('::'.join([file, *item.nodeid.split('::')[1:]]))}"
+    if "onefold_seeds" not in getattr(item, "fixturenames", ()):
+        return again  # Its seeds are its own: those that it names, or of a unittest.TestCase, which takes no fixtures.
+    if error.seed <= SEED_MAX:
+        return f"{again} --onefold-seed {error.seed}"
+    option = item.config.option
+    return f"{again} --onefold-seed {option.onefold_seed} --onefold-scale {option.onefold_scale}"
 
 
 # -- seeds ------------------------------------------------------------------------------------
