@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 
 import pytest
@@ -344,6 +345,72 @@ def test_a_run_without_end_and_one_that_waits_for_ever_fail() -> None:
     assert "will not come" in str(failure(waits))
 
 
+def test_a_failure_of_long_runs_is_made_smaller_for_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(sim: Simulation) -> None:
+        def runner(client: Client) -> None:
+            while True:
+                client.run(get, "n")
+
+        sim.clients(runner, 2)
+
+    monkeypatch.setattr(sys.modules[explore.__module__], "SHRINK_STEPS_MAX", 1_000)
+    assert "in 4 runs" in str(failure(endless, steps_max=300, faults=QUIET, shrink_runs_max=None))
+
+
+def test_what_would_not_run_is_refused() -> None:
+    async def coroutine(client: Client) -> None:
+        await client.arun(put, "n", 1)
+
+    def generator(client: Client):
+        yield client.run(put, "n", 1)
+
+    async def scenario(sim: Simulation) -> None:
+        sim.clients(lambda client: client.run(put, "n", 1))
+
+    for program in (coroutine, generator):
+        assert "nothing of it ran" in str(failure(lambda sim, program=program: sim.clients(program)))
+    with pytest.raises(Invalid, match="nothing of it ran"):
+        explore(scenario)
+
+
+def test_a_scenario_to_which_nothing_could_happen_is_refused() -> None:
+    def worker(client: Client) -> None:
+        while True:
+            client.sleep_ms(10)
+
+    for scenario in (lambda sim: sim.background(worker), lambda _: None):
+        with pytest.raises(Invalid, match="has clients"):
+            explore(scenario)
+
+
+def test_programs_of_one_name_are_different_clients() -> None:
+    seen: list[tuple[str, int, str, float]] = []
+
+    def scenario(sim: Simulation) -> None:
+        def program_for(_item: str):
+            def buyer(client: Client) -> None:
+                id = client.run(lambda tx: tx.new_id("order"))
+                seen.append((client.name, client.number, id, client.random.random()))
+
+            return buyer
+
+        for item in ("lamp", "chair"):
+            sim.clients(program_for(item), 2, least=2)
+
+    explore(scenario, seeds=1, faults=QUIET)
+    assert sorted(number for _, number, _, _ in seen) == [1, 2, 3, 4]
+    for of_each in zip(*seen, strict=True):
+        assert len(set(of_each)) == 4
+
+
+def test_a_client_does_one_thing_at_a_time() -> None:
+    def twice(client: Client) -> None:
+        with client.operation("outer"), client.operation("inner"):
+            client.run(put, "n", 1)
+
+    assert "one thing at a time" in str(failure(lambda sim: sim.clients(twice)))
+
+
 def test_background_goes_on_in_calm_and_then_ends() -> None:
     def scenario(sim: Simulation) -> None:
         def asker(client: Client) -> None:
@@ -430,7 +497,8 @@ def test_the_history_is_one_that_checkers_read() -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    {"seeds": 0}, {"seeds": range(-1, 3)}, {"on": "oracle"}, {"replay": "nonsense"},
+    {"seeds": 0}, {"seeds": range(-1, 3)}, {"on": "oracle"}, {"replay": "nonsense"}, {"scheduling": "PCT"},
+    {"steps_max": 0}, {"calm_ms": -1}, {"shrink_runs_max": -1},
 ])  # fmt: skip
 def test_wrong_arguments_are_refused(wrong) -> None:
     with pytest.raises(Invalid):
@@ -464,6 +532,16 @@ def test_a_scenario_is_a_test(sim: Simulation) -> None:
 def test_a_scenario_takes_fixtures(sim: Simulation, tmp_path) -> None:
     assert tmp_path.is_dir()
     sim.clients(lambda client: client.run(put, "n", 1))
+
+
+class TestOfAClass:
+    """Its methods are scenarios as well."""
+
+    @simulate(seeds=3, faults=QUIET)
+    def test_a_scenario_may_be_a_method(self, sim: Simulation, tmp_path) -> None:
+        assert tmp_path.is_dir()
+        assert isinstance(self, TestOfAClass)
+        sim.clients(lambda client: client.run(put, "n", 1))
 
 
 def test_tables_of_the_user_are_gone_with_the_run(on) -> None:

@@ -189,6 +189,7 @@ class Client(Database):
 
     @contextlib.contextmanager
     def _recorded(self, f: str, value: Any, mark: Entry) -> Generator[Entry]:
+        assert self._operation is None, "a client does one thing at a time"
         run = self._run
         process = run.process_of(self._actor)
         run.history.add(process, "invoke", f, value, client=self.name, **mark)

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from onefold.core.errors import Invalid
 from onefold.testing.simulation import shrink
 from onefold.testing.simulation.choices import Script, from_text, to_text
 from onefold.testing.simulation.faults import Faults
+from onefold.testing.simulation.plain import plain
 from onefold.testing.simulation.scheduler import Scheduling
 from onefold.testing.simulation.simulation import CALM_MS, STEPS_MAX, Broken, Limits, Simulation
 from onefold.testing.simulation.worlds import Where, world_of
@@ -24,6 +25,7 @@ Scenario = Callable[..., object]  # (Simulation, and what else `simulate`'s call
 
 SEEDS = 200
 SEEDS_MAX = 100_000_000
+SHRINK_STEPS_MAX = 200_000  # Of all attempts: some 10 s, also where each of them has no end.
 PACKAGE = str(Path(__file__).parents[2])
 SEEDS_FIXTURE = "onefold_seeds"  # Of the pytest plugin: from a number of seeds to which.
 
@@ -91,18 +93,19 @@ def explore(
     """Run `scenario(sim, *arguments, **named)` once per seed; answers what was done.
 
     Args:
-        scenario: makes the world ready and names clients and checks; see `Simulation`. It is called anew for
-            every run, and keeps nothing between them.
+        scenario: makes the world ready and names clients and checks; see `Simulation`. It is a plain function,
+            called anew for every run, and keeps nothing between them.
         arguments: handed on.
-        seeds: how many, from 0, or which.
+        seeds: how many, 1 to 100,000,000, from 0, or which.
         on: "sqlite", or `Postgres(...)`.
         faults: what befalls clients, and how often; None is `Faults()`.
         scheduling: who goes next: "random", "pct", or "both" in turn.
-        steps_max: a run that takes more steps has no end, which is a failure.
-        calm_ms: how long background programs go on after the last client.
+        steps_max: a run that takes more steps, 1 or more, has no end, which is a failure.
+        calm_ms: how long background programs go on after the last client, 0 or more.
         seconds_max: begin no further seed after so many (real) seconds; None is no limit.
         replay: run only what a failure printed here.
-        shrink_runs_max: how many runs may be spent on making a failure smaller; None is the simulator's own.
+        shrink_runs_max: how many runs may be spent on making a failure smaller, 0 or more; None is the simulator's
+            own. None is begun after 200,000 steps of them.
         named: handed on.
 
     Raises:
@@ -113,6 +116,13 @@ def explore(
     numbers = seeds if isinstance(seeds, range) else range(seeds)
     if not 1 <= len(numbers) <= SEEDS_MAX or numbers[0] < 0 or numbers[-1] < 0:
         raise Invalid("A simulation has 1 to 100,000,000 seeds, from 0 on.", code="seeds", seeds=len(numbers))
+    if scheduling not in get_args(Scheduling):
+        raise Invalid('scheduling is "random", "pct" or "both".', code="scheduling", given=scheduling)
+    for name, given, least in (
+        ("steps_max", steps_max, 1), ("calm_ms", calm_ms, 0), ("shrink_runs_max", shrink_runs_max, 0),
+    ):  # fmt: skip
+        if given is not None and given < least:
+            raise Invalid("This limit is too small.", code="limits", name=name, given=given, least=least)
     limits = Limits(scheduling, steps_max, calm_ms)
     with world_of(on) as world:
         runs = _Runs(lambda seed, script: Simulation(
@@ -156,22 +166,25 @@ def simulate(
 
     def test_of(scenario: Scenario) -> Callable[..., None]:
         variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        fixtures = [p for p in inspect.signature(scenario).parameters.values() if p.kind not in variadic][1:]
+        takes = [p for p in inspect.signature(scenario).parameters.values() if p.kind not in variadic]
+        instance = takes[:1] if takes and takes[0].name == "self" else []  # A method of a class of tests.
+        fixtures = takes[len(instance) + 1 :]
         counted = replay is None and not isinstance(seeds, range) and SEEDS_FIXTURE not in {f.name for f in fixtures}
 
         @functools.wraps(scenario)
         def test(*arguments: Any, **named: Any) -> None:
             __tracebackhide__ = True
             numbered = named.pop(SEEDS_FIXTURE)(seeds) if counted and SEEDS_FIXTURE in named else seeds
+            bound, given = (scenario.__get__(arguments[0]), arguments[1:]) if instance else (scenario, arguments)
             explore(
-                scenario, *arguments, seeds=numbered, on=on, faults=faults, scheduling=scheduling,
+                bound, *given, seeds=numbered, on=on, faults=faults, scheduling=scheduling,
                 steps_max=steps_max, calm_ms=calm_ms, seconds_max=seconds_max, replay=replay, **named,
             )  # fmt: skip
 
         del test.__dict__["__wrapped__"]  # pytest would see `sim`, and look for a fixture of that name.
         if counted:
             fixtures.append(inspect.Parameter(SEEDS_FIXTURE, inspect.Parameter.KEYWORD_ONLY))
-        setattr(test, "__signature__", inspect.Signature(fixtures))  # noqa: B010  No attribute that types know.
+        setattr(test, "__signature__", inspect.Signature([*instance, *fixtures]))  # noqa: B010  No attribute that types know.
         return test
 
     return test_of
@@ -205,7 +218,7 @@ class _Runs:
 
     def _attempt(self, seed: int, script: Script | None) -> tuple[Simulation, Broken | None]:
         sim = self._make(seed, script)
-        self._scenario(sim, *self._arguments, **self._named)
+        plain(self._scenario, self._scenario(sim, *self._arguments, **self._named))
         try:
             sim.run_to_end()
         except Broken as broken:
@@ -213,13 +226,15 @@ class _Runs:
         return sim, None
 
     def _failure(self, seed: int, script: Script | None, sim: Simulation, broken: Broken) -> SimulationFailed:
-        first, runs = sim, 0
+        first, runs, steps = sim, 0, 0
         if script is None:
             made = sim.choices.script()
             best = {id(made): (sim, broken)}
 
             def fails(candidate: shrink.Decisions) -> shrink.Decisions | None:
+                nonlocal steps
                 smaller, error = self._attempt(seed, candidate)
+                steps += smaller.steps
                 if error is None or error.signature != broken.signature:
                     return None
                 again = smaller.choices.script()
@@ -228,7 +243,9 @@ class _Runs:
                 return again
 
             kept = [made]  # So that no id is given twice.
-            script, runs = shrink.shrunk(made, fails, runs_max=self._shrink_runs_max)
+            script, runs = shrink.shrunk(
+                made, fails, runs_max=self._shrink_runs_max, enough=lambda: steps >= SHRINK_STEPS_MAX
+            )
             sim, broken = best[id(script)]
         replay = to_text(seed, script)
         lines = [

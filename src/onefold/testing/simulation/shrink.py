@@ -24,24 +24,27 @@ _ORDER = (
 )  # fmt: skip
 
 
-def shrunk(made: Decisions, fails: Callable[[Decisions], Decisions | None], *, runs_max: int) -> tuple[Decisions, int]:
+def shrunk(
+    made: Decisions, fails: Callable[[Decisions], Decisions | None], *, runs_max: int, enough: Callable[[], bool]
+) -> tuple[Decisions, int]:
     """The simplest decisions found that still fail, and how many runs that took.
 
     Args:
         made: decisions that fail.
         fails: runs with the decisions given; answers the ones made when that fails in the same way, else None.
         runs_max: how many runs at most.
+        enough: whether they took so long that no further one is begun.
     """
     best, runs = made, 0
     better = True
-    while better and runs < runs_max:
+    while better and runs < runs_max and not enough():
         better = False
         for candidate in _simpler(lambda: best):  # noqa: B023  Whatever is best by then.
             runs += 1
             found = fails(candidate)
             if found is not None and _size(found) < _size(best):
                 best, better = found, True
-            if runs >= runs_max:
+            if runs >= runs_max or enough():
                 break
     return best, runs
 

@@ -17,6 +17,7 @@ from onefold.testing.simulation.client import Client
 from onefold.testing.simulation.clock import ProcessClock, Time
 from onefold.testing.simulation.faults import PAUSE_MS_MAX, Faults, drawn_pause_ms
 from onefold.testing.simulation.history import NEMESIS, History
+from onefold.testing.simulation.plain import plain
 from onefold.testing.simulation.scheduler import Scheduler, Scheduling
 from onefold.testing.simulation.wakes import Wakes
 from onefold.testing.simulation.world import World
@@ -84,6 +85,7 @@ class Simulation:
         self._broken: Broken | None = None
         self._calm_until_ms = 0
         self._seeds = 0
+        self._named: dict[str, int] = {}
         self._scheduler = Scheduler(
             self.choices, self.time, scheduling=limits.scheduling, steps_max=limits.steps_max,
             blocked=world.blocked, patience_s=world.patience_s, may_block=world.may_block,
@@ -97,18 +99,21 @@ class Simulation:
         return self.world.direct(fn, args, kwargs, read=False)
 
     def clients(self, program: Program, count: int = 1, *, least: int = 1) -> None:
-        """Let `count` clients run `program(client)` from its beginning to its end.
+        """Let `count` clients run `program(client)`, a plain function, from its beginning to its end.
 
         A client whose process dies, or that lets Unknown or Retry out, begins anew after a while: what it
         knew is lost. Whatever else leaves a program fails the run. A smaller failure may have fewer clients,
-        but has `least`.
+        but has `least`. Programs of one name share their numbers: who is "buyer-1" is nobody else.
+
+        Raises:
+            Invalid: there are more than 64, or fewer than 1.
         """
         self._add(program, count, least, background=False)
 
     def background(self, program: Program, count: int = 1, *, least: int = 1) -> None:
         """The same for programs that have no end, such as workers.
 
-        When the last client has ended, faults cease, and they go on for `calm_ms` more.
+        When the last client has ended, faults cease, and they go on for `calm_ms` more: a scenario has clients too.
         """
         self._add(program, count, least, background=True)
 
@@ -137,8 +142,11 @@ class Simulation:
 
         Raises:
             Broken: it does not.
+            Invalid: there are no clients, so that nothing could go wrong.
             TimeoutError: a client waits for something that is not simulated.
         """
+        if all(actor.background for actor, _, _ in self._lives):
+            raise Invalid("A scenario has clients: faults cease with the last of them.", code="no_clients")
         for actor, program, number in self._lives:
             self._processes[actor.number] = actor.number
             actor.start(self._life(actor, program, number))
@@ -200,7 +208,11 @@ class Simulation:
         if not 1 <= least <= count or len(self._lives) + count > CLIENTS_MAX:
             raise Invalid("A scenario has 1 to 64 clients.", program=name, count=count, least=least)
         most = count - least
-        for number in range(1, least + self.choices.stream(f"count of {name}").take(most + 1, lambda _: most) + 1):
+        # Two of the same name would share dice, ids that they make, and what befalls them.
+        before = self._named.get(name, 0)
+        self._named[name] = before + count
+        present = least + self.choices.stream(f"count of {name}").take(most + 1, lambda _: most)
+        for number in range(before + 1, before + present + 1):
             drift = self.choices.stream(f"drift of {name}-{number}").take(
                 2 * self.faults.drift_ppm + 1, lambda dice: dice.randrange(2 * self.faults.drift_ppm + 1)
             )
@@ -230,7 +242,7 @@ class Simulation:
         """One incarnation of a client: False when its process died and begins anew."""
         name = actor.name
         try:
-            program(Client(self, actor, number=number, incarnation=incarnation))
+            plain(program, program(Client(self, actor, number=number, incarnation=incarnation)))
         except Stopped:
             return True
         except (Crashed, Unknown, Retry) as error:
