@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onefold import Tx, locks
 from onefold.testing.workload import Client, Workload
+from onefold.testing.workload.client import UNIQUE_MAX
 from onefold.testing.workload.ready import TTL_MS, create_guarded, guarded
 
 
@@ -32,5 +33,12 @@ def fails(client: Client) -> None:
         raise ZeroDivisionError
 
 
+def fails_at_first(client: Client) -> None:
+    if client.incarnation < 2 * UNIQUE_MAX:  # A process that is started anew does better.
+        raise ZeroDivisionError
+    client.sleep_ms(10)
+
+
 CARELESS = Workload(holders, "cas-register", setup=create_guarded)
 FAILING = Workload(fails, "register")
+FAILING_AT_FIRST = Workload(fails_at_first, "register")

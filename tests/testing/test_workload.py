@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from asking import ASKING
 from buying import BUYING
-from careless import CARELESS, FAILING
+from careless import CARELESS, FAILING, FAILING_AT_FIRST
 from queueing import JOBS
 from scenarios import PAUSES
 from visiting import VISITING
@@ -116,6 +116,14 @@ def test_a_simulated_history_that_is_wrong_is_told() -> None:
         explore(simulated(STREAMS), seeds=1, shrink_runs_max=0)
 
 
+def test_a_simulated_history_that_says_nothing_is_no_success() -> None:
+    def idle(client) -> None:
+        client.run(lambda tx: tx.total("n"))
+
+    with pytest.raises(SimulationFailed, match="Nothing was added, or nothing read"):
+        explore(simulated(Workload(idle, "set-full")), seeds=1)
+
+
 def test_a_holder_who_does_not_check_is_found(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     with cluster("sqlite", nodes=0) as made:
@@ -129,7 +137,12 @@ def test_a_holder_who_does_not_check_is_found(tmp_path: Path) -> None:
 
 def test_a_program_that_fails_is_told(tmp_path: Path) -> None:
     with cluster("sqlite", nodes=0) as made, pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        run(FAILING, made, path=tmp_path / "history.jsonl", seconds=0.1, processes=1, clients=1)
+        run(FAILING, made, path=tmp_path / "history.jsonl", seconds=3_600, processes=1, clients=1)
+
+
+def test_a_kill_takes_no_error_of_a_program_with_it(tmp_path: Path) -> None:
+    with cluster("sqlite", nodes=0) as made, pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        run(FAILING_AT_FIRST, made, path=tmp_path / "history.jsonl", seconds=3_600, faults=["kill"], processes=1, clients=1)
 
 
 def test_files_become_one_history(tmp_path: Path) -> None:

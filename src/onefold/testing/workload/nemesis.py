@@ -49,12 +49,18 @@ class Nemesis:
                 raise Invalid("This installation has not what that breaks.", code="no_such_fault", fault=name)
 
     def rage(self, seconds: float) -> None:
-        """Break one thing after the other for so long, and until each fault was there: first each, then any of them."""
+        """Break one thing after the other for so long, and until each fault was there: first each, then any of them.
+
+        Raises:
+            RuntimeError: a program of the clients failed.
+        """
         give_up = time.monotonic() + seconds
         first = list(self._faults)
         self.dice.shuffle(first)
         while first or time.monotonic() < give_up:
             time.sleep(self.dice.randrange(PAUSE_MS_MAX) / 1_000)
+            for process in self.processes:
+                process.check()
             if self._faults:
                 self.strike(first.pop() if first else self.dice.choice(self._faults))
 
@@ -92,6 +98,7 @@ class Nemesis:
 def _kill(nemesis: Nemesis) -> None:
     process = nemesis.somebody()
     process.kill()
+    process.check()  # It had failed before: its error would be lost with it.
     process.start()
 
 

@@ -27,6 +27,7 @@ class Process:
         self._folder = folder
         self._errors = folder / f"{name}.errors"
         self._process: subprocess.Popen[bytes] | None = None
+        self._ended: int | None = None  # How, when it did last.
 
     def start(self) -> None:
         """Start, and return once its clients work."""
@@ -56,10 +57,20 @@ class Process:
         if self._process.stdout.readline().strip() != READY.encode():
             raise RuntimeError(f"{self.name} did not start:\n{self.errors}")
 
+    def check(self) -> None:
+        """See that it did not end by itself.
+
+        Raises:
+            RuntimeError: a program failed; with what it wrote to stderr.
+        """
+        ended = self._ended if self._process is None else self._process.poll()
+        if ended not in {None, -signal.SIGKILL}:
+            raise RuntimeError(f"A program of {self.name} failed ({ended}):\n{self.errors}")
+
     def kill(self) -> None:
         """Kill -9."""
         self._signal(signal.SIGKILL)
-        self._reap(kill=True)
+        self._reap()
 
     def pause(self) -> None:
         """Let it stand still while the clocks go on."""
@@ -80,7 +91,7 @@ class Process:
             return
         assert process.stdin is not None
         process.stdin.close()
-        code = self._reap(kill=False)
+        code = self._reap()
         if code:
             raise RuntimeError(f"A program of {self.name} failed or did not end ({code}):\n{self.errors}")
 
@@ -93,17 +104,17 @@ class Process:
         if self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, number)
 
-    def _reap(self, *, kill: bool) -> int:
+    def _reap(self) -> int:
         process, self._process = self._process, None
         if process is None:
             return 0
         try:
             code = process.wait(END_S)
         except subprocess.TimeoutExpired:
-            kill = True
             process.kill()
             code = process.wait()
         for stream in (process.stdin, process.stdout):
             assert stream is not None
             stream.close()
-        return code if not kill else -signal.SIGKILL
+        self._ended = code
+        return code

@@ -16,8 +16,12 @@ CLIENTS_MAX = 32
 FINISH_MS = 3 * 3_600_000  # On the clock of the simulation, when the others have ended but for long sleepers.
 
 
+class Unjudged(AssertionError):  # noqa: N818  It fails as an assertion does.
+    """The checker cannot tell; of a kind of its own, so that no wrong history is made smaller to one of nothing."""
+
+
 def simulated(workload: Workload, *, clients: int = 3) -> Callable[[Simulation], None]:
-    """The workload as a scenario, for `explore` and `simulate`: it fails where the checker calls its history wrong.
+    """The workload as a scenario, for `explore` and `simulate`: it fails unless the checker calls its history valid.
 
     A program's `rounds()` are 1 to 20 there. Programs that `ask` nodes cannot be simulated.
 
@@ -39,8 +43,8 @@ def simulated(workload: Workload, *, clients: int = 3) -> Callable[[Simulation],
 
         def the_history_is_right(_tx: Tx) -> None:
             verdict = check(History.of(sim.history.operations()), workload.model, **workload.options)
-            if verdict.valid is False:
-                raise AssertionError("\n".join(in_short(verdict).lines()))
+            if verdict.valid is not True:
+                raise (Unjudged if verdict.valid is None else AssertionError)("\n".join(in_short(verdict).lines()))
 
         if workload.setup is not None:
             sim.setup(workload.setup)

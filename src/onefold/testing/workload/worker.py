@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
@@ -13,12 +14,14 @@ from onefold.core.errors import Retry, Unknown
 from onefold.engine.call import Isolation
 from onefold.engine.connect import connect
 from onefold.engine.database import Database
+from onefold.testing.simulation.plain import plain
 from onefold.testing.workload.client import Client
 from onefold.testing.workload.recording import Recorder
 from onefold.testing.workload.servers import Servers
 from onefold.testing.workload.workload import Program, program_at
 
 READY = "ready"
+FAILED = 1  # The exit code of a program with an error.
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -44,15 +47,15 @@ class Order(msgspec.Struct, frozen=True):
 
 
 def main() -> int:
-    """Run the order in argv; 1 when a program failed in a way that programs should not."""
+    """Run the order in argv; ends with `FAILED`, at once, when a program fails in a way that programs should not."""
     order = msgspec.json.decode(sys.argv[1], type=Order)
     sys.path[:0] = [path for path in order.paths if path not in sys.path]
     program = program_at(order.place)
-    stop, failed = threading.Event(), threading.Event()
+    stop = threading.Event()
     recorder = Recorder(Path(order.record))
     with connect(order.url) as db:
         threads = [
-            threading.Thread(target=_live, args=(order, program, db, recorder, number, stop, failed))
+            threading.Thread(target=_live, args=(order, program, db, recorder, number, stop))
             for number in range(order.first, order.first + order.clients)
         ]
         for thread in threads:
@@ -64,27 +67,27 @@ def main() -> int:
         for thread in threads:
             thread.join()
     recorder.close()
-    return int(failed.is_set())
+    return 0
 
 
 def _live(
-    order: Order, program: Program, db: Database, recorder: Recorder, number: int, stop: threading.Event,
-    failed: threading.Event,
+    order: Order, program: Program, db: Database, recorder: Recorder, number: int, stop: threading.Event
 ) -> None:
     servers = Servers(order.doors, order.token, first=number) if order.doors else None
     client = Client(
         db, recorder, stop, number=number, start=order.start, seed=order.seed, isolation=order.isolation,
         deadline_ms=order.deadline_ms, servers=servers,
     )
-    while not (stop.is_set() or failed.is_set()):
+    while not stop.is_set():
         try:
-            program(client)
+            plain(program, program(client))
         except (Unknown, Retry):
             client.incarnation += 1  # As a process that gives up and is started again; it remembers nothing.
             continue
         except BaseException:
             traceback.print_exc()
-            failed.set()
+            sys.stderr.flush()
+            os._exit(FAILED)  # At once, so that a fault finds the process dead and the error is not lost with it.
         if order.once:
             return
 
