@@ -198,6 +198,36 @@ def test_toxicity_is_a_share_of_connections_that_a_seed_repeats(echo: str) -> No
     assert hit() == first
 
 
+def test_a_toxic_that_is_added_again_is_drawn_and_counts_anew(toxiproxy: Toxiproxy, port: int) -> None:
+    def closed_after(count: int) -> None:
+        peer.sendall(b"z" * (count + 1))
+        assert everything(peer, count + 1) == b"z" * count
+
+    with dial(port) as peer:
+        with toxiproxy.toxic("echo", "limit_data", toxicity=0.0, bytes=1):
+            peer.sendall(b"abcdef")
+            assert everything(peer, 6) == b"abcdef"
+        with toxiproxy.toxic("echo", "limit_data", bytes=5):
+            closed_after(5)
+    with dial(port) as peer:
+        limit = {"type": "limit_data", "name": "limit", "toxicity": 0, "attributes": {"bytes": 3}}
+        assert call(toxiproxy, "POST", "/proxies/echo/toxics", limit)[0] == 200
+        peer.sendall(b"abcdef")
+        assert everything(peer, 6) == b"abcdef"
+        assert call(toxiproxy, "PATCH", "/proxies/echo/toxics/limit", {"toxicity": 1})[0] == 200
+        closed_after(3)
+
+
+def test_proxies_are_all_made_or_none_and_enabled_is_a_truth(toxiproxy: Toxiproxy) -> None:
+    one = {"name": "a", "upstream": "127.0.0.1:1"}
+    for wrong in ({"name": "b"}, {**one, "name": "b", "enabled": "no"}, {**one, "name": "b/c"}):
+        assert call(toxiproxy, "POST", "/populate", [one, wrong])[0] == 400
+    assert call(toxiproxy, "GET", "/proxies") == (200, {})
+    assert call(toxiproxy, "POST", "/proxies", {**one, "enabled": None})[1]["enabled"] is True
+    assert call(toxiproxy, "PATCH", "/proxies/a", {"enabled": "false"})[0] == 400
+    assert call(toxiproxy, "GET", "/proxies/a")[1]["enabled"] is True
+
+
 def test_down_cuts_off_and_lets_nobody_in(toxiproxy: Toxiproxy, port: int) -> None:
     with dial(port) as peer:
         peer.sendall(b"x")
@@ -270,7 +300,7 @@ def test_a_proxy_that_cannot_be_is_refused(toxiproxy: Toxiproxy, body: Any) -> N
     {}, {"type": "fire"}, {"type": "latency", "stream": "sideways"}, {"type": "latency", "toxicity": 2}, {"type": "latency", "toxicity": "1"},
     {"type": "latency", "attributes": []}, {"type": "latency", "attributes": {"latency": -1}}, {"type": "latency", "attributes": {"latency": 1e9}},
     {"type": "latency", "attributes": {"rate": 1}}, {"type": "slicer"}, {"type": "slicer", "attributes": {"average_size": 5, "size_variation": 5}},
-    {"type": "latency", "name": "a/b"}, {"type": "latency", "name": 5}, {"type": "limit_data", "attributes": {"bytes": 1 << 50}},
+    {"type": "latency", "name": "a/b"}, {"type": "latency", "name": 5}, {"type": ["latency"]}, {"type": "latency", "stream": ["upstream"]}, {"type": "limit_data", "attributes": {"bytes": 1 << 50}},
 ])  # fmt: skip
 def test_a_toxic_that_cannot_be_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(Invalid):

@@ -92,9 +92,9 @@ class Link:
         self._stream = stream
         self._toxics = toxics
         self._dice = dice
-        self._befallen: dict[str, bool] = {}  # Drawn once for each toxic.
+        self._befallen: dict[str, tuple[float, bool]] = {}  # Drawn once for each toxic, and for each toxicity of it.
+        self._passed: dict[str, int] = {}  # Bytes, since the toxic that counts them was added.
         self._chunks: asyncio.Queue[Chunk] = asyncio.Queue(CHUNKS_MAX)
-        self._passed = 0  # Bytes.
         self._changed = asyncio.Event()
         self._timers: dict[Toxic, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -114,6 +114,10 @@ class Link:
 
     def refresh(self) -> None:
         """Toxics came or went: start the clocks of those that end connections."""
+        names = {toxic.name for toxic in self._toxics()}
+        for gone in self._befallen.keys() - names:  # Another one of this name is drawn, and counts, anew.
+            del self._befallen[gone]
+            self._passed.pop(gone, None)
         present = self._present()
         for toxic in [toxic for toxic in self._timers if toxic not in present]:
             self._timers.pop(toxic).cancel()
@@ -134,9 +138,10 @@ class Link:
         for toxic in self._toxics():
             if toxic.stream != self._stream:
                 continue
-            if toxic.name not in self._befallen:
-                self._befallen[toxic.name] = self._dice.random() < toxic.toxicity
-            if self._befallen[toxic.name]:
+            drawn = self._befallen.get(toxic.name)
+            if drawn is None or drawn[0] != toxic.toxicity:
+                drawn = self._befallen[toxic.name] = toxic.toxicity, self._dice.random() < toxic.toxicity
+            if drawn[1]:
                 found.append(toxic)
         return found
 
@@ -194,14 +199,18 @@ class Link:
             left -= rate * 1_000 * step_s
 
     async def _pass_on(self, data: bytes) -> None:
-        limits = [toxic.attributes.bytes for toxic in self._present() if isinstance(toxic.attributes, LimitData)]
-        limit = min(limits, default=None)
-        if limit is not None:
-            data = data[: max(0, limit - self._passed)]
-        self._passed += len(data)
+        limits = {
+            toxic.name: toxic.attributes.bytes - self._passed.get(toxic.name, 0)
+            for toxic in self._present() if isinstance(toxic.attributes, LimitData)
+        }  # fmt: skip
+        left = min(limits.values(), default=None)
+        if left is not None:
+            data = data[: max(0, left)]
+        for name in limits:
+            self._passed[name] = self._passed.get(name, 0) + len(data)
         self._writer.write(data)
         await self._writer.drain()
-        if limit is not None and self._passed >= limit:
+        if left is not None and left <= len(data):
             self._writer.close()
             await self._writer.wait_closed()  # What was written goes out first.
             self._connection.close()

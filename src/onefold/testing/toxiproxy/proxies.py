@@ -150,16 +150,13 @@ class Proxies:
             Invalid: a field is missing or out of range.
             Conflict: the name is taken, or the address cannot be had.
         """
-        name, listen, upstream = _text(given, "name"), given.get("listen") or "127.0.0.1:0", _text(given, "upstream")
-        _host_and_port(listen)
-        if len(name) > NAME_LENGTH_MAX or "/" in name:
-            raise Invalid("A proxy's name has 1 to 200 characters and no slash.", code="proxy_name")
+        name, listen, upstream, enabled = _asked(given)
         if name in self._all:
             raise Conflict("proxy already exists", code="proxy_exists", proxy=name)
         if len(self._all) >= PROXIES_MAX:
             raise Invalid("There are at most 100 proxies.", most=PROXIES_MAX)
         proxy = Proxy(name, listen=listen, upstream=upstream, dice=self._dice)
-        if given.get("enabled", True):
+        if enabled:
             await proxy.start()
         self._all[name] = proxy
         return proxy
@@ -169,7 +166,7 @@ class Proxies:
         proxy = self.get(name)
         listen, upstream = given.get("listen") or proxy.listen, given.get("upstream") or proxy.upstream
         _host_and_port(listen)
-        enabled = given.get("enabled", proxy.enabled)
+        enabled = _flag(given, "enabled", proxy.enabled)
         if (listen, upstream) != (proxy.listen, proxy.upstream) or not enabled:
             await proxy.stop()
         proxy.listen, proxy.upstream = listen, upstream
@@ -178,12 +175,18 @@ class Proxies:
         return proxy
 
     async def populate(self, given: list[Mapping[str, Any]]) -> list[Proxy]:
-        """Make them, instead of those of their names that are otherwise."""
+        """Make them, instead of those of their names that are otherwise.
+
+        Raises:
+            Invalid: a field of one of them is missing or out of range; none is made.
+            Conflict: an address cannot be had; those before it are made.
+        """
         made: list[Proxy] = []
-        for one in given:
-            old = self._all.get(_text(one, "name"))
+        asked = [_asked(one) for one in given]
+        for (name, _, _, enabled), one in zip(asked, given, strict=True):
+            old = self._all.get(name)
             if old is not None and (old.upstream, old.listen) == (one.get("upstream"), one.get("listen")):
-                made.append(await self.update(old.name, {"enabled": one.get("enabled", True)}))
+                made.append(await self.update(old.name, {"enabled": enabled}))
                 continue
             if old is not None:
                 await self.remove(old.name)
@@ -220,6 +223,25 @@ def _host_and_port(address: Any) -> tuple[str, int]:
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise Invalid("An address is HOST:PORT.", code="address", given=address)
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _asked(given: Mapping[str, Any]) -> tuple[str, str, str, bool]:
+    """Name, where to listen, upstream and whether it does, of a proxy to be made."""
+    name, upstream = _text(given, "name"), _text(given, "upstream")
+    listen = given.get("listen") or "127.0.0.1:0"
+    _host_and_port(listen)
+    if len(name) > NAME_LENGTH_MAX or "/" in name:
+        raise Invalid("A proxy's name has 1 to 200 characters and no slash.", code="proxy_name")
+    return name, listen, upstream, _flag(given, "enabled", default=True)
+
+
+def _flag(given: Mapping[str, Any], field: str, default: bool) -> bool:  # noqa: FBT001
+    value = given.get(field)
+    if value is None:
+        return default
+    if type(value) is not bool:
+        raise Invalid("This field is true or false.", code="field", field=field)
+    return value
 
 
 def _text(given: Mapping[str, Any], field: str) -> str:

@@ -68,7 +68,7 @@ class Slicer(Attributes, frozen=True):
 
 
 class LimitData(Attributes, frozen=True):
-    """The connection is closed once `bytes` have passed."""
+    """The connection is closed once `bytes` have passed since the toxic was added."""
 
     type: ClassVar[str] = "limit_data"
     bytes: int = 0
@@ -80,7 +80,7 @@ TYPES: dict[str, type[Attributes]] = {
 
 
 class Toxic(msgspec.Struct, frozen=True):
-    """One toxic of a proxy. `toxicity`: the share of connections that it befalls, drawn when they begin."""
+    """One toxic of a proxy. `toxicity`: the share of connections that it befalls, drawn once both are there."""
 
     name: str
     type: str
@@ -96,10 +96,10 @@ def toxic_of(given: Mapping[str, Any], *, present: Toxic | None = None) -> Toxic
         Invalid: an unknown type, stream or attribute, or a number out of range.
     """
     kind = present.type if present else given.get("type")
-    if kind not in TYPES:
+    if type(kind) is not str or kind not in TYPES:
         raise Invalid("invalid toxic type", code="toxic_type", types=sorted(TYPES))
     stream = present.stream if present else given.get("stream") or "downstream"
-    if stream not in {"upstream", "downstream"}:
+    if stream not in ("upstream", "downstream"):  # noqa: PLR6201  It may be a list.
         raise Invalid("stream was invalid, can be either upstream or downstream", code="toxic_stream")
     name = present.name if present else given.get("name") or f"{kind}_{stream}"
     toxicity = given.get("toxicity", present.toxicity if present else 1.0)
