@@ -73,6 +73,7 @@ class Caller:
 
         Raises:
             TimeoutError: the answer was not whole within 30 s.
+            RuntimeError: the app ended without an answer.
         """
         fields = {name.lower(): value for name, value in (headers or {}).items()}
         if send is not None:
@@ -120,5 +121,8 @@ class Caller:
 
         async with asyncio.timeout(ANSWER_S_MAX):
             await self.app(scope, receive, send)
-        head = {name.decode(): value.decode("latin-1") for name, value in messages[0]["headers"]}
+        if not answered.is_set():
+            raise RuntimeError("The app ended before its answer was whole.")
+        fields = messages[0].get("headers", ())  # ASGI lets them be left out.
+        head = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in fields}
         return Reply(messages[0]["status"], head, b"".join(m.get("body", b"") for m in messages[1:]))
