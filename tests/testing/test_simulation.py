@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 from registers import count_up, get, increase, put
@@ -542,6 +544,17 @@ class TestOfAClass:
         assert tmp_path.is_dir()
         assert isinstance(self, TestOfAClass)
         sim.clients(lambda client: client.run(put, "n", 1))
+
+
+def test_the_job_that_the_tutorial_has_readers_move_is_found() -> None:
+    page = (Path(__file__).parents[2] / "docs/test-your-checkout.md").read_text()
+    mended = page.split("```python\n")[2].partition("\n\n\ntest_checkout = ")[0]
+    put_here, here = '        jobs.put(tx, Receipt(order), unique=f"receipt/{order}")\n', "return db.run(checkout, key, buyer, item)"
+    moved = f'order = db.run(checkout, key, buyer, item)\n            {put_here.strip().replace("jobs.put(tx", "db.run(jobs.put")}\n            return order'
+    assert mended.count(put_here) == mended.count(here) == 1
+    names: dict[str, Any] = {"__name__": "the_tutorial"}
+    exec(mended.replace(put_here, "").replace(here, moved), names)
+    assert failure(names["scenario"], seeds=300).what == "every order gets its receipt"
 
 
 def test_tables_of_the_user_are_gone_with_the_run(on) -> None:
