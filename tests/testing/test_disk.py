@@ -113,8 +113,12 @@ os.write(1, b"sure\\n")
 
 @traced
 def test_what_is_not_followed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="not followed"):
-        record([sys.executable, "-c", "open('a', 'w').write('x')"], tmp_path)
+    shared = "import mmap, os; mmap.mmap(os.open('b', os.O_RDWR), 1)[0] = 1"
+    inside = "import os; os.mkdir('c'); os.open('c/d', os.O_CREAT)"
+    (tmp_path / "b").write_bytes(b"0")
+    for program in ("open('a', 'w').write('x')", shared, inside):
+        with pytest.raises(Invalid, match="not followed"):
+            record([sys.executable, "-S", "-c", program], tmp_path)
     with pytest.raises(Invalid, match="kind of call"):
         record(["true"], tmp_path, faults=[Fault("sync", "EIO"), Fault("sync", "ENOSPC")])
     for nth, times in ((0, 1), (1, 0), (65_536, 1)):

@@ -130,7 +130,7 @@ def record(
 
     Raises:
         Invalid: tracing is not possible here, the folder is too large, or the program changed a file in a way that
-            is not followed: by shared memory, `write`, or a call named in the error.
+            is not followed: by shared memory, `write`, or a call named in the error, or in a folder that it made.
     """
     if (why := unavailable()) is not None:
         raise Invalid("Nothing can be recorded here.", why=why)

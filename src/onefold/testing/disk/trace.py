@@ -15,7 +15,10 @@ WRITE_BYTES_MAX = 1 << 20  # Of one write; strace keeps this much of it.
 STDOUT = "1"
 
 #: Followed, and those that would change a file in a way that is not followed: they are refused when they happen.
-FOLLOWED = ("openat", "pwrite64", "ftruncate", "fsync", "fdatasync", "unlink", "unlinkat", "rename", "write")
+FOLLOWED = (
+    "openat", "pwrite64", "ftruncate", "fsync", "fdatasync", "unlink", "unlinkat", "rename", "write", "mmap", "mkdir",
+    "mkdirat",
+)  # fmt: skip
 REFUSED = (
     "open", "creat", "truncate", "writev", "pwritev", "pwritev2", "fallocate", "sync_file_range", "sendfile",
     "copy_file_range", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat",
@@ -47,6 +50,7 @@ class Trace:
         self._folder = os.path.realpath(folder)
         self._names = set(names)  # The files that there are.
         self._without = without
+        self._folders: set[str] = set()  # That the program made; whether they are sure is not followed.
         self.steps: list[Step] = []
         self.injected = 0
 
@@ -85,6 +89,10 @@ class Trace:
         elif call == "ftruncate":
             for name in self._opened(arguments):
                 self.steps.append(Step("cut", name, began, int(arguments.rpartition(", ")[2])))
+        elif call == "mmap" and not ("MAP_SHARED" in arguments and "PROT_WRITE" in arguments):
+            return  # It only reads, or keeps what it writes to itself.
+        elif call in {"mkdir", "mkdirat"}:
+            self._folders.update(self._named(arguments))
         elif call in {"unlink", "unlinkat"}:
             for name in self._named(arguments):
                 self._names.discard(name)
@@ -93,7 +101,7 @@ class Trace:
             names = list(self._named(arguments))
             if len(names) == 2:  # noqa: PLR2004  From and to.
                 self._names.discard(names[0])
-                self._names.add(names[1])
+                self._add_name(call, names[1])
                 self.steps.append(Step("move", names[0], began, target=names[1]))
             elif names:
                 raise Invalid("A file was moved into or out of the folder; that is not followed.", name=names[0])
@@ -105,10 +113,15 @@ class Trace:
         for name in self._opened("0" + rest):
             flags = arguments.rpartition('"')[2]
             if "O_CREAT" in flags and name not in self._names:
-                self._names.add(name)
+                self._add_name("openat", name)
                 self.steps.append(Step("make", name, began))
             elif "O_TRUNC" in flags:
                 self.steps.append(Step("cut", name, began))
+
+    def _add_name(self, call: str, name: str) -> None:
+        if name.rpartition("/")[0] in self._folders:
+            raise Invalid("A file in a folder that the program made is not followed.", call=call, name=name)
+        self._names.add(name)
 
     def _opened(self, text: str) -> Iterator[str]:
         """The first descriptor's name, if it is one of the folder's."""
