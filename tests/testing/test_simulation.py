@@ -12,6 +12,7 @@ import pytest
 from registers import count_up, get, increase, put
 
 from onefold import Conflict, Invalid, OnefoldError, Retry, Tx, Unknown
+from onefold.testing.postgres import Cluster
 from onefold.testing.simulation import (
     Client,
     Crashed,
@@ -555,6 +556,13 @@ def test_the_job_that_the_tutorial_has_readers_move_is_found() -> None:
     names: dict[str, Any] = {"__name__": "the_tutorial"}
     exec(mended.replace(put_here, "").replace(here, moved), names)
     assert failure(names["scenario"], seeds=300).what == "every order gets its receipt"
+
+
+def test_a_server_that_was_started_anew_is_used_again() -> None:
+    with Cluster() as server:
+        for _ in range(2):
+            explore(lambda sim: sim.clients(lambda client: client.run(put, "n", 1)), seeds=1, on=Postgres(cluster=server))
+            server.restart(immediate=True)
 
 
 def test_tables_of_the_user_are_gone_with_the_run(on) -> None:

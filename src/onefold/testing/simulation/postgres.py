@@ -45,10 +45,16 @@ class PostgresWorld:
     def __init__(self, cluster: Cluster, *, isolation: Isolation) -> None:
         url = cluster.create_database(f"onefold_simulation_{os.getpid()}_{next(_numbers)}")
         migrate(url)
+        self._cluster, self._server = cluster, cluster.pid
         self._here = threading.local()
         self._run: Simulation | None = None
         self._isolation: Isolation = isolation
         self._engine = SteppedEngine(url, schema.load(schema_directories()), stepper=self, pool_max=POOL_MAX)
+
+    @property
+    def usable(self) -> bool:
+        """See `World.usable`. Where the server was started anew its connections are gone."""
+        return self._cluster.running and self._cluster.pid == self._server
 
     def begin(self, run: Simulation) -> None:
         """See `World.begin`."""

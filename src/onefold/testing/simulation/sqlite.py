@@ -36,6 +36,11 @@ class SqliteWorld:
         self._author: Actor | None = None
         self._run: Simulation | None = None
 
+    @property
+    def usable(self) -> bool:
+        """See `World.usable`."""
+        return True
+
     def begin(self, run: Simulation) -> None:
         """See `World.begin`."""
         self._run = run

@@ -25,6 +25,11 @@ class World(Protocol):
     #: How often a replay is tried until it fails, where not everything is ours to decide.
     replays_max: int
 
+    @property
+    def usable(self) -> bool:
+        """Whether it is as good as a new one, between two explorations."""
+        ...
+
     def begin(self, run: Simulation) -> None:
         """Empty the database for `run`."""
         ...

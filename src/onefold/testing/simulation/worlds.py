@@ -47,6 +47,9 @@ def world_of(where: Where) -> Generator[World]:
     with _lock:
         kept = _idle.setdefault(where, [])
         world = kept.pop() if kept else None
+    if world is not None and not world.usable:
+        world.close()
+        world = None
     world = world or _make(where)
     try:
         yield world
