@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import onefold
 
-URL = os.environ.get("ONEFOLD_URL", "shop.db")
+URL = os.environ.get("ONEFOLD_URL", "alembic_shop.db")
 
 
 class Base(DeclarativeBase):

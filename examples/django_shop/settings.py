@@ -6,7 +6,7 @@ import os
 
 import onefold
 
-URL = os.environ.get("ONEFOLD_URL", "shop.db")
+URL = os.environ.get("ONEFOLD_URL", "django_shop.db")
 
 DATABASES = {"default": onefold.django.database(URL)}
 INSTALLED_APPS = ["examples.django_shop"]
