@@ -83,6 +83,8 @@ class Servers:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             text = answer.read()
+            if answer.status != 204 and answer.getheader("content-length") is None and not answer.chunked:
+                raise http.client.IncompleteRead(text)  # Cut in its head, which the library takes for the end of it.
             if answer.will_close or answer.status in _NOT_DONE:
                 self.close()
             return answer.status, msgspec.json.decode(text) if text else None, True
