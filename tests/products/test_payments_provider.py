@@ -267,7 +267,9 @@ def move_on(db: Database, dice: random.Random) -> bool:
 
 
 def at_rest(db: Database) -> bool:
-    return not any(row.count for row in db.run(jobs.stats) if row.state != "scheduled") and not any(
+    """Nothing is to be done before the looks back, an hour and a day later; a refund whose answer is missing is."""
+    waiting = (row for row in db.run(jobs.stats) if row.state != "scheduled" or row.kind == "payments.refund")
+    return not any(row.count for row in waiting) and not any(
         one.asked or one.refunding.minor for one in db.run(payments.list_intents, limit=1_000).items
     )
 
