@@ -120,7 +120,7 @@ class Readers:
 
     def _busy(self, call: Call) -> Retry:
         self._metrics.abort(name_of(call.fn), "readers_busy")
-        return Retry("All readers were busy until the deadline.", code="readers_busy", most=READERS_MAX)
+        return Retry("No reader was free for the call before its deadline.", code="readers_busy", most=READERS_MAX)
 
     def _run(self, call: Call) -> Any:
         left_s = seconds_left(call.deadline_ns)
