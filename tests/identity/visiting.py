@@ -241,11 +241,14 @@ def look(client: Client, somebody: list[tuple[str, str]]) -> None:
 
 
 def all_visitors(client: Client) -> None:
-    """Sweep to the end, then look at everybody."""
+    """Sweep to the end, let in one more, so that there is something to judge, and look at everybody."""
     for block in BLOCKS:
         while swept(client, block):
             pass
         assert client.run(dust_in, block) == 0, f"{block} of long ago are there for ever"
+    who = f"who/{client.unique()}"
+    with client.operation("txn", both(who, BEGUN)):
+        client.run(create, who)
     found = client.run(everybody)
     for start in range(0, len(found), LOOKED_AT):
         look(client, found[start : start + LOOKED_AT])
