@@ -7,9 +7,9 @@ line, its pages and its testing tools. What is asked of it here is what it did, 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,9 @@ class Process:
 @pytest.fixture(scope="module")
 def foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("foundation")
-    shutil.unpack_archive(HERE / "foundation.tar.xz", folder, filter="data")
+    with tarfile.open(HERE / "foundation.tar.xz") as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Not in the first releases of 3.11.
+        archive.extractall(folder)
     return folder / "src"
 
 
