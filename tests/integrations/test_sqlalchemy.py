@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from orm_users import Base, User, async_url_of, engine_of, names
+from orm_users import User, async_url_of, names
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -18,13 +17,6 @@ from onefold import Conflict, Database, Doomed, Invalid, Tx
 @pytest.fixture
 def db(real: Database) -> Database:
     return real
-
-
-@pytest.fixture
-def engine(db: Database) -> Iterator[sa.Engine]:
-    with engine_of(db) as made:
-        Base.metadata.create_all(made)
-        yield made
 
 
 def test_use_joins_the_sessions_transaction(db: Database, engine: sa.Engine) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 import sqlalchemy as sa
-from orm_users import Base, User, engine_of
+from orm_users import User
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from waiting import auntil
@@ -34,13 +34,6 @@ class Greet(msgspec.Struct, frozen=True):
 @pytest.fixture
 def db(real: Database) -> Database:
     return real
-
-
-@pytest.fixture
-def engine(db: Database) -> Iterator[sa.Engine]:
-    with engine_of(db) as made:
-        Base.metadata.create_all(made)
-        yield made
 
 
 def gated_async(db: Database) -> AsyncEngine:

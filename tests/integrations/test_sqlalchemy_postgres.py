@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from orm_users import Base, User, engine_of
+from orm_users import User
 from sqlalchemy.orm import Session
 
 import onefold
@@ -18,13 +17,6 @@ from onefold import Database, Invalid, Tx
 @pytest.fixture
 def db(postgres: Database) -> Database:
     return postgres
-
-
-@pytest.fixture
-def engine(db: Database) -> Iterator[sa.Engine]:
-    with engine_of(db) as made:
-        Base.metadata.create_all(made)
-        yield made
 
 
 def test_a_conflict_inside_the_session_is_run_again(db: Database, engine: sa.Engine) -> None:

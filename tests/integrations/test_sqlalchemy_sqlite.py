@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from orm_users import Base, User, engine_of, names
+from orm_users import User, names
 from sqlalchemy.orm import Session
 
 import onefold
@@ -21,13 +21,6 @@ from onefold.host.gate import Gate
 def db(tmp_path: Path) -> Iterator[Database]:
     with onefold.connect(tmp_path / "a.db") as database:
         yield database
-
-
-@pytest.fixture
-def engine(db: Database) -> Iterator[sa.Engine]:
-    with engine_of(db) as made:
-        Base.metadata.create_all(made)
-        yield made
 
 
 def test_autocommit_of_a_raw_connection_is_refused(db: Database) -> None:
