@@ -41,12 +41,13 @@ class Actor:
         #: Its PostgreSQL backend.
         self.pid = 0
         self.stopping = False
-        #: Asked at each point: whether the turn is this one's again; None leaves that to the scheduler's thread.
-        self.goes_on: Callable[[Actor], bool] | None = None
+        #: Asked at each point: whose turn it is, None for the scheduler's thread; where it is None itself, always that.
+        self.next: Callable[[Actor], Actor | None] | None = None
         self._turn = threading.Lock()
         self._turn.acquire()
-        self._back = threading.Lock()
-        self._back.acquire()
+        #: Released when it is at its next point or its end.
+        self.back = threading.Lock()
+        self.back.acquire()
         self._thread: threading.Thread | None = None
 
     def start(self, body: Callable[[], None]) -> None:
@@ -59,7 +60,7 @@ class Actor:
                     body()
             finally:
                 self.state = State.DONE
-                self._back.release()
+                self.back.release()
 
         self._thread = threading.Thread(target=run, name=f"simulated-{self.name}", daemon=True)
         self._thread.start()
@@ -72,7 +73,7 @@ class Actor:
 
     def came_back(self, timeout_s: float) -> bool:
         """Whether it reached its next point, or its end, within so many (real) seconds."""
-        return self._back.acquire(timeout=timeout_s)
+        return self.back.acquire(timeout=timeout_s)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the thread; False when it did not come."""
@@ -89,9 +90,13 @@ class Actor:
         Raises:
             Stopped: the run is over.
         """
-        if self.goes_on is not None and not self.stopping and self.goes_on(self):
+        chosen = None if self.next is None or self.stopping else self.next(self)
+        if chosen is self:
             return
-        self._back.release()
+        if chosen is None:
+            self.back.release()
+        else:
+            chosen.give_turn()
         self._turn.acquire()
         if self.stopping:
             raise Stopped

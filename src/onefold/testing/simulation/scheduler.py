@@ -10,9 +10,10 @@ is found with a chance of at least 1 / (n * k^(d-1)) per run.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 from onefold.testing.simulation.actor import Actor, State
 from onefold.testing.simulation.choices import Choices
@@ -21,7 +22,6 @@ from onefold.testing.simulation.clock import Time
 Scheduling = Literal["both", "random", "pct"]
 
 FOREVER = 1 << 62
-_UNDECIDED: Any = object()
 UNWINDING_MAX = 1_000  # Transactions that a program may try on its way out.
 STUCK_S = 60.0  # Real seconds until an actor that does not come back is given up on.
 PCT_DEPTH_MAX = 4
@@ -45,8 +45,8 @@ class Scheduler:
             steps_max: after so many the run is taken to have no end.
             blocked: whether an actor that does not come back waits for a lock of another one.
             patience_s: real seconds until that is asked.
-            may_block: whether there is any such waiting. Where there is none, an actor whose turn it is again goes on
-                without this thread: two changes of threads would cost as much as a small transaction.
+            may_block: whether there is any such waiting. Where there is none, an actor hands the turn to the next one
+                without this thread: a change of threads costs a good part of a small transaction.
         """
         self.actors: list[Actor] = []
         self.steps = 0
@@ -58,7 +58,9 @@ class Scheduler:
         self._patience_s = patience_s
         self._may_block = may_block
         self._going_on: Callable[[], bool] = lambda: True
-        self._next: Actor | None = _UNDECIDED  # By the actor that came to its point.
+        self._back = threading.Lock()  # Of all actors, where only one of them can be on its way.
+        self._back.acquire()
+        self._ended = False  # Found by an actor.
         self._stuck: str | None = None
         self._last: Actor | None = None
         dice = Random(f"{choices.seed}/pct")  # noqa: S311  Not for secrets; the seed must tell it.
@@ -71,7 +73,7 @@ class Scheduler:
         """One more; before the run."""
         self.actors.append(actor)
         if not self._may_block:
-            actor.goes_on = self._goes_on
+            actor.next, actor.back = self._after, self._back
 
     def run(self, going_on: Callable[[], bool]) -> str | None:
         """Give turns as long as `going_on()`; answers what keeps them from coming to an end, or None."""
@@ -80,22 +82,20 @@ class Scheduler:
         while actor is not None:
             actor.give_turn()
             settled = self._settle(actor)
-            if self._next is not _UNDECIDED:
-                actor, self._next = self._next, _UNDECIDED
-                continue
+            if self._ended:
+                break
             if settled:
                 self._pass_time()
             self._look_at_blocked()
             actor = self._decide()
         return self._stuck
 
-    def _goes_on(self, actor: Actor) -> bool:
-        """In the thread of an actor that is at its point, while this one waits for it: whether it is its turn again."""
+    def _after(self, _actor: Actor) -> Actor | None:
+        """In the thread of an actor that is at its point, while this one waits: whose turn it is."""
         self._pass_time()
         chosen = self._decide()
-        if chosen is not actor:
-            self._next = chosen
-        return chosen is actor
+        self._ended = chosen is None
+        return chosen
 
     def _pass_time(self) -> None:
         self._time.now_ms += DELAYS_MS[self._delays.take(len(DELAYS_MS), _delay)]
@@ -198,7 +198,8 @@ class Scheduler:
                 actor.state, actor.overtaken = State.BLOCKED, True
                 return False
             if waited_s > STUCK_S:
-                raise TimeoutError(f"{actor.name} waits for something that is not simulated, such as sleep or I/O")
+                late = self._last or actor  # It may have handed the turn on.
+                raise TimeoutError(f"{late.name} waits for something that is not simulated, such as sleep or I/O")
         return True
 
     def _look_at_blocked(self) -> None:
