@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import gc
 import importlib
 import json
 import os
@@ -36,6 +37,7 @@ from tests.waiting import until
 TEST_S = 20.0  # Each test may take so long, for it may have to start servers that another one started when measured, and
 TIMES_LONGER = 10  # so many times as long as when it was measured. Many wait for twenty seconds before they give up.
 START_S = 40.0  # Until the first test, and after the last one.
+ALL_S = 60.0  # All together may take so long, and so many times as long: a thread that spins makes each a little late.
 LEAVE_S = 4.0  # A PostgreSQL goes by itself, when whoever started it is gone.
 CALM_S = 5.0  # So many seconds of tests must pass without a mutant.
 
@@ -131,7 +133,7 @@ def judge(tests: list[str], seconds: dict[str, float]) -> tuple[str, str, str]:
         finally:
             os._exit(pytest.ExitCode.INTERNAL_ERROR)
     os.close(tell)
-    stuck = _watch(child, told, seconds)
+    stuck = _watch(child, told, seconds, ALL_S + TIMES_LONGER * sum(seconds.get(test, 0.0) for test in tests))
     os.close(told)
     if stuck is not None:
         os.kill(child, signal.SIGKILL)
@@ -192,15 +194,16 @@ def noticed(path: Path, text: str, tests: list[str], seconds: dict[str, float], 
         tests.remove(by)
 
 
-def _watch(child: int, told: int, seconds: dict[str, float]) -> str | None:
+def _watch(child: int, told: int, seconds: dict[str, float], all_s: float) -> str | None:
     """Wait for the end of a child; the test in which it is stuck instead. Not in the child: a mutant may hang all of it."""
     poll, test, limit_s = select.poll(), "", START_S
+    end_s = time.monotonic() + all_s
     ended = os.pidfd_open(child)
     poll.register(ended, select.POLLIN)
     poll.register(told, select.POLLIN)
     try:
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll(limit_s * 1000)}
+            ready = {descriptor for descriptor, _ in poll.poll(_left_ms(limit_s, end_s))}
             if ended in ready:
                 return None
             if not ready:
@@ -212,6 +215,10 @@ def _watch(child: int, told: int, seconds: dict[str, float]) -> str | None:
             limit_s = TEST_S + TIMES_LONGER * seconds[test] if test in seconds else START_S
     finally:
         os.close(ended)
+
+
+def _left_ms(limit_s: float, end_s: float) -> float:
+    return max(0.0, min(limit_s, end_s - time.monotonic())) * 1000
 
 
 def _clear(child: int) -> None:
@@ -265,6 +272,7 @@ def main() -> None:
     subprocess.run([sys.executable, "-c", _INITDB, str(_TEMPLATE)], check=True)
     _prctl(_CHILD_SUBREAPER, 1)
     _warm(measured["modules"])
+    gc.freeze()  # Else each child's first collection copies what it shares with this process.
     calm = sorted(seconds, key=lambda test: (seconds[test] > 0.05, test.encode()[::-1]))  # From all files.
     while sum(seconds[test] for test in calm) > CALM_S:
         calm.pop()
