@@ -25,6 +25,16 @@ LISTS = {
     "lost update": (["ax0", "rx0ax1", "rx0ax2"], {"lost-update", "G2-item"}, ["update-atomic", "cursor-stability"]),
     "internal": (["ax1", "rx1ax2rx1", "rx12"], {"internal"}, ["read-atomic"]),
     "internal, from an unknown list": (["ax1ax3rx2"], {"internal"}, ["read-atomic"]),
+    "fuzzy read": (
+        ["ax1", "ax2", "rx1rx12"], {"internal", "G-single-item"}, ["repeatable-read", "consistent-view", "read-atomic"],
+    ),
+    "G1b by a second read": (["ax1", "ax2ax3", "rx1rx12"], {"internal", "G1b", "G-single-item"}, ["read-committed"]),
+    "G1c by a second read": (["rxrx1ay5", "ax1ry5"], {"internal", "G1c", "G-single-item"}, ["read-committed"]),
+    "its own append unseen": (["ax1ax3", "ax2rx1"], {"internal", "G1b", "G-single-item"}, ["read-committed"]),
+    "a second read before the update": (
+        ["ax0", "rxrx0ax1", "rxax2"], {"internal", "G-single-item"},
+        ["repeatable-read", "consistent-view", "read-atomic"],
+    ),
     "future read": (["rx1ax1"], {"future-read"}, ["read-committed"]),
     "duplicates": (["ax1", "rx11"], {"duplicate-elements"}, ["read-uncommitted"]),
     "incompatible orders": (["ax1", "ax2", "rx12", "rx2"], {"incompatible-order"}, ["read-committed"]),
@@ -58,6 +68,13 @@ REGISTERS = {
     "G2": (["rxwy1", "rywx1"], {"G2-item"}, ["repeatable-read"]),
     "lost update": (["wx1", "rx1wx2", "rx1wx3"], {"lost-update"}, ["update-atomic", "cursor-stability"]),
     "internal": (["wx1rx2"], {"internal"}, ["read-atomic"]),
+    "fuzzy read": (
+        ["wx1", "rx1wx2", "rx1rx2"], {"internal", "G-single-item"}, ["repeatable-read", "consistent-view", "read-atomic"],
+    ),
+    "G1a by a second read": (["wx1", "fail:wx2", "rx1rx2"], {"internal", "G1a"}, ["read-committed"]),
+    "G1b by a second read": (["wx1", "wx2wx3", "rx1rx2"], {"internal", "G1b"}, ["read-committed"]),
+    "G1c by a second read": (["rxrx1wy5", "wx1ry5"], {"internal", "G1c", "G-single-item"}, ["read-committed"]),
+    "its own write unseen": (["fail:wx2", "wx1rx2"], {"internal", "G1a"}, ["read-committed"]),
 }  # fmt: skip
 
 
@@ -125,6 +142,8 @@ def test_versions_of_registers_are_ordered_by_what_is_assumed() -> None:
     stale = in_turn("0:wx1", "1:wx2", "2:rx1", lists=False)
     assert check_rw_register(stale).valid
     assert "cyclic-versions" in check_rw_register(stale, assume=["linearizable-keys"]).counts
+    twice = in_turn("0:wx1", "1:wx2", "0:wx1", "2:rx1", lists=False)
+    assert check_rw_register(twice, assume=["linearizable-keys"]).valid
     crossed = in_turn("0:wx1wy2", "1:wx2wy1", "0:rx2", "1:ry2", lists=False)
     assert check_rw_register(crossed, model="serializable").valid
     assert "G0" in check_rw_register(crossed, assume=["sequential-keys"]).counts
@@ -135,6 +154,29 @@ def test_versions_of_registers_are_ordered_by_what_is_assumed() -> None:
     follows = together("wx1", "rx1wx2wy1", "rx1ry1", lists=False)
     assert check_rw_register(follows).valid
     assert "G-single-item" in check_rw_register(follows, assume=["wfr-keys"]).counts
+
+
+@pytest.mark.parametrize(("texts", "model", "assumption"), [
+    (["0:wx1", "1:wx2", "2:rx1"], "strict-serializable", "linearizable-keys"),
+    (["0:wx1", "0:wx2", "0:rx1"], "strong-session-serializable", "sequential-keys"),
+    (["0:wx1", "0:wx2", "0:wy1", "1:rx1ry1"], "strong-session-serializable", "sequential-keys"),
+])  # fmt: skip
+def test_a_note_says_what_a_strict_model_promises_and_was_not_assumed(
+    texts: list[str], model: str, assumption: str
+) -> None:
+    history = in_turn(*texts, lists=False)
+    verdict = check_rw_register(history, model=model)
+    assert verdict.valid
+    assert verdict.notes == [f"It is invalid with --assume {assumption}, which {model} promises and no read shows."]
+    assert check_rw_register(history, model=model, assume=[assumption]).valid is False
+    assert check_rw_register(history, model="serializable").notes == []
+
+
+def test_no_note_where_the_promise_is_kept() -> None:
+    kept = in_turn("0:wx1", "1:rx1wx2", "2:rx2", "0:rx2", lists=False)
+    assert check_rw_register(kept).notes == []
+    late = in_turn("0:wx1", "1:wx2", "1:rx2", "0:rx1", lists=False)  # Each process by itself saw no way back.
+    assert check_rw_register(late, model="strong-session-serializable").notes == []
 
 
 @pytest.mark.parametrize("name", consistency.ALIASES)

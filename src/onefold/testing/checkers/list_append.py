@@ -47,6 +47,7 @@ class _ListAppend:
         self.aborted: dict[tuple[Any, Any], Transaction] = {}
         self.reads: dict[Any, list[tuple[int, List]]] = {}  # By key: all reads.
         self.outer: dict[Any, list[tuple[int, List]]] = {}  # By key: what transactions saw of each other.
+        self.updated: dict[tuple[Any, int, Any], list[int]] = {}  # By key and list: who read it and then appended.
         self.garbage = 0
         self.index_writes()
         for n, txn in self.txns.committed():
@@ -92,28 +93,34 @@ class _ListAppend:
         own: dict[Any, List] = {}
         known: dict[Any, List] = {}
         for f, key, value in txn.micros:
+            mine = own.get(key, ())
             if f == "append":
-                own[key] = (*own.get(key, ()), value)
                 if key in known:
+                    if not mine:
+                        version = (key, len(known[key]), known[key][-1] if known[key] else None)
+                        self.updated.setdefault(version, []).append(n)
                     known[key] = (*known[key], value)
+                own[key] = (*mine, value)
                 continue
             seen: List = () if value is None else value
             if not isinstance(seen, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]  It comes out of a file.
                 raise Invalid("A read of a list answered no list.", code="not_of_the_model", operation=str(txn.op))
-            mine = own.get(key, ())
-            if key in known and seen != known[key]:
-                self.internal(txn, key, seen, show(known[key]))
-            elif mine and seen[-len(mine) :] != mine:
-                self.internal(txn, key, seen, f"[... {show(mine)[1:]}")
-            elif key not in known and not mine:
+            if expected := self.expected(known.get(key), mine, seen):
+                text = f"It read {show(key)} = {show(seen)}, but by its own doing had to read {expected}."
+                self.findings.add("internal", text, [txn.op])
+            # A second list that is not its own doing is one of others too, though it had to be the first.
+            if (expected or (key not in known and not mine)) and not (seen and seen[-1] in mine):
                 self.outer.setdefault(key, []).append((n, seen))
             self.future(txn, key, seen, mine)
             self.reads.setdefault(key, []).append((n, seen))
             known[key] = seen
 
-    def internal(self, txn: Transaction, key: Any, seen: List, expected: str) -> None:
-        text = f"It read {show(key)} = {show(seen)}, but by its own doing had to read {expected}."
-        self.findings.add("internal", text, [txn.op])
+    @staticmethod
+    def expected(known: List | None, mine: List, seen: List) -> str:
+        """What a transaction that read or appended before had to read; "" where it did."""
+        if known is not None and seen != known:
+            return show(known)
+        return "" if seen[len(seen) - len(mine) :] == mine else f"[... {show(mine)[1:]}"
 
     def future(self, txn: Transaction, key: Any, seen: List, mine: List) -> None:
         appends = [value for f, k, value in txn.micros if f == "append" and k == key]
@@ -209,17 +216,10 @@ class _ListAppend:
                 link(n, after, RW)
 
     def lost_updates(self) -> None:
-        for key, reads in self.outer.items():
-            readers: dict[Any, list[int]] = {}
-            by = self.appended.get(key, {})
-            writers = set(by.values())
-            for n, seen in reads:
-                if n in writers:
-                    readers.setdefault((len(seen), seen[-1] if seen else None), []).append(n)
-            for both in readers.values():
-                if len(both) > 1:
-                    text = f"All of them read the same {show(key)}, then appended to it."
-                    self.findings.add("lost-update", text, [self.txns.all[n].op for n in both[:8]])
+        for (key, *_), both in self.updated.items():
+            if len(both) > 1:
+                text = f"All of them read the same {show(key)}, then appended to it."
+                self.findings.add("lost-update", text, [self.txns.all[n].op for n in both[:8]])
 
     def why(self, a: int, kind: int, b: int) -> str:
         """Why transaction a comes before b."""

@@ -7,17 +7,23 @@ K. Kingsbury, P. Alvaro: Elle: Inferring isolation anomalies from experimental o
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import msgspec
+
 from onefold.core.errors import Invalid
 from onefold.testing.checkers import consistency
-from onefold.testing.checkers.graph import RW, WR, WW, Fan, components
+from onefold.testing.checkers.cycles import find_cycles
+from onefold.testing.checkers.graph import REALTIME, RW, WR, WW, Fan, components
 from onefold.testing.checkers.history import History, show
 from onefold.testing.checkers.transactions import Transaction, Transactions, since
-from onefold.testing.checkers.verdict import Verdict
+from onefold.testing.checkers.verdict import Findings, Verdict
 
 ASSUMPTIONS = ("wfr-keys", "sequential-keys", "linearizable-keys")
+PROMISES = {"strict-serializable": "linearizable-keys", "strong-session-serializable": "sequential-keys"}
 Edges = set[tuple[Any, Any]]
 
 
@@ -56,7 +62,9 @@ class _RwRegister:
         self.aborted: dict[tuple[Any, Any], Transaction] = {}
         self.inner: dict[tuple[Any, Any], int] = {}
         self.writes: list[dict[Any, Any]] = []  # By transaction: the last value that it wrote to each key.
-        self.reads: list[dict[Any, Any]] = []  # By transaction: what it saw of others.
+        self.reads: list[dict[Any, Any]] = []  # By transaction: what it first saw of others.
+        self.updated: dict[tuple[Any, Any], list[int]] = {}  # Who read a value and then wrote.
+        self.wavering: list[tuple[int, list[tuple[Any, Any]]]] = []  # Who saw several values of one key, of others.
         self.writers: dict[tuple[Any, Any], list[int]] = {}
         self.readers: dict[tuple[Any, Any], list[int]] = {}
         for txn in self.txns.failed:
@@ -69,29 +77,38 @@ class _RwRegister:
         known: dict[Any, Any] = {}
         wrote: dict[Any, Any] = {}
         read: dict[Any, Any] = {}
+        seen: dict[tuple[Any, Any], None] = {}
         for f, key, value in txn.micros:
             if f == "w":
                 if key in wrote:
                     self.inner[key, wrote[key]] = n
+                elif key in known:
+                    self.updated.setdefault((key, known[key]), []).append(n)
                 wrote[key] = value
             elif txn.op.type != "ok":
                 continue
             elif key not in known:
                 read[key] = value
+                seen[key, value] = None
             elif known[key] != value:
                 text = f"It read {show(key)} = {show(value)}, but by its own doing had to read {show(known[key])}."
                 self.findings.add("internal", text, [txn.op])
+                if wrote.get(key, self) != value and self.inner.get((key, value)) != n:
+                    seen[key, value] = None
             known[key] = value
         self.writes.append(wrote)
         self.reads.append(read)
         for item in wrote.items():
             self.writers.setdefault(item, []).append(n)
-        for item in read.items():
+        for item in seen:
             self.readers.setdefault(item, []).append(n)
+        if len(seen) > len({key for key, _ in seen}):
+            self.wavering.append((n, list(seen)))
 
     def verdict(self, model: str, deadline_s: float, assume: set[str], *, whole: bool) -> Verdict:
         self.dirty_reads(whole=whole)
         self.lost_updates()
+        self.fuzzy_reads()
         self.link_reads()
         self.link_initial()
         for key, edges in self.versions(assume).items():
@@ -100,7 +117,22 @@ class _RwRegister:
         notes = (
             [f"{ambiguous:,} values were written more than once; what read them is not linked."] if ambiguous else []
         )
-        return self.txns.verdict("rw-register", model, deadline_s, self.why, notes)
+        until_s = time.monotonic() + deadline_s
+        verdict = self.txns.verdict("rw-register", model, deadline_s, self.why, notes)
+        promise = PROMISES.get(model)
+        if verdict.valid is not False and promise and promise not in assume and self.broken(promise, until_s):
+            note = f"It is invalid with --assume {promise}, which {model} promises and no read shows."
+            verdict = msgspec.structs.replace(verdict, notes=[*notes, note])
+        return verdict
+
+    def broken(self, promise: str, until_s: float) -> bool:
+        """Whether an assumption leads to more; after the verdict, for it is left out of that."""
+        self.findings = Findings()
+        for key, edges in self.versions({promise}).items():
+            self.link_versions(key, edges)
+        cycles, _ = find_cycles(self.txns.graph, until_s)
+        beyond = REALTIME if promise == "sequential-keys" else 0  # What real time adds speaks against another model.
+        return bool(self.findings.counts) or any(all(kind != beyond for _, kind, _ in cycle) for _, cycle in cycles)
 
     def op(self, n: int) -> Any:
         return self.txns.all[n].op
@@ -122,11 +154,24 @@ class _RwRegister:
                 self.findings.add("garbage-read", f"They {seen}, which nobody wrote.", ops)
 
     def lost_updates(self) -> None:
-        for (key, value), readers in self.readers.items():
-            both = [n for n in readers if key in self.writes[n]]
-            if len(both) > 1:
+        for (key, value), both in self.updated.items():
+            if len(both) > 1 and len(set(self.writers.get((key, value), ()))) <= 1:
                 text = f"All of them read {show(key)} = {show(value)}, then wrote it."
                 self.findings.add("lost-update", text, [self.op(n) for n in both[:8]])
+
+    def fuzzy_reads(self) -> None:
+        """Of two versions by others one is the later: who read both came before its transaction and after it."""
+        for n, seen in self.wavering:
+            by_key: dict[Any, set[int]] = {}
+            for key, value in seen:
+                writer = None if value is None else self.writer(key, value)  # The graph knows what nil is before.
+                if writer not in (None, n):
+                    by_key.setdefault(key, set()).add(writer)
+            for key, writers in by_key.items():
+                if len(writers) > 1:
+                    values = " and as ".join(show(value) for k, value in seen if k == key)
+                    text = f"It read {show(key)} as {values}, before whoever wrote the later one and after him."
+                    self.findings.add("G-single-item", text, [self.op(n), *map(self.op, sorted(writers))])
 
     def writer(self, key: Any, value: Any) -> int | None:
         """Who wrote a value last; None when nobody or several did."""
@@ -152,7 +197,11 @@ class _RwRegister:
                 fan.link(n, RW)
 
     def versions(self, assume: set[str]) -> dict[Any, Edges]:
-        """By key, pairs of an earlier and a later version; keys whose versions go in circles are told, and left out."""
+        """By key, pairs of an earlier and a later version.
+
+        Keys whose versions go in circles are told and left out; so are, silently, those with a value that was
+        written twice, or with a nil: two versions look alike.
+        """
         found: dict[Any, Edges] = {}
         pairs: list[Iterable[tuple[Any, Any, Any]]] = []
         if "wfr-keys" in assume:
@@ -170,7 +219,15 @@ class _RwRegister:
             for key, earlier, later in source:
                 if earlier != later:
                     found.setdefault(key, set()).add((earlier, later))
-        return {key: edges for key, edges in found.items() if not self.circular(key, edges)}
+        twice = self.twice() if found else set[Any]()
+        return {key: edges for key, edges in found.items() if key not in twice and not self.circular(key, edges)}
+
+    def twice(self) -> set[Any]:
+        """The keys of which two versions look alike."""
+        written = Counter(
+            (key, value) for txn in (*self.txns.all, *self.txns.failed) for f, key, value in txn.micros if f == "w"
+        )
+        return {key for (key, value), count in written.items() if count > 1 or value is None}
 
     def circular(self, key: Any, edges: Edges) -> bool:
         following: dict[Any, list[Any]] = {}
