@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from registers import count_up, get, increase, put
+from waiting import until
 
 from onefold import Conflict, Invalid, OnefoldError, Retry, Tx, Unknown
 from onefold.testing.postgres import Cluster
@@ -21,10 +24,12 @@ from onefold.testing.simulation import (
     Simulation,
     SimulationFailed,
     explore,
+    scheduler,
     simulate,
 )
 from onefold.testing.simulation.actor import Actor
 from onefold.testing.simulation.choices import from_text, to_text
+from onefold.testing.simulation.sqlite import SqliteWorld
 
 QUIET = Faults.none()
 
@@ -598,3 +603,65 @@ def test_a_program_that_tries_on_while_it_is_stopped_is_stopped(on) -> None:
 
     assert failure(scenario, on=on, faults=QUIET).what == "is small"
     assert failure(scenario, on=on, faults=QUIET.but(crash_after=0.3), seeds=3).what == "is small"
+
+
+class Interrupted(Exception):
+    """What a signal's handler raises in the main thread: Ctrl-C, or a test's time limit."""
+
+
+def simulated_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("simulated-")]
+
+
+@pytest.mark.parametrize("on", ["sqlite", "serializable"], indirect=True)
+def test_a_run_that_is_interrupted_ends_with_that_and_leaves_no_thread(on) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def scenario(sim: Simulation) -> None:
+        def counter(client: Client) -> None:
+            for count in range(500):
+                client.run(count_up, f"n{client.number}")
+                if count == 2 and client.number == 1:
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        sim.clients(counter, 4)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        for seed in range(4):
+            with pytest.raises(Interrupted):
+                explore(scenario, seeds=range(seed, seed + 1), on=on, faults=QUIET)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert simulated_threads() == []
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_client_that_waits_for_something_real_is_named(monkeypatch: pytest.MonkeyPatch, *, comes_back: bool) -> None:
+    """Not as a failure, of which hundreds of runs would try to make a smaller one, each as slow as this one."""
+    monkeypatch.setattr(scheduler, "STUCK_S", 0.05)
+    monkeypatch.setattr(scheduler, "AT_REST_S", 0.05)
+    monkeypatch.setattr(SqliteWorld, "patience_s", 0.01)
+    over, runs = threading.Event(), 0
+
+    def scenario(sim: Simulation) -> None:
+        nonlocal runs
+        runs += 1
+
+        def sleeper(client: Client) -> None:
+            client.run(count_up, "n")
+            until(lambda: over.is_set() or (comes_back and client._actor.stopping))
+
+        def others(client: Client) -> None:
+            while True:
+                client.run(count_up, "n")
+
+        sim.clients(sleeper)
+        sim.background(others, 3)
+
+    with pytest.raises(TimeoutError, match="sleeper-1 waits for something that is not simulated"):
+        explore(scenario, seeds=1, faults=QUIET)
+    assert runs == 1
+    assert simulated_threads() == ([] if comes_back else ["simulated-sleeper-1"])
+    over.set()

@@ -41,6 +41,8 @@ class Actor:
         #: Its PostgreSQL backend.
         self.pid = 0
         self.stopping = False
+        #: Whether it is at a point or its end, and nobody gave it the turn since.
+        self.resting = True
         #: Asked at each point: whose turn it is, None for the scheduler's thread; where it is None itself, always that.
         self.next: Callable[[Actor], Actor | None] | None = None
         self._turn = threading.Lock()
@@ -60,6 +62,7 @@ class Actor:
                     body()
             finally:
                 self.state = State.DONE
+                self.resting = True
                 self.back.release()
 
         self._thread = threading.Thread(target=run, name=f"simulated-{self.name}", daemon=True)
@@ -69,6 +72,7 @@ class Actor:
 
     def give_turn(self) -> None:
         """Let it go on to its next point; `came_back` tells when it is there."""
+        self.resting = False
         self._turn.release()
 
     def came_back(self, timeout_s: float) -> bool:
@@ -93,6 +97,7 @@ class Actor:
         chosen = None if self.next is None or self.stopping else self.next(self)
         if chosen is self:
             return
+        self.resting = True
         if chosen is None:
             self.back.release()
         else:

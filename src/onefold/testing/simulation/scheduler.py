@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable
 from random import Random
 from typing import Literal
@@ -24,6 +25,7 @@ Scheduling = Literal["both", "random", "pct"]
 FOREVER = 1 << 62
 UNWINDING_MAX = 1_000  # Transactions that a program may try on its way out.
 STUCK_S = 60.0  # Real seconds until an actor that does not come back is given up on.
+AT_REST_S = 1.0  # Real seconds, after which all are where they were when nobody is on the way.
 PCT_DEPTH_MAX = 4
 PCT_STEPS = (16, 64, 256, 1_024)  # How long a run is taken to be, drawn per seed.
 DELAYS_MS = (0, 0, 0, 1, 1, 2, 3, 5, 8, 20, 50, 300)  # How much time a step takes, drawn.
@@ -60,6 +62,7 @@ class Scheduler:
         self._going_on: Callable[[], bool] = lambda: True
         self._back = threading.Lock()  # Of all actors, where only one of them can be on its way.
         self._back.acquire()
+        self._away = False  # Whether somebody has the turn and was not seen to be at a point again.
         self._ended = False  # Found by an actor.
         self._stuck: str | None = None
         self._last: Actor | None = None
@@ -80,8 +83,10 @@ class Scheduler:
         self._going_on = going_on
         actor = self._decide()
         while actor is not None:
+            self._away = True
             actor.give_turn()
             settled = self._settle(actor)
+            self._away = False
             if self._ended:
                 break
             if settled:
@@ -117,23 +122,45 @@ class Scheduler:
         return self._last
 
     def stop(self) -> list[Actor]:
-        """End all actors; answers those that did not end."""
+        """End all actors; answers those that did not end. An error may have ended `run` while one was on its way."""
         for actor in self.actors:
             actor.stopping = True
+        away = {actor for actor in self.actors if actor.state is State.BLOCKED}
+        lost: Actor | None = None
+        if self._away and self._may_block and self._last is not None:
+            away.add(self._last)
+        elif self._away and not self._came(self._back, self.actors):
+            lost = self._left_alone()
         # Who is in the server comes back when those that it waits for are gone.
-        for actor in sorted(self.actors, key=lambda a: a.state is State.BLOCKED):
+        for actor in sorted(self.actors, key=away.__contains__):
+            if actor is lost or (actor in away and not self._came(actor.back, [actor])):
+                continue
             for _ in range(UNWINDING_MAX):
                 if actor.state is State.DONE:
                     break
-                if actor.state is State.BLOCKED:
-                    if not actor.came_back(STUCK_S):
-                        break
-                    actor.state = State.READY if actor.state is State.BLOCKED else actor.state
-                    continue
                 actor.give_turn()
                 if not actor.came_back(STUCK_S):
                     break
         return [actor for actor in self.actors if not actor.join(1.0)]
+
+    def _came(self, back: threading.Lock, actors: list[Actor]) -> bool:
+        """Wait until whoever of them has the turn is at a point: two that run at once would take each other's turns."""
+        give_up = time.monotonic() + STUCK_S
+        while not back.acquire(timeout=AT_REST_S):
+            if all(actor.resting for actor in actors):
+                return True  # Its coming had been noticed, and then the error came.
+            if time.monotonic() > give_up:
+                return False
+        return True
+
+    def _left_alone(self) -> Actor | None:
+        """Who has the turn and does not come; when it does some day, nobody takes that for another one's coming."""
+        for actor in self.actors:
+            if not actor.resting:
+                actor.back = threading.Lock()
+                actor.back.acquire()
+                return actor
+        return None
 
     def _ready(self) -> list[Actor] | None:
         """Who can go on now, after a jump in time if need be; [] when all are done, None when nobody ever can."""

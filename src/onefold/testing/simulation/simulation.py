@@ -152,8 +152,6 @@ class Simulation:
             actor.start(self._life(actor, program, number))
         try:
             stuck = self._scheduler.run(self._going_on)
-        except TimeoutError as error:
-            stuck = str(error)
         finally:
             left = self._scheduler.stop()
         if left:
