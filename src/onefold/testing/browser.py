@@ -7,7 +7,7 @@
         assert browser.errors == []
 
 The program is looked for on PATH, as Debian's `chromium` and under the names of others. It ends with the block, and
-also when this process dies: the pipe is its life.
+also when this process dies: a watchdog ends it, and removes its profile.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from onefold.core.errors import Invalid
+from onefold.testing.watchdog import Watchdog
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ANSWER_S_MAX = 30.0  # Also of the first, which it gives when it has started.
@@ -35,7 +35,9 @@ LOAD_S_MAX = 20.0
 WAIT_S = 10.0
 SIDE_PX_MIN, SIDE_PX_MAX = 100, 10_000
 ERRORS_MAX = 1_000
+DIALOGS_MAX = 1_000
 PHONE_PX = 600  # A narrower window behaves as a phone's: the page's own width counts.
+_NO_PAGE = "net::ERR_ABORTED"
 _LOOK_S = 0.02
 _READ_BYTES = 1 << 20
 
@@ -44,6 +46,12 @@ _FLAGS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--remote-debugging-pipe",
 )  # fmt: skip
+
+# What a key is to a program beneath the page: without that number Backspace deletes nothing.
+_KEYS = {
+    "Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36,
+    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Delete": 46,
+}  # fmt: skip
 
 # Chromium reads its pipe from 3 and writes to 4. A program between sets that up, for what `subprocess` would run
 # between fork and exec (`preexec_fn`) may hang where other threads live. First out of the way: the pipes may
@@ -74,6 +82,8 @@ class Browser:
 
     Attributes:
         errors: exceptions that nobody caught, and errors on the console; the first 1,000.
+        dialogs: what `alert`, `confirm`, `prompt` and pages that were not to be left said; the first 1,000.
+        accepts: what those are answered; True is OK.
     """
 
     def __init__(self, *, width: int = 1280, height: int = 900, dark: bool = False, script: bool = True) -> None:
@@ -95,7 +105,10 @@ class Browser:
         if not all(SIDE_PX_MIN <= side <= SIDE_PX_MAX for side in (width, height)):
             raise Invalid("A window is 100 to 10,000 pixels wide and high.", width=width, height=height)
         self.errors: list[str] = []
+        self.dialogs: list[str] = []
+        self.accepts = True
         self._folder = Path(tempfile.mkdtemp(prefix="onefold-chromium-"))
+        self._watchdog = Watchdog(self._folder)
         self._buffer = b""
         self._number = 0
         self._loads = 0
@@ -112,17 +125,28 @@ class Browser:
         """Load a page.
 
         Raises:
-            ConnectionError: it could not be had.
+            ConnectionError: it could not be had, or is no page.
             TimeoutError: it was not loaded within 20 s.
         """
-        answer: dict[str, Any] = {}
-        self._load(lambda: answer.update(self._call("Page.navigate", url=url)))
-        if answer.get("errorText"):
-            raise ConnectionError(f"{url}: {answer['errorText']}")
+        self._begin_load()
+        answer = self._call("Page.navigate", url=url)
+        failed = answer.get("errorText", "")
+        if "loaderId" in answer and failed != _NO_PAGE:  # Else the page stays, as for another "#" of it.
+            self._end_load(url)
+        if failed:
+            about = " (a download, or an answer without a page)" if failed == _NO_PAGE else ""
+            raise ConnectionError(f"{url}: {failed}{about}")
 
     def press(self, selector: str) -> None:
-        """Click what the selector finds, where that leads to another page, and wait for that page."""
-        self._load(lambda: self.click(selector))
+        """Click what the selector finds, where that leads to another page, and wait for that page.
+
+        Raises:
+            LookupError: it finds nothing.
+            TimeoutError: no page was loaded within 20 s.
+        """
+        self._begin_load()
+        self.click(selector)
+        self._end_load(selector)
 
     def click(self, selector: str) -> None:
         """Click in the middle of what the selector finds, with a real pointer.
@@ -141,10 +165,19 @@ class Browser:
             self._call("Input.dispatchMouseEvent", type=kind, x=middle[0], y=middle[1], button="left", clickCount=1)
 
     def key(self, name: str) -> None:
-        """Press a key, by its DOM name ("Enter", "ArrowRight"), on whatever has the focus."""
-        text = {"text": "\r"} if name == "Enter" else {}
-        self._call("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, **text)
-        self._call("Input.dispatchKeyEvent", type="keyUp", key=name, code=name)
+        """Press a key on whatever has the focus: a letter or another character, which is typed, or "Enter", "Tab",
+        "Backspace", "Delete", "Escape", "Home", "End", "PageUp", "PageDown", "ArrowLeft" and so on.
+
+        Raises:
+            Invalid: there is no such key.
+        """
+        if name not in _KEYS and not (len(name) == 1 and name.isprintable()):
+            raise Invalid("There is no such key.", code="no_such_key", key=name, keys=list(_KEYS))
+        text = "\r" if name == "Enter" else name if len(name) == 1 else ""
+        number = _KEYS.get(name) or (ord(name.upper()) if name.isascii() and name.isalnum() else 0)
+        about: dict[str, Any] = {"key": name, "code": "Space" if name == " " else name, "windowsVirtualKeyCode": number}
+        self._call("Input.dispatchKeyEvent", type="keyDown", **about, **({"text": text} if text else {}))
+        self._call("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def js(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page; a promise is waited for.
@@ -182,9 +215,10 @@ class Browser:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._watchdog.forget(self._process.pid)
         for end in (self._in, self._out):
             os.close(end)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._watchdog.__exit__()  # It removes the folder.
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -210,6 +244,7 @@ class Browser:
                     pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
                     start_new_session=True,
                 )  # fmt: skip
+            self._watchdog.watch(self._process.pid)
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
@@ -227,18 +262,23 @@ class Browser:
         if not script:
             self._call("Emulation.setScriptExecutionDisabled", value=True)
 
-    def _load(self, act: Callable[[], object]) -> None:
-        """Do what leads to another page, and return when that is loaded."""
+    def _begin_load(self) -> None:
+        """What comes next leads to another page."""
+        self._check_open()
         self._pump(0)
         self._loads = 0
-        act()
+
+    def _end_load(self, what: str) -> None:
+        """Return when that is loaded."""
         give_up = time.monotonic() + LOAD_S_MAX
         while not self._loads:
             if time.monotonic() > give_up:
-                raise TimeoutError(f"no page was loaded within {LOAD_S_MAX} s")
+                raise TimeoutError(f"{what}: no page was loaded within {LOAD_S_MAX} s")
             self._pump(_LOOK_S)
 
-    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+    def _send(self, method: str, params: dict[str, Any]) -> int:
+        """Ask, and answer the number that the answer will have."""
+        self._check_open()
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session is not None:
@@ -247,10 +287,14 @@ class Browser:
             os.write(self._out, json.dumps(message).encode() + b"\0")
         except BrokenPipeError:
             raise self._gone() from None
+        return self._number
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = self._send(method, params)
         give_up = time.monotonic() + ANSWER_S_MAX
         while time.monotonic() < give_up:
             for answer in self._pump(_LOOK_S):
-                if answer.get("id") == self._number:
+                if answer.get("id") == number:
                     if "error" in answer:
                         raise RuntimeError(f"{method}: {answer['error']}")
                     result: dict[str, Any] = answer["result"]
@@ -276,13 +320,34 @@ class Browser:
     def _note(self, event: str, about: dict[str, Any]) -> None:
         if event == "Page.loadEventFired":
             self._loads += 1
-        elif len(self.errors) >= ERRORS_MAX:
-            return
-        elif event == "Runtime.exceptionThrown":
-            self.errors.append(str(about["exceptionDetails"].get("exception", {}).get("description")))
-        elif event == "Log.entryAdded" and about["entry"]["level"] == "error":
-            self.errors.append(f"{about['entry']['text']} {about['entry'].get('url', '')}")
+        elif event == "Page.javascriptDialogOpening":  # The page stands still until somebody answers.
+            if len(self.dialogs) < DIALOGS_MAX:
+                self.dialogs.append(about["message"])
+            self._send("Page.handleJavaScriptDialog", {"accept": self.accepts})
+        elif len(self.errors) < ERRORS_MAX and (error := _error(event, about)):
+            self.errors.append(error)
+
+    def _check_open(self) -> None:
+        if self._closed:  # The numbers of its pipes may be other files' by now.
+            raise RuntimeError("This browser is closed.")
 
     def _gone(self) -> RuntimeError:
         said = (self._folder / "log").read_text(errors="replace")
         return RuntimeError(f"Chromium is gone.\n{said[-2_000:]}")
+
+
+def _error(event: str, about: dict[str, Any]) -> str:
+    """What the event tells of that is wrong in the page; "" for none."""
+    if event == "Runtime.exceptionThrown":
+        details = about["exceptionDetails"]
+        return _shown(details["exception"]) if "exception" in details else str(details["text"])
+    if event == "Runtime.consoleAPICalled" and about["type"] in {"error", "assert"}:
+        return " ".join(_shown(argument) for argument in about["args"]) or "console.error()"
+    if event == "Log.entryAdded" and about["entry"]["level"] == "error":
+        return f"{about['entry']['text']} {about['entry'].get('url', '')}"
+    return ""
+
+
+def _shown(value: dict[str, Any]) -> str:
+    """A value of the page: of an error its name, text and places."""
+    return str(value["description"] if "description" in value else value.get("value", value["type"]))

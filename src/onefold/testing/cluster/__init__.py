@@ -15,11 +15,11 @@ from onefold.engine.database import Database
 from onefold.identity import tokens
 from onefold.testing.cluster.node import Node
 from onefold.testing.cluster.timeline import Timeline
-from onefold.testing.cluster.watchdog import Watchdog
 from onefold.testing.postgres import Cluster as Postgres
 from onefold.testing.skewed import SKEW_MS_MAX
 from onefold.testing.standby import Standby
 from onefold.testing.toxiproxy import Toxiproxy
+from onefold.testing.watchdog import Watchdog
 
 __all__ = ["Installation", "Node", "Timeline", "cluster"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from onefold.testing.cluster.watchdog import Watchdog
+from onefold.testing.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from onefold.testing.cluster import Installation

@@ -1,4 +1,4 @@
-"""Ends the servers of a cluster and removes its folder when the process that started it dies, however it dies."""
+"""Ends what a process has started, and removes its folder, when that process dies, however it dies."""
 
 from __future__ import annotations
 
