@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from waiting import until
 
+from onefold import Invalid
 from onefold.testing.partition import Network, unavailable
 
 SILENCE_S = 0.3
@@ -64,6 +65,28 @@ def test_each_direction_is_lost_without_a_word_and_arrives_after(
         assert client.recv(100) == b"answer"
 
 
+def test_a_partition_lasts_though_one_within_it_ends(network: Network, pair: tuple[socket.socket, socket.socket]) -> None:
+    client, server = pair
+    with network.partition("requests"):
+        with network.partition("both"):
+            server.sendall(b"answer")
+            assert hears(client) == b""
+        assert client.recv(100) == b"answer"
+        with network.partition("requests"):
+            pass
+        client.sendall(b"request")
+        assert hears(server) == b""
+    assert server.recv(100) == b"request"
+
+
+def test_what_would_cut_nothing_is_refused(network: Network) -> None:
+    wrong: Any = "request"
+    with pytest.raises(Invalid, match="requests, answers"), network.partition(wrong):
+        pass
+    with pytest.raises(Invalid, match="path"):
+        network.relay("database", "127.0.0.1:5432")
+
+
 def test_nobody_gets_in_meanwhile_and_nobody_is_refused(network: Network, tmp_path: Path) -> None:
     port = network.relay(tmp_path.name, f"unix:{tmp_path / 'nowhere'}")
     with network.partition(), pytest.raises(TimeoutError):
@@ -83,6 +106,7 @@ def test_two_networks_have_an_address_each_and_end_with_their_blocks(network: Ne
 def test_kill_9_leaves_nothing(network: Network) -> None:
     del network  # It is possible here.
     program = """
+from onefold import Invalid
 from onefold.testing.partition import Network
 with Network() as network:
     print(network._near, flush=True)

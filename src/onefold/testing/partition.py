@@ -20,11 +20,13 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
+from onefold.core.errors import Invalid
 from onefold.testing.toxiproxy import Toxiproxy
 
 CLONE_NEWNET = 0x40000000
@@ -62,6 +64,7 @@ class Network:
         self._inside = ThreadPoolExecutor(1, thread_name_prefix="partition")
         self._near = f"of{os.getpid()}x{next(_numbers)}"[:15]
         self._near_address = ""
+        self._lost = Counter[Lost]()  # How many partitions there are of each kind.
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -80,7 +83,7 @@ class Network:
             self._far("link", "set", "lo", "up")
             self._far("link", "set", FAR, "address", THERE, "up")
             self._far("address", "add", f"{self.address}/30", "dev", FAR)
-            self._heal()
+            self._reach()
             self._inside.submit(self.toxiproxy.__enter__).result()  # Its threads are born inside.
             stack.push(self.toxiproxy)
             self._stack = stack.pop_all()
@@ -91,28 +94,42 @@ class Network:
         self._stack.close()
 
     def relay(self, name: str, upstream: str) -> int:
-        """Lead to a server of this host ("unix:PATH"); answers the port at `address`."""
+        """Lead to a server of this host ("unix:PATH"); answers the port at `address`.
+
+        Raises:
+            Invalid: it is no path; from behind the cable no port of this host's loopback can be reached.
+        """
+        if not upstream.startswith("unix:"):
+            raise Invalid("A server behind a network is reached by its socket's path.", code="upstream", given=upstream)
         return self.toxiproxy.create(name, upstream=upstream, listen=f"{self.address}:0")
 
     @contextlib.contextmanager
     def partition(self, lost: Lost = "both") -> Generator[None]:
         """For the time of the block packets are dropped without a word, of connections that are there too.
 
+        Within another one it adds to that; what is lost in both arrives after the outer one.
+
         Args:
             lost: "requests" towards the server, "answers" from it, or "both".
+
+        Raises:
+            Invalid: it is none of them.
         """
+        if lost not in get_args(Lost):
+            raise Invalid("What is lost is requests, answers, or both.", code="lost", given=lost)
+        self._lost[lost] += 1
         try:
-            if lost != "answers":
-                self._reach_server_at(NOBODY)
-            if lost != "requests":
-                self._reach_client_at(NOBODY)
+            self._reach()
             yield
         finally:
-            self._heal()
+            self._lost[lost] -= 1
+            self._reach()
 
-    def _heal(self) -> None:
-        self._reach_server_at(THERE)
-        self._reach_client_at(HERE)
+    def _reach(self) -> None:
+        """Have each side find the other unless what it says is lost."""
+        both = self._lost["both"]
+        self._reach_server_at(NOBODY if both or self._lost["requests"] else THERE)
+        self._reach_client_at(NOBODY if both or self._lost["answers"] else HERE)
 
     def _reach_server_at(self, hardware: str) -> None:
         neighbour = ("lladdr", hardware, "nud", "permanent")
@@ -153,6 +170,9 @@ def _leave_for_another_namespace() -> int:
 
 def _ip(arguments: tuple[str, ...]) -> None:
     command = ["ip", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_S)  # noqa: S603  Ours.
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_S)  # noqa: S603  Ours.
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{' '.join(command)}: no end within {COMMAND_S} s") from error
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()[:200]}")
