@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 WAIT_S = 30.0
@@ -39,3 +40,11 @@ def let_pass(ms: int) -> None:
     """Return when `ms` have passed on the clock of deadlines, which is the machine's: no test moves it."""
     over_ns = time.monotonic_ns() + ms * 1_000_000
     until(lambda: time.monotonic_ns() > over_ns, f"{ms} ms")
+
+
+def is_gone(pid: int) -> bool:
+    """In a container whose first process reaps nobody, dead orphans stay listed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from benches.testing.clusters import processor_s
 from load import Load
-from waiting import until
+from waiting import is_gone, until
 
 import onefold
 from onefold import Invalid, locks
@@ -30,7 +30,7 @@ def ask(node: Node, owner: str) -> int:
     return node.request("POST", "/v1/locks/acquire", {"name": "till", "owner": owner, "ttl_ms": 60_000})[0]
 
 
-def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> None:
+def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     own_s = time.process_time()
     with cluster("sqlite", nodes=3) as made:
         one, two, three = made.nodes
@@ -61,6 +61,12 @@ def test_three_nodes_on_sqlite_share_one_database_and_outlive_each_other() -> No
         assert {"logger=onefold.transaction", "outcome=held"} <= set(held)
         assert sum("info POST /v1/locks/acquire 409" in line for line in of_it) == 1
         assert three.stop() == 0
+        monkeypatch.setattr(sys.modules[Node.__module__], "START_S", 0.01)
+        three.launch()
+        three.pause()
+        with pytest.raises(TimeoutError, match=r"(?s)node3: .*onefold"):  # With its log: what it said before.
+            three.ready()
+        assert not three.running
 
 
 def test_a_node_with_a_wrong_clock_has_its_place_in_the_story() -> None:
@@ -196,11 +202,3 @@ def test_nothing_is_left_when_the_owner_of_a_cluster_is_killed(tmp_path: Path) -
         owner.send_signal(signal.SIGKILL)
     until(lambda: not Path(file).parent.exists(), "the removal of its folder")
     until(lambda: is_gone(int(pid)), "the server's end")
-
-
-def is_gone(pid: int) -> bool:
-    """In a container whose first process reaps nobody, dead orphans stay listed."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

@@ -7,7 +7,11 @@ import http.client
 import time
 from pathlib import Path
 
+import pytest
+
 from onefold import webhooks
+from onefold.testing import listening
+from onefold.testing.listening import Listening
 from onefold.testing.receiver import Delivery, Receiver, deliveries, tell
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -20,6 +24,18 @@ def post(receiver: Receiver, id: str, secret: str, path: str = "/shop/ok") -> in
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def test_one_that_does_not_begin_is_told_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "START_S", 0.01)
+    hangs = Listening("-c", "import sys; sys.stdin.read()")
+    with pytest.raises(TimeoutError, match=r"within 0.01 s"), hangs:
+        pass
+    assert hangs._process is not None
+    assert hangs._process.poll() is not None
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="Listening did not start"), Listening("-c", ""):
+        pass
 
 
 def test_what_was_answered_is_written_down_and_outlives_the_process(tmp_path: Path) -> None:

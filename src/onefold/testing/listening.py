@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
-from typing import Self
+import time
+from typing import Any, Self
+
+START_S = 60.0
+
+
+def first_line(process: subprocess.Popen[Any], seconds: float) -> str:
+    """The first line that it writes to its standard output, a pipe; "" when it ends before that.
+
+    Raises:
+        TimeoutError: it did neither within `seconds`.
+    """
+    assert process.stdout is not None
+    line, fd, give_up = b"", process.stdout.fileno(), time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while not line.endswith(b"\n"):
+        if not poll.poll(max(0.0, give_up - time.monotonic()) * 1_000):
+            raise TimeoutError(f"It did not say within {seconds:g} s that it is ready.")
+        byte = os.read(fd, 1)  # No more, for what comes after belongs to others.
+        if not byte:
+            return ""
+        line += byte
+    return line.decode().strip()
 
 
 class Listening:
@@ -24,16 +49,19 @@ class Listening:
 
         Raises:
             RuntimeError: it ended instead.
+            TimeoutError: it did neither within a minute.
         """
         self._process = subprocess.Popen(  # noqa: S603  Of literals and paths.
             [sys.executable, *self._arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             start_new_session=True,  # Ctrl-C is for who started it.
         )  # fmt: skip
-        assert self._process.stdout is not None
-        self.base = self._process.stdout.readline().strip()
-        if not self.base:
-            self._process.wait()
-            raise RuntimeError(f"{type(self).__name__} did not start; see its standard error.")
+        try:
+            self.base = first_line(self._process, START_S)
+            if not self.base:
+                raise RuntimeError(f"{type(self).__name__} did not start; see its standard error.")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from onefold.testing.listening import first_line
 from onefold.testing.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from onefold.testing.cluster import Installation
 
+START_S = 60.0
 END_S = 30.0
 REQUEST_S = 30.0
+LOG_LENGTH_SHOWN = 4_000  # With an error.
 
 
 class Node:
@@ -61,13 +64,21 @@ class Node:
         self._note("starts")
 
     def ready(self) -> None:
-        """Return once it takes requests; RuntimeError with its log when it ends instead."""
+        """Return once it takes requests.
+
+        Raises:
+            RuntimeError: it ended instead; with its log.
+            TimeoutError: it did neither within a minute, and was killed; with its log.
+        """
         assert self._process is not None, "it was not launched"
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        try:
+            line = first_line(self._process, START_S)
+        except TimeoutError as error:
+            self.kill()
+            raise TimeoutError(f"{self.name}: {error}\n{self.log[-LOG_LENGTH_SHOWN:]}") from None
         if not line:
             self.stop()  # It may take a moment from its last word to its end, and counts as running until then.
-            raise RuntimeError(f"The server did not start:\n{self.log[-4_000:]}")
+            raise RuntimeError(f"The server did not start:\n{self.log[-LOG_LENGTH_SHOWN:]}")
         self.port = int(msgspec.json.decode(line, type=dict[str, Any])["url"].rpartition(":")[2])
         assert self._made.toxiproxy is not None, "every installation with nodes has one"
         upstream = f"127.0.0.1:{self.port}"
@@ -84,13 +95,32 @@ class Node:
             self.ready()
 
     def kill(self) -> None:
-        """Kill -9, with all that it has started."""
-        self._note("is killed")
-        self._signal(signal.SIGKILL)
-        self._reap()
+        """Kill -9, with all that it has started; nothing when it was killed or stopped before."""
+        if self._process is not None:
+            self._note("is killed")
+            self._signal(signal.SIGKILL)
+            self._reap()
+
+    def check(self) -> None:
+        """See that it did not end by itself.
+
+        Raises:
+            RuntimeError: it did; with its log.
+        """
+        if self._process is not None and (code := self._process.poll()) not in {None, -signal.SIGKILL}:
+            self._reap()
+            self._note(f"has ended by itself ({code})")
+            raise RuntimeError(f"{self.name} has ended by itself ({code}):\n{self.log[-LOG_LENGTH_SHOWN:]}")
 
     def pause(self) -> None:
-        """Stop it where it is, as a machine that sleeps; the others' clocks go on."""
+        """Stop it where it is, as a machine that sleeps; the others' clocks go on.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        self.check()
+        if self._process is None:
+            raise RuntimeError(f"{self.name} does not run.")
         self._note("is paused")
         self._paused = True
         self._signal(signal.SIGSTOP)
@@ -177,6 +207,7 @@ class Node:
 
     def _reap(self) -> None:
         process, self._process = self._process, None
+        self._paused = False
         if process is not None:
             process.wait(END_S)
             self._watchdog.forget(process.pid)
