@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from onefold import Tx, locks
 from onefold.testing.workload import Client, Workload
 from onefold.testing.workload.client import UNIQUE_MAX
@@ -39,6 +41,12 @@ def fails_at_first(client: Client) -> None:
     client.sleep_ms(10)
 
 
+def never_ends(client: Client) -> None:
+    del client
+    threading.Event().wait()
+
+
 CARELESS = Workload(holders, "cas-register", setup=create_guarded)
+ENDLESS = Workload(never_ends, "register")
 FAILING = Workload(fails, "register")
 FAILING_AT_FIRST = Workload(fails_at_first, "register")

@@ -6,16 +6,21 @@ real time too, and are held to it here: strict serializable.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from asking import ASKING
 from buying import BUYING
-from careless import CARELESS, FAILING, FAILING_AT_FIRST
+from careless import CARELESS, ENDLESS, FAILING, FAILING_AT_FIRST
 from queueing import JOBS
 from scenarios import PAUSES
 from visiting import VISITING
+from waiting import is_gone, until
 
 from onefold import Invalid
 from onefold.testing import check, read_history
@@ -145,6 +150,54 @@ def test_a_kill_takes_no_error_of_a_program_with_it(tmp_path: Path) -> None:
         run(FAILING_AT_FIRST, made, path=tmp_path / "history.jsonl", seconds=3_600, faults=["kill"], processes=1, clients=1)
 
 
+def test_a_program_that_hangs_is_told_with_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[run.__module__], "END_S", 0.01)
+    with cluster("sqlite", nodes=0) as made, pytest.raises(RuntimeError, match=r"(?s)did not end.*careless.*in never_ends"):
+        run(ENDLESS, made, path=tmp_path / "history.jsonl", seconds=0.01, processes=1, clients=1)
+
+
+def test_nothing_is_left_when_who_runs_it_is_killed(tmp_path: Path) -> None:
+    """Not of a process that stands still either, which no end of its stdin wakes; and nobody reads its token meanwhile."""
+    program = """
+import sys
+from pathlib import Path
+from careless import ENDLESS
+from onefold.testing.cluster import cluster
+from onefold.testing.workload import run
+from onefold.testing.workload.nemesis import Nemesis
+
+def stay(nemesis, seconds):
+    [process] = nemesis.processes
+    process.pause()
+    print(process._process.pid, process._folder, nemesis.made.token, flush=True)
+    sys.stdin.read()
+
+Nemesis.rage = stay
+with cluster("sqlite", nodes=0) as made:
+    run(ENDLESS, made, path=Path("history.jsonl"), processes=1, clients=1)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path
+    ) as owner:
+        assert owner.stdout is not None
+        pid, folder, token = owner.stdout.readline().split()
+        assert token not in Path(f"/proc/{pid}/cmdline").read_text()
+        owner.kill()
+    until(lambda: not Path(folder).exists(), "the removal of its folder")
+    until(lambda: is_gone(int(pid)), "the end of its clients")
+
+
+def test_a_node_that_ends_by_itself_is_no_fault(tmp_path: Path) -> None:
+    with cluster("sqlite", nodes=1) as made:
+        os.kill(made.nodes[0].pid, signal.SIGTERM)
+        with pytest.raises(RuntimeError, match="node1 has ended by itself"):
+            run(ENDLESS, made, path=tmp_path / "history.jsonl", seconds=3_600, processes=1, clients=1)
+        with pytest.raises(RuntimeError, match="node1 does not run"):
+            made.nodes[0].pause()
+        assert "is paused" not in made.story()
+
+
 def test_files_become_one_history(tmp_path: Path) -> None:
     one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     first, second = Recorder(one), Recorder(two)
@@ -178,6 +231,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     for bare in (Workload(lambda client: None, "bank"), replace(BANK, finish=lambda client: None)):
         with pytest.raises(Invalid, match="import"):
             run(bare, made, path=path)
+    with pytest.raises(Invalid, match="no folder"):  # Not after all of it was run.
+        run(LIST_APPEND, made, path=tmp_path / "nowhere" / "history.jsonl")
     assert not path.exists()
 
 

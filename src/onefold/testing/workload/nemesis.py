@@ -52,7 +52,7 @@ class Nemesis:
         """Break one thing after the other for so long, and until each fault was there: first each, then any of them.
 
         Raises:
-            RuntimeError: a program of the clients failed.
+            RuntimeError: a program of the clients failed, or a node ended by itself.
         """
         give_up = time.monotonic() + seconds
         first = list(self._faults)
@@ -61,6 +61,8 @@ class Nemesis:
             time.sleep(self.dice.randrange(PAUSE_MS_MAX) / 1_000)
             for process in self.processes:
                 process.check()
+            for node in self.made.nodes:
+                node.check()
             if self._faults:
                 self.strike(first.pop() if first else self.dice.choice(self._faults))
 
@@ -113,6 +115,7 @@ def _pause(nemesis: Nemesis) -> None:
 
 def _kill_node(nemesis: Nemesis) -> None:
     node = nemesis.dice.choice(nemesis.made.nodes)
+    node.check()  # As with a process of clients.
     node.kill()
     node.start()
 

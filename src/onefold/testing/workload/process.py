@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,21 +11,24 @@ from pathlib import Path
 
 import msgspec
 
+from onefold.testing.listening import first_line
+from onefold.testing.watchdog import Watchdog
 from onefold.testing.workload.client import STARTS_MAX
 from onefold.testing.workload.worker import READY, Order
 
-END_S = 60.0
+MORE_S = 10.0  # Until it is killed, where it does not even say in time at which place it stands.
 ERRORS_LENGTH_MAX = 4_000
 
 
 class Process:
     """Clients that run `order`; each start writes into another file of `folder`."""
 
-    def __init__(self, name: str, order: Order, folder: Path) -> None:
+    def __init__(self, name: str, order: Order, folder: Path, watchdog: Watchdog) -> None:
         self.name = name
         self.records: list[Path] = []
         self._order = order
         self._folder = folder
+        self._watchdog = watchdog
         self._errors = folder / f"{name}.errors"
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: int | None = None  # How, when it did last.
@@ -42,19 +46,23 @@ class Process:
         order = msgspec.structs.replace(self._order, record=str(self.records[-1]), start=starts)
         with self._errors.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603  This very package.
-                [sys.executable, "-m", "onefold.testing.workload.worker", msgspec.json.encode(order).decode()],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
+                [sys.executable, "-m", "onefold.testing.workload.worker"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, bufsize=0,
             )  # fmt: skip
+        self._watchdog.watch(self._process.pid)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # It has ended; `ready` says so.
+            self._process.stdin.write(msgspec.json.encode(order) + b"\n")  # Arguments could be read by everybody.
 
     def ready(self) -> None:
         """Return once its clients work.
 
         Raises:
-            RuntimeError: it ended instead; with what it wrote to stderr.
+            RuntimeError: it ended instead, or was not ready in a minute; with what it wrote to stderr.
+            TimeoutError: it did neither.
         """
         assert self._process is not None
-        assert self._process.stdout is not None
-        if self._process.stdout.readline().strip() != READY.encode():
+        if first_line(self._process, self._order.start_s + MORE_S) != READY:
             raise RuntimeError(f"{self.name} did not start:\n{self.errors}")
 
     def check(self) -> None:
@@ -84,7 +92,7 @@ class Process:
         """Tell its clients to end what they do.
 
         Raises:
-            RuntimeError: a program failed, or did not end in a minute; with what it wrote to stderr.
+            RuntimeError: a program failed, or did not end in a minute, and where; with what it wrote to stderr.
         """
         process = self._process
         if process is None:
@@ -102,17 +110,18 @@ class Process:
 
     def _signal(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
-            os.kill(self._process.pid, number)
+            os.killpg(self._process.pid, number)  # With all that it has started.
 
     def _reap(self) -> int:
         process, self._process = self._process, None
         if process is None:
             return 0
         try:
-            code = process.wait(END_S)
+            code = process.wait(self._order.end_s + MORE_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
+        self._watchdog.forget(process.pid)
         for stream in (process.stdin, process.stdout):
             assert stream is not None
             stream.close()

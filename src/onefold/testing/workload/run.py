@@ -17,6 +17,7 @@ from onefold.engine.call import Isolation
 from onefold.testing.checkers import Verdict, check, read_history
 from onefold.testing.checkers.linearizability import DEADLINE_S
 from onefold.testing.cluster import Installation
+from onefold.testing.watchdog import Watchdog
 from onefold.testing.workload.client import CLIENTS_MAX
 from onefold.testing.workload.nemesis import Nemesis
 from onefold.testing.workload.process import Process
@@ -27,6 +28,8 @@ from onefold.testing.workload.workload import Program, Workload, place_of
 SECONDS_MAX = 86_400.0
 PROCESSES_MAX = 16
 DEADLINE_MS_DEFAULT = 5_000
+START_S = 60.0  # Of a process of clients.
+END_S = 60.0
 
 
 def in_short(verdict: Verdict) -> Verdict:
@@ -93,25 +96,30 @@ def run(
         consistency_model: by which transactions are judged, instead of the workload's own.
 
     Raises:
-        Invalid: a number is out of range, there is no such fault, or a program is none that others can import.
-        RuntimeError: a program failed with an error that is none of Onefold's, or did not end.
+        Invalid: a number is out of range, there is no such fault, no folder for the history, or a program is none that
+            others can import.
+        RuntimeError: a program failed with an error that is none of Onefold's, did not begin or did not end; or a node
+            ended by itself.
     """  # fmt: skip
     if not 1 <= processes <= PROCESSES_MAX or clients < 1 or processes * clients >= CLIENTS_MAX:
         raise Invalid("There are 1 to 16 processes, and at most 255 clients.", processes=processes, clients=clients)
     if not 0 < seconds <= SECONDS_MAX:
         raise Invalid("A run takes more than 0 and at most 86,400 seconds.", seconds=seconds)
+    if not path.parent.is_dir():
+        raise Invalid("There is no folder for the history.", code="no_folder", path=str(path))
     for program in filter(None, (workload.program, workload.finish)):
         place_of(program)
     began_ns = time.monotonic_ns()
     with tempfile.TemporaryDirectory(prefix="of-workload-") as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch)
+        watchdog = stack.enter_context(Watchdog(folder))
 
         def process_of(number: int, program: Program, *, first: int, count: int, once: bool = False) -> Process:
             order = Order(
                 made.url, place_of(program), "", [path for path in sys.path if path], str(seed), first, count, 1,
-                isolation, deadline_ms, once, [node.door for node in made.nodes], made.token,
+                isolation, deadline_ms, once, [node.door for node in made.nodes], made.token, START_S, END_S,
             )  # fmt: skip
-            process = Process(f"process{number}", order, folder)
+            process = Process(f"process{number}", order, folder, watchdog)
             stack.callback(process.kill)
             return process
 

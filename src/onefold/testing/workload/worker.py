@@ -1,7 +1,11 @@
-"""A process of a run: some clients on threads, until its stdin ends. The runner starts it, and kills it."""
+"""A process of a run: some clients on threads, until its stdin ends. The runner starts it, and kills it.
+
+A program that hangs is told with the place where it does: all stacks are written then, and the process ends.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import threading
@@ -44,11 +48,18 @@ class Order(msgspec.Struct, frozen=True):
     doors: list[int]
     """The ports of the proxies before the nodes."""
     token: str
+    start_s: float
+    end_s: float
+    """How long its start may take; and its end, or all of it where it runs once."""
 
 
 def main() -> int:
-    """Run the order in argv; ends with `FAILED`, at once, when a program fails in a way that programs should not."""
-    order = msgspec.json.decode(sys.argv[1], type=Order)
+    """Run the order that is the first line of stdin.
+
+    Ends with `FAILED`, at once, when a program fails in a way that programs should not.
+    """
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
+    faulthandler.dump_traceback_later(order.start_s, exit=True)  # With an exit code of `FAILED`.
     sys.path[:0] = [path for path in order.paths if path not in sys.path]
     program = program_at(order.place)
     stop = threading.Event()
@@ -62,8 +73,10 @@ def main() -> int:
             thread.start()
         print(READY, flush=True)
         if not order.once:
+            faulthandler.cancel_dump_traceback_later()
             sys.stdin.buffer.read()
             stop.set()
+        faulthandler.dump_traceback_later(order.end_s, exit=True)
         for thread in threads:
             thread.join()
     recorder.close()
