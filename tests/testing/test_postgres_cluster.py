@@ -112,6 +112,7 @@ def test_nothing_is_left_behind() -> None:
     assert not alive(pid)
     assert not base.exists()
     assert not files.exists()
+    assert cluster.log == ""  # Whoever tells a story of it has others to tell of.
 
 
 def test_nothing_is_left_of_a_server_that_does_not_start() -> None:

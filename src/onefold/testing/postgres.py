@@ -227,8 +227,9 @@ class Cluster:
 
     @property
     def log(self) -> str:
-        """What the server wrote so far."""
-        return (self._base / "log").read_text(errors="replace")
+        """What the server wrote so far; nothing once its files are removed."""
+        written = self._base / "log"
+        return written.read_text(errors="replace") if written.exists() else ""
 
     # -- databases ------------------------------------------------------------------------
 
