@@ -181,6 +181,14 @@ def test_a_timeline_has_one_order_and_an_end() -> None:
         ["primary", "LOG:  ready"], ["primary", "and more"], ["node", "info hello logger=a status=200"], ["node", "Traceback"],
         ["node", '{"no": "time"}'], ["test", "begins"],
     ]  # fmt: skip
+    timeline.note("late", "starts")
+    for _ in range(2 * LINES_MAX):
+        timeline.note("test", "goes on")
+    fallen = timeline.told([("late", "Traceback\nZeroDivisionError")], ahead_ms={"late": 60_000}).splitlines()
+    assert all(float(line.split()[0]) < 60 for line in fallen[1:]), "of a time that nobody knows"
+    timeline = Timeline()
+    timeline.note("late", "starts")
+    assert [line.split(maxsplit=3)[3] for line in timeline.told([("late", "Traceback")]).splitlines()] == ["starts", "Traceback"]
     long = timeline.told([("node", "x\n" * 1_000)]).splitlines()
     assert len(long) == LINES_MAX + 1
     assert "601 earlier" in long[0]

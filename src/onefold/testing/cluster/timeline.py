@@ -42,9 +42,13 @@ class Timeline:
             ahead_ms: by how much the clocks of some of them are ahead.
         """
         entries = list(self._entries)
+        begins: dict[str, int] = {}
+        for entry in entries:
+            begins.setdefault(entry.who, entry.at_ms)
         for who, text in logs:
             skew_ms = (ahead_ms or {}).get(who, 0)
-            entries += [entry._replace(at_ms=entry.at_ms - skew_ms) for entry in read(who, text)]
+            begins_ms = begins.get(who, entries[0].at_ms if entries else 0) + skew_ms
+            entries += [entry._replace(at_ms=entry.at_ms - skew_ms) for entry in read(who, text, begins_ms=begins_ms)]
         entries.sort(key=lambda entry: entry.at_ms)  # Stable: lines of one log stay in their order.
         first = entries[0].at_ms if entries else 0
         lines = [f"{(e.at_ms - first) / 1_000:9.3f} s  {e.who:<12} {e.text[:TEXT_LENGTH_MAX]}" for e in entries]
@@ -53,10 +57,13 @@ class Timeline:
         return "\n".join([*head, *lines[-LINES_MAX:]])
 
 
-def read(who: str, log: str) -> list[Entry]:
-    """The lines of a log of ours (JSON) or of PostgreSQL's. A line without a time belongs to the one before it."""
+def read(who: str, log: str, *, begins_ms: int = 0) -> list[Entry]:
+    """The lines of a log of ours (JSON) or of PostgreSQL's.
+
+    A line without a time belongs to the one before it, and the first of all to `begins_ms`.
+    """
     entries: list[Entry] = []
-    at_ms = 0
+    at_ms = begins_ms
     for line in log.splitlines():
         if (found := _POSTGRES.match(line)) is not None:
             moment = dt.datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=dt.UTC)
