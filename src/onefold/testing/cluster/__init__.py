@@ -71,12 +71,15 @@ class Installation:
     def fail_over(self) -> Postgres:
         """Kill -9 the primary, promote the first standby, and lead everybody there; answers the new primary.
 
+        The other standbys followed the lost primary and know nothing that comes after it: they are none any more.
+
         Raises:
             Invalid: there is no standby.
         """
         if self.primary is None or self.toxiproxy is None or not self.standbys:
             raise Invalid("There is no standby to fail over to.", code="no_standby")
-        chosen = self.standbys.pop(0)
+        chosen = self.standbys[0]
+        self.standbys.clear()
         lost = next(name for name, server in self._servers.items() if server is self.primary)
         self.timeline.note(lost, "is killed")
         self.primary.kill9()
