@@ -104,6 +104,13 @@ def test_a_port_that_somebody_took_is_not_insisted_on() -> None:
         assert cluster.port != taken.getsockname()[1]
 
 
+def test_a_program_that_does_not_end_is_told_and_ended(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = ("-h", str(cluster.socket_path.parent), "-p", str(cluster.port), "-U", "postgres", "-c", "SELECT pg_sleep(600)")
+    with monkeypatch.context() as hurried, pytest.raises(RuntimeError, match=r"psql failed or did not end \(-9\)"):
+        hurried.setattr(postgres, "START_MS_MAX", 100)
+        cluster._run("psql", *waits)
+
+
 def test_nothing_is_left_behind() -> None:
     with Cluster() as cluster:
         pid, base, files = cluster.pid, cluster._base, cluster._files
@@ -154,6 +161,7 @@ def test_the_server_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
         assert owner.stdout is not None
         pid, *folders = owner.stdout.readline().split()
         assert alive(int(pid))
+        os.kill(int(pid), signal.SIGSTOP)  # A test had it stand still.
         owner.send_signal(signal.SIGKILL)
     until(lambda: not alive(int(pid)), "the server's end")
     until(lambda: not any(Path(folder).exists() for folder in folders), "the removal of its files")

@@ -66,10 +66,12 @@ data, *scratch = sys.argv[1:]
 sys.stdin.buffer.read()
 try:
     pid = int(open(os.path.join(data, "postmaster.pid")).readline())
-    os.kill(pid, signal.SIGQUIT)
+    for sent in signal.SIGQUIT, signal.SIGCONT:  # It may stand still.
+        os.kill(pid, sent)
     for _ in range(200):
         time.sleep(0.025)
         os.kill(pid, 0)
+    os.kill(pid, signal.SIGKILL)  # Its children end when they see that.
 except (OSError, ValueError):
     pass
 for path in scratch:
@@ -154,7 +156,8 @@ class Cluster:
         if process is None:
             return
         if process.poll() is None:
-            process.send_signal(signal.SIGQUIT if immediate else signal.SIGINT)
+            for sent in (signal.SIGQUIT if immediate else signal.SIGINT, signal.SIGCONT):  # It may stand still.
+                process.send_signal(sent)
             try:
                 process.wait(timeout=START_MS_MAX / 1000)
             except subprocess.TimeoutExpired:
@@ -307,9 +310,15 @@ class Cluster:
     def _run(self, program: str, *arguments: str) -> None:
         with tempfile.TemporaryFile() as output:
             process = self._spawn([str(self._bin / program), *arguments], output)
-            if process.wait(timeout=START_MS_MAX / 1000):
+            try:
+                code = process.wait(timeout=START_MS_MAX / 1000)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+            if code:
                 output.seek(0)
-                raise RuntimeError(f"{program} failed:\n{output.read().decode(errors='replace')[-4000:]}")
+                said = output.read().decode(errors="replace")[-4000:]
+                raise RuntimeError(f"{program} failed or did not end ({code}):\n{said}")
 
     def _spawn(self, command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         who = self._account
