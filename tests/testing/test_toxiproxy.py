@@ -237,6 +237,8 @@ def test_down_cuts_off_and_lets_nobody_in(toxiproxy: Toxiproxy, port: int) -> No
                 assert peer.recv(1) == b""
             except ConnectionError:
                 pass
+            with toxiproxy.down("echo"):
+                pass
             with pytest.raises(ConnectionError):
                 dial(port)
     with dial(port) as peer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Generator
 from typing import Any, Self
 
@@ -36,6 +37,7 @@ class Toxiproxy:
         self._proxies = Proxies(seed)
         self._thread = threading.Thread(target=self._loop.run_forever, name="toxiproxy", daemon=True)
         self._server: ApiServer | None = None
+        self._downs = Counter[str]()  # Blocks of `down` that each proxy is in.
         self.url = ""
 
     def __enter__(self) -> Self:
@@ -86,12 +88,19 @@ class Toxiproxy:
 
     @contextlib.contextmanager
     def down(self, proxy: str) -> Generator[None]:
-        """The proxy is down for the time of the block: nobody gets in, and whoever is in is cut off."""
+        """The proxy is down for the time of the block: nobody gets in, and whoever is in is cut off.
+
+        Within another such block it stays so until the outer one ends.
+        """
         self._run(self._proxies.update(proxy, {"enabled": False}))
+        self._downs[proxy] += 1
         try:
             yield
         finally:
-            self._run(self._proxies.update(proxy, {"enabled": True}))
+            self._downs[proxy] -= 1
+            if not self._downs[proxy]:
+                with contextlib.suppress(NotFound):  # Somebody removed it.
+                    self._run(self._proxies.update(proxy, {"enabled": True}))
 
 
 async def _called(fn: Any, *args: Any) -> Any:
