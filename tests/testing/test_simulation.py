@@ -26,6 +26,7 @@ from onefold.testing.simulation import (
     explore,
     scheduler,
     simulate,
+    worlds,
 )
 from onefold.testing.simulation.actor import Actor
 from onefold.testing.simulation.choices import from_text, to_text
@@ -568,6 +569,8 @@ def test_a_server_that_was_started_anew_is_used_again() -> None:
         for _ in range(2):
             explore(lambda sim: sim.clients(lambda client: client.run(put, "n", 1)), seeds=1, on=Postgres(cluster=server))
             server.restart(immediate=True)
+    explore(lambda sim: sim.clients(lambda client: client.run(put, "n", 1)), seeds=1)
+    assert server not in {where.cluster for where in worlds._idle if where != "sqlite"}, "its connections stay open for ever"
 
 
 def test_tables_of_the_user_are_gone_with_the_run(on) -> None:

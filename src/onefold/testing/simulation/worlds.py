@@ -44,27 +44,39 @@ def world_of(where: Where) -> Generator[World]:
     """A world for one exploration."""
     if where != "sqlite" and not isinstance(where, Postgres):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise Invalid('A scenario runs on "sqlite" or on Postgres(...).', code="on")
-    with _lock:
-        kept = _idle.setdefault(where, [])
-        world = kept.pop() if kept else None
-    if world is not None and not world.usable:
-        world.close()
-        world = None
-    world = world or _make(where)
+    world = _taken(where) or _make(where)
     try:
         yield world
     except BaseException as error:
         if isinstance(error, AssertionError):  # Somebody's promise; the world is whole.
-            _keep(kept, world)
+            _keep(where, world)
         else:
             world.close()
         raise
-    _keep(kept, world)
+    _keep(where, world)
 
 
-def _keep(kept: list[World], world: World) -> None:
+def _taken(where: Where) -> World | None:
+    """One that is kept for there, if any. Those of servers that are gone are closed, for nobody asks for them again."""
+    gone: list[World] = []
     with _lock:
-        kept.append(world)
+        for place in list(_idle):
+            lost = [world for world in _idle[place] if not world.usable]
+            gone += lost
+            if len(lost) == len(_idle[place]):
+                del _idle[place]
+            else:
+                _idle[place] = [world for world in _idle[place] if world not in lost]
+        kept = _idle.get(where)
+        world = kept.pop() if kept else None
+    for one in gone:
+        one.close()
+    return world
+
+
+def _keep(where: Where, world: World) -> None:
+    with _lock:
+        _idle.setdefault(where, []).append(world)
 
 
 def _make(where: Where) -> World:
