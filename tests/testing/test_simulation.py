@@ -608,6 +608,28 @@ def test_a_program_that_tries_on_while_it_is_stopped_is_stopped(on) -> None:
     assert failure(scenario, on=on, faults=QUIET.but(crash_after=0.3), seeds=3).what == "is small"
 
 
+def test_what_a_program_makes_of_its_end_is_no_failure() -> None:
+    """Of a crash, and of the end of the run: neither is an error that its code could get otherwise."""
+
+    def scenario(sim: Simulation) -> None:
+        def worker(client: Client) -> None:
+            try:
+                while True:
+                    client.run(count_up, "n")
+                    client.sleep_ms(10)
+            except BaseException as error:
+                raise ValueError("I give up") from error
+
+        def shopper(client: Client) -> None:
+            client.run(count_up, "n")
+
+        sim.background(worker, 2)
+        sim.clients(shopper)
+
+    report = explore(scenario, seeds=3, faults=QUIET.but(crash_after=0.3), calm_ms=100)
+    assert report.faults["crash after commit"]
+
+
 class Interrupted(Exception):
     """What a signal's handler raises in the main thread: Ctrl-C, or a test's time limit."""
 

@@ -239,8 +239,9 @@ class Simulation:
     def _is_over(self, actor: Actor, program: Program, number: int, incarnation: int) -> bool:
         """One incarnation of a client: False when its process died and begins anew."""
         name = actor.name
+        client = Client(self, actor, number=number, incarnation=incarnation)
         try:
-            plain(program, program(Client(self, actor, number=number, incarnation=incarnation)))
+            plain(program, program(client))
         except Stopped:
             return True
         except (Crashed, Unknown, Retry) as error:
@@ -248,6 +249,10 @@ class Simulation:
                 self.history.add(NEMESIS, "info", f"dies of {type(error).__name__}", error.code, client=name)
             return False
         except BaseException as error:
+            if client._dead:  # Nobody hears what a dead process says on its way out,
+                return False
+            if actor.stopping:  # or one whose run is over.
+                return True
             self._break(Broken(f"what {name.rpartition('-')[0]} expects", error))
         return True
 
