@@ -96,7 +96,7 @@ def run(
         consistency_model: by which transactions are judged, instead of the workload's own.
 
     Raises:
-        Invalid: a number is out of range, there is no such fault, no folder for the history, or a program is none that
+        Invalid: a number is out of range, there is no such fault, no place for the history, or a program is none that
             others can import.
         RuntimeError: a program failed with an error that is none of Onefold's, did not begin or did not end; or a node
             ended by itself.
@@ -105,8 +105,8 @@ def run(
         raise Invalid("There are 1 to 16 processes, and at most 255 clients.", processes=processes, clients=clients)
     if not 0 < seconds <= SECONDS_MAX:
         raise Invalid("A run takes more than 0 and at most 86,400 seconds.", seconds=seconds)
-    if not path.parent.is_dir():
-        raise Invalid("There is no folder for the history.", code="no_folder", path=str(path))
+    if not path.parent.is_dir() or path.is_dir():
+        raise Invalid("The history's path is that of a file in a folder that there is.", code="path", path=str(path))
     for program in filter(None, (workload.program, workload.finish)):
         place_of(program)
     began_ns = time.monotonic_ns()
