@@ -23,7 +23,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back; the names of headers are in small letters."""
+    """What came back; the names of headers are in small letters, and what came of one name has ", " between."""
 
     status: int
     headers: Mapping[str, str]
@@ -75,7 +75,7 @@ class Caller:
             TimeoutError: the answer was not whole within 30 s.
             RuntimeError: the app ended without an answer.
         """
-        fields = {name.lower(): value for name, value in (headers or {}).items()}
+        fields = {"host": "localhost"} | {name.lower(): value for name, value in (headers or {}).items()}
         if send is not None:
             body = json.dumps(send).encode()
         if body is not None:
@@ -123,6 +123,8 @@ class Caller:
             await self.app(scope, receive, send)
         if not answered.is_set():
             raise RuntimeError("The app ended before its answer was whole.")
-        fields = messages[0].get("headers", ())  # ASGI lets them be left out.
-        head = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in fields}
+        head = dict[str, str]()
+        for name, value in messages[0].get("headers", ()):  # ASGI lets them be left out.
+            field, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            head[field] = f"{head[field]}, {text}" if field in head else text
         return Reply(messages[0]["status"], head, b"".join(m.get("body", b"") for m in messages[1:]))
