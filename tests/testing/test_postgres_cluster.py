@@ -105,10 +105,13 @@ def test_a_port_that_somebody_took_is_not_insisted_on() -> None:
 
 
 def test_a_program_that_does_not_end_is_told_and_ended(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = ("-h", str(cluster.socket_path.parent), "-p", str(cluster.port), "-U", "postgres", "-c", "SELECT pg_sleep(600)")
-    with monkeypatch.context() as hurried, pytest.raises(RuntimeError, match=r"psql failed or did not end \(-9\)"):
+    lock = "SELECT pg_advisory_lock(1)"
+    waits = ("-h", str(cluster.socket_path.parent), "-p", str(cluster.port), "-U", "postgres", "-c", lock)
+    with cluster.admin() as connection, monkeypatch.context() as hurried:
+        connection.execute(lock)
         hurried.setattr(postgres, "START_MS_MAX", 100)
-        cluster._run("psql", *waits)
+        with pytest.raises(RuntimeError, match=r"psql failed or did not end \(-9\)"):
+            cluster._run("psql", *waits)
 
 
 def test_nothing_is_left_behind() -> None:

@@ -101,14 +101,7 @@ def run(
         RuntimeError: a program failed with an error that is none of Onefold's, did not begin or did not end; or a node
             ended by itself.
     """  # fmt: skip
-    if not 1 <= processes <= PROCESSES_MAX or clients < 1 or processes * clients >= CLIENTS_MAX:
-        raise Invalid("There are 1 to 16 processes, and at most 255 clients.", processes=processes, clients=clients)
-    if not 0 < seconds <= SECONDS_MAX:
-        raise Invalid("A run takes more than 0 and at most 86,400 seconds.", seconds=seconds)
-    if not path.parent.is_dir() or path.is_dir():
-        raise Invalid("The history's path is that of a file in a folder that there is.", code="path", path=str(path))
-    for program in filter(None, (workload.program, workload.finish)):
-        place_of(program)
+    _check(workload, path, seconds=seconds, processes=processes, clients=clients)
     began_ns = time.monotonic_ns()
     with tempfile.TemporaryDirectory(prefix="of-workload-") as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch)
@@ -145,6 +138,18 @@ def run(
         events = events_of([own, *(record for process in all for record in process.records)], began_ns=began_ns)
         write_history(path, events)
     return _judged(workload, path, counts_of(events), nemesis.done, check_s, consistency_model)
+
+
+def _check(workload: Workload, path: Path, *, seconds: float, processes: int, clients: int) -> None:
+    """Refuse what would fail later, after a run for nothing."""
+    if not 1 <= processes <= PROCESSES_MAX or clients < 1 or processes * clients >= CLIENTS_MAX:
+        raise Invalid("There are 1 to 16 processes, and at most 255 clients.", processes=processes, clients=clients)
+    if not 0 < seconds <= SECONDS_MAX:
+        raise Invalid("A run takes more than 0 and at most 86,400 seconds.", seconds=seconds)
+    if not path.parent.is_dir() or path.is_dir():
+        raise Invalid("The history's path is that of a file in a folder that there is.", code="path", path=str(path))
+    for program in filter(None, (workload.program, workload.finish)):
+        place_of(program)
 
 
 def _judged(
