@@ -90,6 +90,10 @@ def test_a_person_looks_clicks_and_types(shop: str, onefold_browser: Callable[..
         browser.js("nothing_of_the_kind()")
     with pytest.raises(TimeoutError, match="did not come true in 0 s"):
         browser.wait("false", seconds=0)
+    with pytest.raises(TimeoutError, match=r"did not come true in 0 s at .*/basket; .*TypeError: Cannot read"):
+        browser.wait("document.querySelector('#nowhere').textContent", seconds=0)
+    browser.js("setTimeout(() => document.body.insertAdjacentHTML('beforeend', '<p id=later>Here</p>'), 50), 0")
+    browser.wait("document.querySelector('#later').textContent === 'Here'")
     with socket.socket() as nobody:  # Bound, and never listening.
         nobody.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionError, match="ERR_CONNECTION_REFUSED"):

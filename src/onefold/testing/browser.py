@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +37,7 @@ WAIT_S = 10.0
 SIDE_PX_MIN, SIDE_PX_MAX = 100, 10_000
 ERRORS_MAX = 1_000
 DIALOGS_MAX = 1_000
+LOADS_MAX = 100
 PHONE_PX = 600  # A narrower window behaves as a phone's: the page's own width counts.
 _NO_PAGE = "net::ERR_ABORTED"
 _LOOK_S = 0.02
@@ -77,6 +79,10 @@ def flags(*, root: bool) -> tuple[str, ...]:
     return (*_FLAGS, "--no-sandbox") if root else _FLAGS
 
 
+class _ThrownError(RuntimeError):
+    """An expression threw in the page."""
+
+
 class Browser:
     """One page in one browser, which begins with a profile of its own.
 
@@ -111,7 +117,8 @@ class Browser:
         self._watchdog = Watchdog(self._folder)
         self._buffer = b""
         self._number = 0
-        self._loads = 0
+        self._frame = ""
+        self._loaded: deque[str] = deque(maxlen=LOADS_MAX)
         self._session: str | None = None
         self._closed = False
         self._launch(program, width, height)
@@ -128,11 +135,11 @@ class Browser:
             ConnectionError: it could not be had, or is no page.
             TimeoutError: it was not loaded within 20 s.
         """
-        self._begin_load()
+        before = self._document()
         answer = self._call("Page.navigate", url=url)
         failed = answer.get("errorText", "")
         if "loaderId" in answer and failed != _NO_PAGE:  # Else the page stays, as for another "#" of it.
-            self._end_load(url)
+            self._await_load(url, before)
         if failed:
             about = " (a download, or an answer without a page)" if failed == _NO_PAGE else ""
             raise ConnectionError(f"{url}: {failed}{about}")
@@ -144,9 +151,9 @@ class Browser:
             LookupError: it finds nothing.
             TimeoutError: no page was loaded within 20 s.
         """
-        self._begin_load()
+        before = self._document()
         self.click(selector)
-        self._end_load(selector)
+        self._await_load(selector, before)
 
     def click(self, selector: str) -> None:
         """Click in the middle of what the selector finds, with a real pointer.
@@ -187,15 +194,25 @@ class Browser:
         """
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
-            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
+            raise _ThrownError(f"{expression}: {_of_exception(answer['exceptionDetails'])}")
         return answer["result"].get("value")
 
     def wait(self, condition: str, *, seconds: float = WAIT_S) -> None:
-        """Wait until a JavaScript expression is true; TimeoutError when that takes longer than `seconds`."""
+        """Wait until a JavaScript expression is true; TimeoutError when that takes longer than `seconds`.
+
+        While it throws it is not true: a page on its way lacks what the expression asks about.
+        """
         give_up = time.monotonic() + seconds
-        while not self.js(f"!!({condition})"):
+        while True:
+            thrown = ""
+            try:
+                if self.js(f"!!({condition})"):
+                    return
+            except _ThrownError as error:
+                thrown = f"; {error}"
             if time.monotonic() > give_up:
-                raise TimeoutError(f"{condition} did not come true in {seconds} s at {self.js('location.href')}")
+                at = self.js("location.href")
+                raise TimeoutError(f"{condition} did not come true in {seconds} s at {at}{thrown}")
             self._pump(_LOOK_S)
 
     def text(self) -> str:
@@ -253,8 +270,10 @@ class Browser:
         targets = self._call("Target.getTargets")["targetInfos"]
         page = next(target for target in targets if target["type"] == "page")
         self._session = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        self._frame = page["targetId"]
         for domain in ("Page", "Runtime", "Log"):
             self._call(f"{domain}.enable")
+        self._call("Page.setLifecycleEventsEnabled", enabled=True)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < PHONE_PX}
         self._call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -262,16 +281,16 @@ class Browser:
         if not script:
             self._call("Emulation.setScriptExecutionDisabled", value=True)
 
-    def _begin_load(self) -> None:
-        """What comes next leads to another page."""
-        self._check_open()
-        self._pump(0)
-        self._loads = 0
+    def _document(self) -> str:
+        """Which one the page shows, or loads; from now on others are waited for."""
+        document = str(self._call("Page.getFrameTree")["frameTree"]["frame"]["loaderId"])
+        self._loaded.clear()
+        return document
 
-    def _end_load(self, what: str) -> None:
-        """Return when that is loaded."""
+    def _await_load(self, what: str, before: str) -> None:
+        """Return when another one than `before` is loaded: of that one the news may come yet."""
         give_up = time.monotonic() + LOAD_S_MAX
-        while not self._loads:
+        while all(document == before for document in self._loaded):
             if time.monotonic() > give_up:
                 raise TimeoutError(f"{what}: no page was loaded within {LOAD_S_MAX} s")
             self._pump(_LOOK_S)
@@ -318,8 +337,9 @@ class Browser:
         return answers
 
     def _note(self, event: str, about: dict[str, Any]) -> None:
-        if event == "Page.loadEventFired":
-            self._loads += 1
+        if event == "Page.lifecycleEvent":
+            if about["name"] == "load" and about["frameId"] == self._frame:
+                self._loaded.append(about["loaderId"])
         elif event == "Page.javascriptDialogOpening":  # The page stands still until somebody answers.
             if len(self.dialogs) < DIALOGS_MAX:
                 self.dialogs.append(about["message"])
@@ -339,13 +359,16 @@ class Browser:
 def _error(event: str, about: dict[str, Any]) -> str:
     """What the event tells of that is wrong in the page; "" for none."""
     if event == "Runtime.exceptionThrown":
-        details = about["exceptionDetails"]
-        return _shown(details["exception"]) if "exception" in details else str(details["text"])
+        return _of_exception(about["exceptionDetails"])
     if event == "Runtime.consoleAPICalled" and about["type"] in {"error", "assert"}:
         return " ".join(_shown(argument) for argument in about["args"]) or "console.error()"
     if event == "Log.entryAdded" and about["entry"]["level"] == "error":
         return f"{about['entry']['text']} {about['entry'].get('url', '')}"
     return ""
+
+
+def _of_exception(details: dict[str, Any]) -> str:
+    return _shown(details["exception"]) if "exception" in details else str(details["text"])
 
 
 def _shown(value: dict[str, Any]) -> str:
