@@ -172,7 +172,7 @@ def test_there_are_two_engines() -> None:
         pass
 
 
-def test_a_timeline_has_one_order_and_an_end() -> None:
+def test_a_timeline_has_one_order_and_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     timeline = Timeline()
     timeline.note("test", "begins")
     ours = '{"at_ms": 1000, "level": "info", "logger": "a", "message": "hello", "status": 200}\nTraceback\n{"no": "time"}'
@@ -190,9 +190,14 @@ def test_a_timeline_has_one_order_and_an_end() -> None:
     timeline = Timeline()
     timeline.note("late", "starts")
     assert [line.split(maxsplit=3)[3] for line in timeline.told([("late", "Traceback")]).splitlines()] == ["starts", "Traceback"]
+    monkeypatch.setattr(sys.modules[Timeline.__module__], "NOTES_MAX", 2)
+    timeline = Timeline()
+    for number in range(5):
+        timeline.note("test", f"note {number}")
+    assert [line.split()[-1] for line in timeline.told([]).splitlines()] == ["3", "4"]
     long = timeline.told([("node", "x\n" * 1_000)]).splitlines()
     assert len(long) == LINES_MAX + 1
-    assert "601 earlier" in long[0]
+    assert "602 earlier" in long[0]
     assert read("node", "") == []
 
 

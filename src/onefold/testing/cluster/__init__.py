@@ -27,7 +27,7 @@ NODES_MAX = 16  # Of all shards together.
 STANDBYS_MAX = 4
 SHARDS_MAX = 4
 DATABASE = "onefold"
-LOG_LENGTH_MAX = 100_000  # Of a server that is lost; the end of it.
+LOG_LENGTH_MAX = 200_000  # Of each server, in the story; the end of it.
 
 
 class Installation:
@@ -128,8 +128,8 @@ class Installation:
         return self.timeline.told(logs, ahead_ms=ahead_ms)
 
     def _written(self) -> list[tuple[str, str]]:
-        nodes = ((node.name, node.log) for node in self.nodes)
-        return [*nodes, *self._logs.items(), *((name, server.log) for name, server in self._servers.items())]
+        own = [(node.name, node.log) for node in self.nodes] + [(name, one.log) for name, one in self._servers.items()]
+        return [*((name, log[-LOG_LENGTH_MAX:]) for name, log in own), *self._logs.items()]
 
 
 @contextlib.contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 LINES_MAX = 400  # Of a timeline in print; the last ones.
+NOTES_MAX = 100_000  # The last ones; a run may last a day.
 TEXT_LENGTH_MAX = 300
 
 _POSTGRES = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC \[\d+\] (.*)")
@@ -28,7 +30,7 @@ class Timeline:
     """What was noted as it happened; `told` adds the logs."""
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
+        self._entries: deque[Entry] = deque(maxlen=NOTES_MAX)
 
     def note(self, who: str, text: str) -> None:
         """It happens now."""
