@@ -170,6 +170,22 @@ def test_the_server_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     until(lambda: not any(Path(folder).exists() for folder in folders), "the removal of its files")
 
 
+def test_nothing_is_left_of_files_whose_maker_is_killed() -> None:
+    program = (
+        "import sys; from onefold.testing.postgres import Cluster\n"
+        "Cluster._initdb = lambda self, version: (print(self._base, self._files, flush=True), sys.stdin.read())\n"
+        "Cluster()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": SOURCE}
+    ) as maker:
+        assert maker.stdout is not None
+        folders = [Path(folder) for folder in maker.stdout.readline().split()]
+        assert all(folder.is_dir() for folder in folders)
+        maker.kill()
+    until(lambda: not any(folder.exists() for folder in folders), "the removal of its files")
+
+
 def test_a_wheel_that_the_servers_user_cannot_read_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     me = pwd.getpwuid(os.geteuid())
     account = postgres._account() or me

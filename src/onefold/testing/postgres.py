@@ -75,7 +75,11 @@ try:
 except (OSError, ValueError):
     pass
 for path in scratch:
-    shutil.rmtree(path, ignore_errors=True)
+    for _ in range(100):  # Who dies may write one more file meanwhile.
+        shutil.rmtree(path, ignore_errors=True)
+        if not os.path.exists(path):
+            break
+        time.sleep(0.05)
 """
 
 _templates: dict[tuple[int, str], Path] = {}
@@ -119,10 +123,11 @@ class Cluster:
         self.password = secrets.token_hex(8)
         self.settings = {**_SETTINGS, **({} if fsync else _UNSAFE), **(settings or {})}
         try:
+            self._watch()  # Before there are files: this process may die while it makes them.
             self._bin = _binaries(version, self._base, self._account)
             self._initdb(version)
         except BaseException:
-            self._remove()
+            self.close()
             raise
 
     # -- life ---------------------------------------------------------------------------

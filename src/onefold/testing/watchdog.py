@@ -12,7 +12,7 @@ END_S = 30.0
 
 # Runs as a process of its own; its stdin ends when the process that made it does.
 _PROGRAM = """
-import os, shutil, signal, sys
+import os, shutil, signal, sys, time
 alive = set()
 for line in sys.stdin:
     pid = int(line)
@@ -22,7 +22,11 @@ for pid in alive:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-shutil.rmtree(sys.argv[1], ignore_errors=True)
+for _ in range(100):  # Who dies may write one more file meanwhile.
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    if not os.path.exists(sys.argv[1]):
+        break
+    time.sleep(0.05)
 """
 
 
