@@ -19,7 +19,7 @@ from onefold.engine import tx as tx_module
 from onefold.engine import wake
 from onefold.engine.postgres import codec
 from onefold.engine.postgres import spaces as postgres_spaces
-from onefold.engine.sqlite import readers
+from onefold.engine.sqlite import everysec, readers
 from onefold.engine.sqlite import spaces as sqlite_spaces
 from onefold.engine.sqlite import tx as sqlite_tx
 
@@ -68,6 +68,61 @@ def test_only_so_many_readers_are_admitted(tmp_path: Path, monkeypatch: pytest.M
         assert asyncio.run(scenario()).code == "queue_full"
 
 
+def test_a_read_that_gets_no_thread_is_admitted_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    blocker = Blocker()
+
+    async def scenario(db: Database) -> None:
+        first = asyncio.create_task(db.reader().arun(blocker))
+        await blocker.sits()
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", no_more)
+                with pytest.raises(RuntimeError):
+                    await db.reader().arun(count)  # The pool has put it into its queue all the same.
+        finally:
+            blocker.leave.set()
+            await first
+        assert await db.reader().arun(count) == 0
+
+    db = onefold.connect(tmp_path / "r.db")
+    asyncio.run(scenario(db))
+    closing = threading.Thread(target=db.close, daemon=True)
+    closing.start()
+    closing.join(2)
+    assert not closing.is_alive(), "it waits for a call that ended"
+
+
+def test_a_commit_stands_though_there_is_no_thread_for_what_comes_after_it(
+    real: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def hints(tx: Tx) -> str:
+        put(tx, "a")
+        tx.on_commit(heard.set)
+        tx.wake("topic")
+        return "done"
+
+    synced: list[Path] = []
+    heard = threading.Event()
+    monkeypatch.setattr(everysec, "sync_file", synced.append)
+    lazy = real.options(durability="everysec")
+    assert real.run(count) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        assert lazy.run(hints) == "done"
+    assert len(synced) == (1 if real.dialect == "sqlite" else 0), "nobody else would have brought it to the disk"
+    assert not heard.is_set()
+    assert lazy.run(hints) == "done"
+    assert heard.wait(WAIT_S)
+    real.close()
+    assert len(synced) == (2 if real.dialect == "sqlite" else 0)
+
+
 def test_a_counter_has_a_key_of_1_to_200_characters_and_counts_whole_numbers(db: Database) -> None:
     assert {refused(db, lambda tx, key=key: tx.add(key, 1)) for key in ("", "k" * 201, 7)} == {"key"}
     assert {refused(db, lambda tx, delta=delta: tx.add("k", delta)) for delta in (1.0, True, "1")} == {"type"}
@@ -92,7 +147,7 @@ def test_behind_a_stuck_callback_hints_are_dropped_and_come_again_later(
     db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(wake, "HINTS_QUEUED_MAX", 1)
-    entered, leave, told = threading.Event(), threading.Event(), [threading.Event() for _ in range(5)]
+    entered, leave, told = threading.Event(), threading.Event(), [threading.Event() for _ in range(6)]
 
     def stuck() -> None:
         entered.set()
@@ -101,15 +156,15 @@ def test_behind_a_stuck_callback_hints_are_dropped_and_come_again_later(
     db.run(lambda tx: tx.on_commit(stuck))
     assert entered.wait(WAIT_S)
     with caplog.at_level(logging.ERROR, "onefold"):
-        for event in told[:3]:
+        for event in told[:4]:
             db.run(lambda tx, event=event: tx.on_commit(event.set))
-    assert len(caplog.records) == 1  # Of two that were dropped: whoever reads the log needs to know once.
+    assert len(caplog.records) == 1  # Of three that were dropped: whoever reads the log needs to know once.
     leave.set()
     assert told[0].wait(WAIT_S)
-    for event in told[3:]:
+    for event in told[4:]:
         db.run(lambda tx, event=event: tx.on_commit(event.set))
         assert event.wait(WAIT_S)
-    assert [event.is_set() for event in told] == [True, False, False, True, True]
+    assert [event.is_set() for event in told] == [True, False, False, False, True, True]
 
 
 class Metres(float):

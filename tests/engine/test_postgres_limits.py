@@ -221,6 +221,38 @@ def test_closing_workers_take_only_what_had_been_admitted_before() -> None:
     assert ran == [late]
 
 
+def test_who_asks_for_a_thread_when_there_is_none_is_told_and_the_next_one_is_served(
+    plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def beside(blocker: Blocker) -> None:
+        first = asyncio.create_task(plain.arun(blocker))
+        await blocker.sits()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more)
+            second = asyncio.create_task(plain.arun(put, "a"))  # Behind the first one, who has a thread.
+            await asyncio.sleep(0)
+        blocker.leave.set()
+        await asyncio.gather(first, second)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(RuntimeError):
+            plain.waiter("topic")
+        with pytest.raises(RuntimeError):
+            asyncio.run(plain.arun(put, "never"))
+    assert plain.metrics()["queued"] == 0
+    asyncio.run(beside(Blocker()))
+    waiter = plain.waiter("topic")
+    asyncio.run(plain.arun(lambda tx: tx.wake("topic")))
+    assert waiter.wait(WAIT_S)
+    waiter.close()
+    assert [plain.run(get, key) for key in ("a", "never")] == [1, None]
+    plain.close()
+
+
 @pytest.mark.parametrize(("reserved_", "most"), [(True, 1), (False, pool_module.RESERVED + 1)])
 def test_whoever_waits_gets_the_place_that_comes_free(reserved_: bool, most: int) -> None:
     places = pool_module.Places(most)

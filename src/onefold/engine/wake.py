@@ -131,8 +131,9 @@ class Hub:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._dispatch, name="onefold-facts", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._dispatch, name="onefold-facts", daemon=True)
+                    thread.start()  # Where there is no thread to be had, the next commit asks again.
+                    self._thread = thread
         if self._queue.qsize() >= HINTS_QUEUED_MAX:
             if not self._dropping:
                 _log.error("a callback after commit is stuck; hints are dropped until it goes on")

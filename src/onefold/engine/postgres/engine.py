@@ -327,11 +327,14 @@ class PostgresEngine:
         hints = tx._hints
         if hints is None:
             return
-        if hints.facts or hints.callbacks:
-            self.hub.committed(hints.facts, hints.callbacks)
-        if hints.topics:
-            self.hub.wake(hints.topics)
-            parts.notifier.tell(hints.topics)
+        try:
+            if hints.facts or hints.callbacks:
+                self.hub.committed(hints.facts, hints.callbacks)
+            if hints.topics:
+                self.hub.wake(hints.topics)
+                parts.notifier.tell(hints.topics)
+        except Exception:  # It is committed; whoever called must not be told otherwise.
+            _log.exception("hints after a commit were lost")
 
     def tell(self, topics: list[str]) -> None:
         """Wake the waiters of these topics, here at once, elsewhere in a moment."""

@@ -56,8 +56,9 @@ class Notifier:
                 self._topics = {EVERYTHING: None}
             self._topics.update(dict.fromkeys(topics))
             if self._thread is None and not self._closing:
-                self._thread = threading.Thread(target=self._loop, name="onefold-notify", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._loop, name="onefold-notify", daemon=True)
+                thread.start()  # Where there is no thread to be had, the next commit asks again.
+                self._thread = thread
         self._ring.set()
 
     def close(self) -> None:
@@ -129,11 +130,12 @@ class Listener:
             return
         with self._lock:
             if self._thread is None and not self._closing:
-                self._doorbell = os.pipe()
-                self._thread = threading.Thread(
+                self._doorbell = self._doorbell or os.pipe()
+                thread = threading.Thread(
                     target=self._loop, args=self._doorbell[:1], name="onefold-listen", daemon=True
                 )
-                self._thread.start()
+                thread.start()  # Where there is no thread to be had, the next waiter asks again.
+                self._thread = thread
         if not self.listening.wait(START_S):
             self._deaf = True
             if self.listening.is_set():
@@ -144,10 +146,10 @@ class Listener:
         with self._lock:
             self._closing = True
             doorbell, self._doorbell = self._doorbell, None
-        if self._thread is None or doorbell is None:
+        if doorbell is None:
             return
         os.write(doorbell[1], b"x")
-        if self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=ANSWER_NS_MAX / 1e9)
         for descriptor in doorbell:
             os.close(descriptor)

@@ -52,8 +52,14 @@ class Workers:
                 thread = threading.Thread(
                     target=self._loop, name=f"{self._name}-{len(self._threads)}", daemon=True
                 )
-                self._threads.append(thread)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # There is none to be had. Those that are here take it in their turn.
+                    if not self._threads:
+                        self._queue.remove(call)
+                        raise
+                else:
+                    self._threads.append(thread)
 
     def close(self) -> None:
         """Run what is queued, then end the threads."""

@@ -31,8 +31,13 @@ class EverySecond:
         """A commit did not wait for the disk; the writer's owner says so, one at a time."""
         self._dirty = True
         if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="onefold-everysec", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._loop, name="onefold-everysec", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # There is no thread to be had: the commit waits for the disk after all.
+                self._sync()
+                return
+            self._thread = thread
 
     def close(self) -> None:
         """Sync once more and stop."""
@@ -55,11 +60,14 @@ class EverySecond:
 
     def _tick(self) -> None:
         if not self._failed:
-            try:
-                sync_file(self._wal)
-            except OSError:
-                self._failed = True  # A second sync would answer well without having done it.
-                _log.exception("a sync of the WAL failed")
+            self._sync()
         if self._failed:
             self._mend()
             self._failed = False
+
+    def _sync(self) -> None:
+        try:
+            sync_file(self._wal)
+        except OSError:
+            self._failed = True  # A second sync would answer well without having done it.
+            _log.exception("a sync of the WAL failed")

@@ -53,7 +53,7 @@ class Readers:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._admitted = 0
-        self._waiting: set[Call] = set()  # Of tasks, not yet taken up by a thread.
+        self._waiting: set[Call] = set()  # Of tasks, admitted and not yet taken up by a thread.
         self._closing = False
         self._threads = ThreadPoolExecutor(READERS_MAX, thread_name_prefix="onefold-read")
 
@@ -68,18 +68,18 @@ class Readers:
     def start(self, call: Call) -> None:
         """Run the function on a thread of the pool; its future hears of the outcome."""
         self._enter()
+        self._waiting.add(call)
         try:
-            self._waiting.add(call)
             self._threads.submit(self._run_for_task, call)
-        except BaseException:
-            self._leave()
+        except BaseException:  # Without a thread for it the pool has it in its queue all the same.
+            if self._taken_up(call):
+                self._leave()
             raise
 
     def expire(self, now_ns: int) -> None:
         """Fail calls of tasks whose deadline is over before a thread took them up."""
         late = [call for call in tuple(self._waiting) if call.deadline_ns < now_ns and call.take()]
         for call in late:
-            self._waiting.discard(call)
             call.error = self._busy(call)
         settle(late)
 
@@ -175,8 +175,17 @@ class Readers:
             if reader.connection.in_transaction:
                 cursor.execute(COMMIT)
 
+    def _taken_up(self, call: Call) -> bool:
+        """Whether the call waits no longer because of this; who is told so also leaves for it."""
+        try:
+            self._waiting.remove(call)  # Atomic: of two threads exactly one gets it.
+        except KeyError:
+            return False
+        return True
+
     def _run_for_task(self, call: Call) -> None:
-        self._waiting.discard(call)
+        if not self._taken_up(call):
+            return
         try:
             if not call.take():
                 return
