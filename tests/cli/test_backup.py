@@ -246,6 +246,17 @@ def test_damage_is_found_before_a_name_is_given(tmp_path: Path) -> None:
         restore_sqlite(file, tmp_path / "d.db", tell=quiet)
 
 
+def test_an_index_that_is_not_that_of_its_rows_is_damage(tmp_path: Path) -> None:
+    source = tmp_path / "a.db"
+    with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.executescript("CREATE TABLE own (a, b); CREATE INDEX own_a ON own (a); INSERT INTO own VALUES (1, 2)")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX own_a ON own (b)' WHERE name = 'own_a'")
+    assert inspect_sqlite(source, thorough=True).damage == [], "the quick check does not compare them"
+    with pytest.raises(Invalid, match="damaged"):
+        backup_sqlite(source, tmp_path / "a.bak", tell=quiet)
+
+
 OWN = {
     "bytes": "CREATE TABLE own (t TEXT)",
     "collation": "CREATE TABLE own (t TEXT COLLATE mine PRIMARY KEY)",

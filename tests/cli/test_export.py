@@ -13,7 +13,7 @@ import pytest
 from jobs_ground import Mail
 
 import onefold
-from onefold import Money, Tx, jobs, ledger, locks
+from onefold import Invalid, Money, Tx, jobs, ledger, locks
 from onefold.cli.answer import is_postgres
 from onefold.cli.main import run
 from onefold.engine.export import snapshot_of, tables_of
@@ -78,6 +78,9 @@ def test_wrong_words_are_refused(db_url: str, tmp_path: Path, capsys: pytest.Cap
     assert captured.err.count("\n") == 3
     assert run(["export", "--jsonl", "--space", "\udcff", "--url", db_url]) == 2
     assert "no UTF-8" in capsys.readouterr().err
+    with pytest.raises(Invalid) as unknown:
+        tables_of(["jobs", "n" * 101, "other"], "sqlite")
+    assert unknown.value.facts["block"] == "n" * 100
 
 
 def test_all_tables_are_of_one_moment(db_url: str) -> None:

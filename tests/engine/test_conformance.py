@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -547,24 +548,31 @@ def test_on_commit_runs_once_after_the_commit_on_another_thread(db: Database) ->
 
 
 def test_hints_of_an_undone_savepoint_are_forgotten(db: Database) -> None:
-    waiter = db.waiter("topic")
+    waiters = [db.waiter("topic/1"), db.waiter("topic/2")]
+    heard: list[str] = []
+    done = threading.Event()
+    db.subscribe("test.", lambda fact, facts: heard.append(f"{fact} {facts['n']}"))
 
-    def work(tx: Tx) -> None:
-        try:
-            with tx.savepoint():
-                tx.wake("topic")
-                tx.on_commit(lambda: pytest.fail("undone"))
-                raise Conflict("No.")
-        except Conflict:
-            pass
+    def work(tx: Tx, before: bool) -> None:
+        if before:
+            tx.emit("test.before", n=0)
+        with contextlib.suppress(Conflict), tx.savepoint():
+            for n in (1, 2):
+                tx.emit("test.undone", n=n)
+                tx.wake(f"topic/{n}")
+                tx.on_commit(lambda: heard.append("undone"))
+            raise Conflict("No.")
 
-    db.run(work)
+    for before in (False, True):
+        db.run(work, before)
     after = db.waiter("after")
-    db.run(lambda tx: tx.wake("after"))
+    db.run(lambda tx: (tx.wake("after"), tx.on_commit(done.set)))
     assert after.wait(10)  # What was said before it has arrived as well.
-    assert not waiter.wait(0)
-    after.close()
-    waiter.close()
+    assert done.wait(10)
+    assert heard == ["test.before 0"]
+    assert not any(waiter.wait(0) for waiter in waiters)
+    for waiter in (after, *waiters):
+        waiter.close()
 
 
 def test_a_wake_reaches_threads_and_tasks(db: Database) -> None:

@@ -415,7 +415,8 @@ def test_an_inspection_says_why_it_cannot_look(tmp_path: Path, monkeypatch: pyte
             inspect.inspect_sqlite(tmp_path / "a.db")
     found = inspect.inspect_sqlite(tmp_path / "a.db")
     assert found.schema.missing
-    assert found.migrated_at_ms == 0
+    assert (found.migrated_at_ms, found.damage) == (0, None)  # Not looked for.
+    assert (found.bytes_total, found.bytes_free) == ((tmp_path / "a.db").stat().st_size, 0)
 
 
 def test_a_url_whose_parts_are_asked_for_must_be_one() -> None:

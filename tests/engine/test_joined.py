@@ -13,6 +13,7 @@ from engine_words import GET, INSERT, count, get, put
 
 import onefold
 from onefold import Conflict, Doomed, Invalid, OnefoldError, Tx
+from onefold.engine.sqlite import wakes
 
 
 @pytest.fixture
@@ -88,6 +89,26 @@ def test_callbacks_come_once_however_often_the_commit_is_told_of(owner: Any) -> 
     tx.committed()
     tx.committed()
     assert told == [1]
+
+
+def test_what_the_owner_undid_is_not_told(owner: Any, db_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakes, "POLL_S", 3600.0)  # A look at the file wakes everybody.
+    with onefold.connect(db_url) as db:
+        undone, kept = [db.waiter("undone/1"), db.waiter("undone/2")], db.waiter("kept")
+        tx, told = onefold.use(owner), []
+        nothing = tx.marks()
+        for n in (1, 2):
+            tx.wake(f"undone/{n}")
+            tx.on_commit(lambda: told.append(1))
+        tx.cut(nothing)
+        tx.wake("kept")
+        owner.commit()
+        tx.committed()
+        assert kept.wait(20)
+        assert not any(waiter.wait(0) for waiter in undone)
+        assert told == []
+        for waiter in (kept, *undone):
+            waiter.close()
 
 
 def test_another_name_with_the_number_of_a_space_is_refused(owner: Any) -> None:

@@ -120,6 +120,20 @@ def test_a_child_of_a_program_with_an_open_orm_transaction_does_not_shut_the_gat
         orm.close()
 
 
+def test_a_child_can_close_the_orms_connection_that_it_was_born_with(tmp_path: Path) -> None:
+    onefold.migrate(tmp_path / "a.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db", factory=GatedConnection)) as orm:
+        child = os.fork()
+        if child == 0:
+            try:
+                orm.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        orm.begin_gated()
+
+
 FORKS = f"""
 import asyncio, multiprocessing, os, sys, threading, onefold
 path, mode = sys.argv[1:3]

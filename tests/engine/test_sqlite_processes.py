@@ -442,6 +442,15 @@ def test_a_process_that_does_not_read_its_wakes_keeps_nobody_waiting(tmp_path: P
         assert all(peers.send(name, b"topic") for _ in range(2_000))
 
 
+def test_a_database_without_wal_is_copied_and_stays_as_it_is(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
+        other.execute("CREATE TABLE theirs (a)")
+    before = (tmp_path / "a.db").read_bytes()
+    made = backup.backup_sqlite(tmp_path / "a.db", tmp_path / "copy.db", tell=lambda *_: None)
+    assert made.tables["theirs"].rows == 0
+    assert (tmp_path / "a.db").read_bytes() == before
+
+
 def test_what_an_older_backup_left_is_no_part_of_a_new_one(tmp_path: Path) -> None:
     onefold.migrate(tmp_path / "a.db")
     (tmp_path / "copy.db.json").write_text("of a backup that somebody took away")

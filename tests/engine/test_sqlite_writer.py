@@ -250,7 +250,7 @@ def test_whoever_blocks_the_writer_is_named(plain: Database, caplog: pytest.LogC
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "sleeps_inside" in record.getMessage():
+            if ", in sleeps_inside\n    return named.wait" in record.getMessage():  # Who, and where he is.
                 named.set()
 
     handler = Handler()
@@ -299,6 +299,36 @@ def test_a_call_that_came_as_the_thread_went_is_taken_back_unless_it_was_seen(pl
     with pytest.raises(Parked):
         writer_of_it._take_back(call)
     assert writer_of_it.queued == 0
+
+
+def test_a_call_whose_ring_a_signal_took_is_run_all_the_same(plain: Database) -> None:
+    plain.run(put, "a")
+    call = Call(get, ("a",), {}, Options(deadline_ms=2_000), plain._space)
+    bell = call.bell = threading.Lock()
+    bell.acquire()
+    plain._engine._parts.writer._queue.append(call)  # type: ignore[attr-defined]  And nothing more.
+    assert bell.acquire(timeout=WAIT_S)
+    assert call.outcome() == 1
+
+
+def test_a_call_that_comes_as_the_thread_lies_down_keeps_it_awake(
+    plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Call(get, ("a",), {}, Options(deadline_ms=2_000), plain._space)
+    bell = call.bell = threading.Lock()
+    bell.acquire()
+    coming = [call]
+
+    def lies_down(self: writer.Writer, asleep: bool) -> None:
+        if asleep and coming:
+            self._queue.append(coming.pop())  # Who saw it awake a moment before does not ring.
+
+    monkeypatch.setattr(writer.Writer, "nudge", lambda _: None)  # Which would help, later.
+    monkeypatch.setattr(writer.Writer, "_asleep", property(lambda _: False, lies_down), raising=False)
+    plain._engine._parts.writer._ring()  # type: ignore[attr-defined]
+    assert bell.acquire(timeout=WAIT_S)
+    assert call.outcome() is None
+    monkeypatch.undo()
 
 
 def test_who_is_interrupted_in_the_queue_leaves_it(
