@@ -246,15 +246,23 @@ def test_damage_is_found_before_a_name_is_given(tmp_path: Path) -> None:
         restore_sqlite(file, tmp_path / "d.db", tell=quiet)
 
 
-def test_an_index_that_is_not_that_of_its_rows_is_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [None, "collation", "function"])
+def test_an_index_that_is_not_that_of_its_rows_is_damage(tmp_path: Path, beside: str | None) -> None:
     source = tmp_path / "a.db"
     with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as connection:
-        connection.executescript("CREATE TABLE own (a, b); CREATE INDEX own_a ON own (a); INSERT INTO own VALUES (1, 2)")
+        connection.executescript("CREATE TABLE own (a, b); CREATE INDEX own_a ON own (a)")
+        connection.executemany("INSERT INTO own VALUES (?, ?)", [(n, -n) for n in range(1, 2 if beside else 9)])
+        if beside is not None:  # Then each table is checked alone.
+            connection.create_collation("mine", lambda one, other: (one > other) - (one < other))
+            connection.create_function("mine", 1, lambda text: len(text), deterministic=True)
+            connection.executescript(OWN[beside].replace("own", "another"))
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX own_a ON own (b)' WHERE name = 'own_a'")
     assert inspect_sqlite(source, thorough=True).damage == [], "the quick check does not compare them"
-    with pytest.raises(Invalid, match="damaged"):
+    with pytest.raises(Invalid, match="damaged") as refused:
         backup_sqlite(source, tmp_path / "a.bak", tell=quiet)
+    told = [f"row {n} missing from index own_a" for n in range(1, 2 if beside else 4)]
+    assert refused.value.facts["damage"] == told, "three lines at most, and each once"
 
 
 OWN = {

@@ -167,6 +167,7 @@ def work(name):
         stored.release()
         n += 1
 waiter = db.waiter("x")
+db.run(lambda tx: tx.on_commit(int))
 gone = db.arun(put, "never awaited"); gone.close()
 async def crowd(): await asyncio.gather(*(db.arun(put, f"task/{{n}}") for n in range(50)))
 asyncio.run(crowd())

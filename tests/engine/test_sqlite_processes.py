@@ -442,13 +442,18 @@ def test_a_process_that_does_not_read_its_wakes_keeps_nobody_waiting(tmp_path: P
         assert all(peers.send(name, b"topic") for _ in range(2_000))
 
 
-def test_a_database_without_wal_is_copied_and_stays_as_it_is(tmp_path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
-        other.execute("CREATE TABLE theirs (a)")
+def test_a_database_without_wal_is_copied_and_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
+        other.executescript("CREATE TABLE theirs (a); INSERT INTO theirs VALUES (1), (2), (3), (4), (5)")
+    (tmp_path / "a.db").chmod(0o640)
     before = (tmp_path / "a.db").read_bytes()
-    made = backup.backup_sqlite(tmp_path / "a.db", tmp_path / "copy.db", tell=lambda *_: None)
-    assert made.tables["theirs"].rows == 0
+    monkeypatch.setattr(backup, "ROWS_PER_TELL", 2)
+    heard: list[tuple[str, int, int]] = []
+    made = backup.backup_sqlite(tmp_path / "a.db", tmp_path / "copy.db", tell=lambda *words: heard.append(words))
+    assert made.tables["theirs"].rows == 5
     assert (tmp_path / "a.db").read_bytes() == before
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.db", "copy.db", "copy.db.json")] == [0o640] * 3
+    assert [words[1:] for words in heard if words[0] == "reading back"] == [(0, 1), (0, 1), (1, 1)]
 
 
 def test_what_an_older_backup_left_is_no_part_of_a_new_one(tmp_path: Path) -> None:

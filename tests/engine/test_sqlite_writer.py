@@ -19,7 +19,7 @@ from engine_words import NUMBERS, PUT, WAIT_S, Blocker, get, in_one_batch, put
 from waiting import let_pass, until
 
 import onefold
-from onefold import Conflict, Database, Invalid, Retry, Tx
+from onefold import Conflict, Database, Invalid, OnefoldError, Retry, Tx
 from onefold.engine.call import Call, Options
 from onefold.engine.sqlite import batches, everysec, watchdog, writer
 from onefold.engine.sqlite.parked import Parked
@@ -159,6 +159,18 @@ def test_a_swallowed_on_conflict_rollback_cannot_commit_half(plain: Database) ->
     with pytest.raises(onefold.Doomed):
         plain.run(swallows)
     assert plain.run(get, "half") is None
+
+
+def test_a_savepoint_whose_transaction_sqlite_ended_ends_in_our_words(plain: Database) -> None:
+    plain.run(put, "taken")
+    ruin = "INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)"
+
+    def ends(tx: Tx) -> None:
+        with tx.savepoint():
+            tx.run(ruin)
+
+    with pytest.raises(OnefoldError):
+        plain.run(ends)
 
 
 def test_a_full_database_is_a_clear_error_and_ends_when_there_is_room(plain: Database) -> None:
@@ -427,6 +439,10 @@ def test_a_log_that_could_not_be_synced_is_mended_until_that_is_done(tmp_path: P
     every_second = everysec.EverySecond(tmp_path / "a.db", mend=mend)
     every_second.unsynced()
     assert mended.wait(20)
+    synced = threading.Event()
+    monkeypatch.setattr(everysec, "sync_file", lambda _: synced.set())
+    every_second.unsynced()
+    assert synced.wait(20)
     every_second.close()
     assert len(tried) == 3
 
