@@ -22,7 +22,7 @@ from onefold.cli.progress import Progress
 from onefold.core.errors import Conflict, Invalid, Retry
 from onefold.engine.inspect import inspect_sqlite
 from onefold.engine.sqlite import backup as copies
-from onefold.engine.sqlite.backup import backup_sqlite, manifest_of, restore_sqlite
+from onefold.engine.sqlite.backup import backup_sqlite, manifest_of, restore_sqlite, try_restore
 from onefold.testing.postgres import Cluster
 
 SOURCES = str(Path(onefold.__file__).parent.parent)
@@ -222,7 +222,8 @@ def test_a_database_in_use_is_not_replaced(tmp_path: Path) -> None:
 
 def test_damage_is_found_before_a_name_is_given(tmp_path: Path) -> None:
     source, file = filled(tmp_path / "a.db"), tmp_path / "a.bak"
-    backup_sqlite(source, file, tell=quiet)
+    made = backup_sqlite(source, file, tell=quiet)
+    assert try_restore(file, tmp_path / "b.db", tell=quiet) == (made, True)
     whole = file.read_bytes()
     at = whole.rindex(b"key-2")
     file.write_bytes(whole[: at + 2] + b"!" + whole[at + 3 :])
@@ -240,7 +241,9 @@ def test_damage_is_found_before_a_name_is_given(tmp_path: Path) -> None:
     assert refused.value.code == "corrupt"
     assert not (tmp_path / "c.bak").exists()
     file.write_bytes(whole)
-    assert restore_sqlite(file, tmp_path / "b.db", tell=quiet)[1] is False, "no manifest: nothing to agree with"
+    for door in (try_restore, restore_sqlite):
+        found, agreed = door(file, tmp_path / "b.db", tell=quiet)
+        assert (found.tables, agreed) == (made.tables, False), "no manifest: nothing to agree with"
     manifest_of(file).write_text("{", encoding="utf-8")
     with pytest.raises(Invalid, match="manifest cannot be read"):
         restore_sqlite(file, tmp_path / "d.db", tell=quiet)

@@ -259,10 +259,14 @@ def test_no_future_resolves_before_its_commit_returned(plain: Database) -> None:
 
 def test_whoever_blocks_the_writer_is_named(plain: Database, caplog: pytest.LogCaptureFixture) -> None:
     named = threading.Event()
+    said: list[Any] = []
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if ", in sleeps_inside\n    return named.wait" in record.getMessage():  # Who, and where he is.
+            assert isinstance(record.args, tuple)
+            who, ms, where = record.args
+            if "sleeps_inside" in str(who) and ", in sleeps_inside\n    return named.wait" in str(where):
+                said.append(ms)
                 named.set()
 
     handler = Handler()
@@ -273,6 +277,7 @@ def test_whoever_blocks_the_writer_is_named(plain: Database, caplog: pytest.LogC
 
     assert plain.run(sleeps_inside), f"nobody named it within {watchdog.HOLDS_WRITER_NS / 1e9} s and more"
     logging.getLogger("onefold.watchdog").removeHandler(handler)
+    assert watchdog.HOLDS_WRITER_NS // 1_000_000 <= said[0] < 60_000
 
 
 def test_nobody_is_named_who_holds_the_writer_for_a_moment(plain: Database, caplog: pytest.LogCaptureFixture) -> None:
