@@ -412,12 +412,15 @@ def test_a_disk_that_fails_the_promised_sync_says_unknown(tmp_path: Path, monkey
     def broken(_path: Path) -> None:
         raise OSError(5, "Input/output error")
 
+    monkeypatch.setattr(everysec, "PERIOD_S", 0.01)
     with onefold.connect(tmp_path / "a.db", durability="everysec") as db:
-        monkeypatch.setattr(batches, "sync_file", broken)
-        answers = in_one_batch(db, (None, put, "lazy"), (db.options(durability="always"), put, "sure"))
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(batches, "sync_file", broken)
+            answers = in_one_batch(db, (None, put, "lazy"), (db.options(durability="always"), put, "sure"))
         assert answers[0] is None
         assert isinstance(answers[1], onefold.Unknown)
+        group = db._engine._parts.writer.batches  # type: ignore[attr-defined]
+        until(lambda: not group.suspect, "the log written again, though nobody commits")
 
 
 def test_a_file_that_may_not_grow_is_a_clear_error_and_ends(tmp_path: Path) -> None:

@@ -418,7 +418,7 @@ def test_what_is_committed_after_an_idle_second_is_synced_too(tmp_path: Path, mo
     synced: list[Path] = []
     monkeypatch.setattr(everysec, "PERIOD_S", 0.001)
     monkeypatch.setattr(everysec, "sync_file", synced.append)
-    every_second = everysec.EverySecond(tmp_path / "a.db", mend=lambda: None)
+    every_second = everysec.EverySecond(tmp_path / "a.db", suspect=lambda: False, mend=lambda: None)
     for times in (1, 2):
         every_second.unsynced()
         until(lambda times=times: len(synced) == times, "a sync")
@@ -433,15 +433,18 @@ def test_a_log_that_could_not_be_synced_is_mended_until_that_is_done(tmp_path: P
 
     monkeypatch.setattr(everysec, "PERIOD_S", 0.001)
     monkeypatch.setattr(everysec, "sync_file", fails)
-    tried, mended = [], threading.Event()
+    tried, suspect, mended = [], threading.Event(), threading.Event()
 
     def mend() -> None:
-        tried.append(1)
+        suspect.set()
+        monkeypatch.setattr(everysec, "sync_file", lambda _: tried.append("synced"))  # Which would answer well.
+        tried.append("mended")
         if len(tried) < 3:
             raise Retry("The disk does not take it yet.")
+        suspect.clear()
         mended.set()
 
-    every_second = everysec.EverySecond(tmp_path / "a.db", mend=mend)
+    every_second = everysec.EverySecond(tmp_path / "a.db", suspect=suspect.is_set, mend=mend)
     every_second.unsynced()
     assert mended.wait(20)
     synced = threading.Event()
@@ -449,7 +452,7 @@ def test_a_log_that_could_not_be_synced_is_mended_until_that_is_done(tmp_path: P
     every_second.unsynced()
     assert synced.wait(20)
     every_second.close()
-    assert len(tried) == 3
+    assert tried == ["mended"] * 3
 
 
 @pytest.mark.parametrize("at_close", [False, True])

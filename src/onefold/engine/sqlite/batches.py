@@ -433,13 +433,15 @@ class Batches:
     def _promise(self, done: list[Call]) -> None:
         """The COMMIT did not wait for the disk: wait now for whoever asked for it, or soon for all."""
         asked = [call for call in done if call.options.durability == "always"]
-        if not asked:
-            self._unsynced()
-            return
         try:
+            if not asked:
+                self._unsynced()
+                return
             sync_file(wal_of(self._path))
         except OSError as error:
             self.suspect = True
+            with contextlib.suppress(OSError):
+                self._unsynced()  # The timer mends it, if no transaction comes first.
             for call in asked:
                 self._fail(
                     call, Unknown("The disk failed after COMMIT; it may forget.", code="io_error", why=str(error))

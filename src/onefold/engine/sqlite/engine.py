@@ -39,7 +39,9 @@ class _Parts:
         self._path = engine.path
         self.gate = Gate(engine.path)
         self.wakes = Wakes(engine.path, engine.hub)
-        self.every_second = EverySecond(engine.path, mend=lambda: self.writer.mend())
+        self.every_second = EverySecond(
+            engine.path, suspect=lambda: self.writer.batches.suspect, mend=lambda: self.writer.mend()
+        )
         self.writer = Writer(
             engine.path, self.gate, clock=engine.clock, durability=engine.durability, rehearse=engine.rehearse,
             metrics=engine.metrics, wakes=self.wakes, unsynced=self.every_second.unsynced,

@@ -19,23 +19,34 @@ PERIOD_S = 1.0
 class EverySecond:
     """What a machine's death may cost is what was committed since the last tick."""
 
-    def __init__(self, path: Path, *, mend: Callable[[], None]) -> None:
+    def __init__(self, path: Path, *, suspect: Callable[[], bool], mend: Callable[[], None]) -> None:
+        """Wait for the first commit.
+
+        Args:
+            path: the database.
+            suspect: whether a sync of the WAL failed, whoever asked for it, and it was not mended since.
+            mend: writes the WAL again; raises Retry, and leaves it suspect, when that cannot be done yet.
+        """
         self._wal = wal_of(path)
-        self._mend = mend  # Writes the WAL again after a sync of it failed.
-        self._failed = False
+        self._suspect = suspect
+        self._mend = mend
         self._stop = threading.Event()
         self._dirty = False
         self._thread: threading.Thread | None = None
 
     def unsynced(self) -> None:
-        """A commit did not wait for the disk; the writer's owner says so, one at a time."""
+        """A commit did not wait for the disk; the writer's owner says so, one at a time.
+
+        Raises:
+            OSError: there was no thread to be had, and the disk that was waited for instead refused.
+        """
         self._dirty = True
         if self._thread is None:
             thread = threading.Thread(target=self._loop, name="onefold-everysec", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # There is no thread to be had: the commit waits for the disk after all.
-                self._sync()
+                sync_file(self._wal)
                 return
             self._thread = thread
 
@@ -59,15 +70,11 @@ class EverySecond:
                 _log.exception("the WAL could not be synced; what was committed since may be lost with the machine")
 
     def _tick(self) -> None:
-        if not self._failed:
-            self._sync()
-        if self._failed:
-            self._mend()
-            self._failed = False
-
-    def _sync(self) -> None:
-        try:
-            sync_file(self._wal)
-        except OSError:
-            self._failed = True  # A second sync would answer well without having done it.
-            _log.exception("a sync of the WAL failed")
+        if not self._suspect():  # Else a sync would answer well without having done it.
+            try:
+                sync_file(self._wal)
+            except OSError:
+                _log.exception("a sync of the WAL failed")
+            else:
+                return
+        self._mend()
