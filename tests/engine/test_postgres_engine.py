@@ -328,6 +328,19 @@ def test_a_conflict_that_the_function_swallows_is_still_run_again(plain: Databas
     assert plain.run(get, "a") == 6
 
 
+def test_the_error_of_a_block_is_told_before_those_that_were_on_their_way(plain: Database) -> None:
+    plain.run(put, "a", 1)
+
+    def work(tx: Tx) -> None:
+        with pytest.raises(ZeroDivisionError), tx.savepoint():
+            tx.run(INSERT, key="a", total=2)  # Its refusal comes with the next answer.
+            raise ZeroDivisionError
+        put(tx, "b", 1)
+
+    plain.run(work)
+    assert plain.run(lambda tx: (get(tx, "a"), get(tx, "b"))) == (1, 1)
+
+
 def test_a_savepoint_does_not_hide_a_conflict(plain: Database) -> None:
     plain.run(put, "a", 0)
     attempts: list[int] = []

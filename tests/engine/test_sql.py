@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onefold import Invalid
-from onefold.engine.sql import compile_schema, compile_statement
+from onefold.engine.sql import compile_schema, compile_statement, ends_transaction, first_word
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,19 @@ def test_a_text_is_rewritten_for_each_engine(sql: str, sqlite: str, postgres: st
 )  # fmt: skip
 def test_it_is_known_what_writes(sql: str, writes: bool) -> None:
     assert compile_statement(sql, "postgres").writes is writes
+
+
+@pytest.mark.parametrize(
+    ("sql", "word", "ends"),
+    [
+        ("", "", False), (" \n", "", False), ("; 1", "", False), ("Begin Immediate", "begin", True),
+        (" /* why */ -- why\n; SELECT 1", "select", False), ("\tROLLBACK", "rollback", True),
+        ("rollback to p", "rollback", False), ("ROLLBACK WORK TO p", "rollback", False),
+        ("ROLLBACK TRANSACTION", "rollback", True), ("SAVEPOINT p", "savepoint", False), ("/* x\n */END", "end", True),
+    ],
+)  # fmt: skip
+def test_it_is_known_with_what_a_foreign_text_begins(sql: str, word: str, ends: bool) -> None:
+    assert (first_word(sql), ends_transaction(sql)) == (word, ends)
 
 
 def test_parameters_are_found() -> None:

@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 from engine_words import PUT, WAIT_S, count, get, put, python
-from waiting import until
+from waiting import let_pass, until
 
 import onefold
 from onefold import Database, Invalid, Retry
 from onefold.engine.sqlite import batches, wakes, watchdog, writer
 from onefold.engine.sqlite.gated import GatedConnection
+from onefold.engine.wake import Hub
 from onefold.host.gate import Gate
 
 
@@ -60,6 +61,7 @@ db.close()
 """
     done = python(program, str(tmp_path / "a.db"))
     assert done.stdout.split("\n")[:3] == ["refused", "parent", "[('a',), ('b',)]"], done.stderr
+    assert done.stderr == "", "what the child was refused is in its error, not in the log"
     other = sqlite3.connect(tmp_path / "a.db")
     assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     other.close()
@@ -285,6 +287,14 @@ def test_a_look_at_the_file_wakes_only_when_it_was_changed(tmp_path: Path, monke
             woken.append(waiter.wait(0))
         waiter.close()
     assert woken == [False, False, True, False, True]
+
+
+def test_closing_calls_off_who_listens_and_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakes, "POLL_S", 3600.0)  # By itself it does not look up.
+    monkeypatch.setattr(Hub, "wake_all", lambda _: let_pass(30))  # What it does when it is called off.
+    before = set(threading.enumerate())
+    onefold.connect(tmp_path / "a.db").close()
+    assert set(threading.enumerate()) <= before
 
 
 # -- paths -------------------------------------------------------------------------------------------------

@@ -136,6 +136,32 @@ def test_on_conflict_rollback_costs_only_its_own_call(plain: Database) -> None:
     assert [plain.run(get, key) for key in ("a", "b", "c", "rude")] == [1, 1, 1, None]
 
 
+def test_who_ends_the_transaction_when_run_again_costs_only_himself(
+    plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "ADMIT_NS", batches.NEVER_NS)  # All are there when the first transaction is lost.
+    plain.run(put, "taken")
+    ruin = "INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)"
+    runs: list[str] = []
+
+    def ruins(tx: Tx, name: str, often: int) -> None:
+        runs.append(name)
+        put(tx, name)
+        if runs.count(name) > often:
+            tx.run(ruin)
+
+    def counted(tx: Tx, name: str) -> None:
+        runs.append(name)
+        put(tx, name)
+
+    answers = in_one_batch(
+        plain, (None, ruins, "second", 1), (None, counted, "a"), (None, counted, "b"), (None, ruins, "first", 0)
+    )
+    assert [type(answer) for answer in answers] == [Conflict, type(None), type(None), Conflict]
+    assert [plain.run(get, key) for key in ("a", "b", "first", "second")] == [1, 1, None, None]
+    assert runs == ["second", "a", "b", "first", "second", "a", "b"]
+
+
 def test_calls_that_are_run_again_together_keep_the_durability_of_the_database(plain: Database) -> None:
     plain.run(put, "taken")
     ruin = "INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)"
@@ -326,6 +352,16 @@ def test_a_call_whose_ring_a_signal_took_is_run_all_the_same(plain: Database) ->
     plain._engine._parts.writer._queue.append(call)  # type: ignore[attr-defined]  And nothing more.
     assert bell.acquire(timeout=WAIT_S)
     assert call.outcome() == 1
+
+
+def test_nobody_overtakes_who_is_in_the_queue(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int] = []
+    monkeypatch.setattr(writer.Writer, "nudge", lambda _: None)
+    plain._engine._parts.writer._queue.append(  # type: ignore[attr-defined]  The thread is not up yet.
+        Call(lambda tx: order.append(1), (), {}, Options(), plain._space)
+    )
+    plain.run(lambda tx: order.append(2))
+    assert order == [1, 2]
 
 
 def test_a_call_that_comes_as_the_thread_lies_down_keeps_it_awake(
