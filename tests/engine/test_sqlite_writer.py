@@ -21,7 +21,7 @@ from waiting import let_pass, until
 import onefold
 from onefold import Conflict, Database, Invalid, OnefoldError, Retry, Tx
 from onefold.engine.call import Call, Options
-from onefold.engine.sqlite import batches, everysec, watchdog, writer
+from onefold.engine.sqlite import batches, everysec, readers, watchdog, writer
 from onefold.engine.sqlite.parked import Parked
 from onefold.host import files
 
@@ -154,9 +154,11 @@ def test_who_ends_the_transaction_when_run_again_costs_only_himself(
         runs.append(name)
         put(tx, name)
 
+    before = plain._engine.metrics.batch_sizes.copy()
     answers = in_one_batch(
         plain, (None, ruins, "second", 1), (None, counted, "a"), (None, counted, "b"), (None, ruins, "first", 0)
     )
+    assert plain._engine.metrics.batch_sizes - before == {1: 3}, "who held them up, a, b: in the end each is alone"
     assert [type(answer) for answer in answers] == [Conflict, type(None), type(None), Conflict]
     assert [plain.run(get, key) for key in ("a", "b", "first", "second")] == [1, 1, None, None]
     assert runs == ["second", "a", "b", "first", "second", "a", "b"]
@@ -232,6 +234,14 @@ def test_a_failing_commit_fails_everyone_in_it(plain: Database) -> None:
     answers = in_one_batch(plain, (None, put, "a"), (None, orphan), (None, put, "b"))
     assert all(isinstance(answer, Conflict) for answer in answers)
     assert [plain.run(get, key) for key in ("before", "a", "b")] == [1, None, None]
+
+
+def test_a_transaction_takes_in_only_so_many(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "ADMIT_NS", batches.NEVER_NS)
+    monkeypatch.setattr(batches, "BATCH_MAX", 3)
+    before = plain._engine.metrics.batch_sizes.copy()
+    assert in_one_batch(plain, *[(None, put, f"k{n}") for n in range(7)]) == [None] * 7
+    assert plain._engine.metrics.batch_sizes - before == {1: 2, 3: 2}, "one that held them up; three, three and one"
 
 
 @pytest.mark.parametrize(("wanted", "admits"), [(False, [True, True, True, False]), (True, [True, False, False, False])])
@@ -342,6 +352,54 @@ def test_a_call_that_came_as_the_thread_went_is_taken_back_unless_it_was_seen(pl
     with pytest.raises(Parked):
         writer_of_it._take_back(call)
     assert writer_of_it.queued == 0
+    plain.close()
+    writer_of_it._closing = False  # As it was when the call came.
+    with pytest.raises(Parked):
+        writer_of_it.submit(call)
+    assert writer_of_it.queued == 0
+
+
+def test_a_call_that_comes_as_the_engine_is_taken_apart_is_run_all_the_same(
+    plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain.run(put, "a", 7)
+    looks: Iterator[bool] = iter([False, True])  # It begins between the two looks of who would run inline.
+    for parts in (writer.Writer, readers.Readers):
+        monkeypatch.setattr(parts, "_closing", property(lambda _: next(looks, False)), raising=False)
+    assert plain.run(get, "a") == 7
+    for handle in (plain, plain.reader()):
+        looks = iter([True])
+        assert asyncio.run(asyncio.wait_for(handle.arun(get, "a"), WAIT_S)) == 7
+    looks = iter([True])
+    assert plain.reader().run(get, "a") == 7
+    monkeypatch.undo()
+
+
+def test_a_gate_that_cannot_be_taken_is_told(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise OSError(5, "Input/output error")
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(plain.arun(put, "a"), plain.arun(put, "b"), return_exceptions=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plain._engine._parts.gate, "acquire", broken)  # type: ignore[attr-defined]
+        answers = asyncio.run(both())
+    assert [(type(answer), answer.code) for answer in answers] == [(Retry, "gate")] * 2
+    assert asyncio.run(both()) == [None, None]
+
+
+def test_an_idle_writer_sleeps(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_down: list[bool] = []
+    monkeypatch.setattr(writer.Writer, "nudge", lambda _: None)
+    monkeypatch.setattr(
+        writer.Writer, "_asleep", property(lambda _: False, lambda _, asleep: lay_down.append(asleep)), raising=False
+    )
+    plain._engine._parts.writer._ring()  # type: ignore[attr-defined]
+    until(lambda: lay_down, "a turn of the thread")
+    let_pass(20)
+    assert len(lay_down) <= 3
+    monkeypatch.undo()
 
 
 def test_a_call_whose_ring_a_signal_took_is_run_all_the_same(plain: Database) -> None:
@@ -410,9 +468,8 @@ def test_too_many_waiting_calls_are_refused(plain: Database, monkeypatch: pytest
     monkeypatch.setattr(writer, "QUEUE_MAX", 10)
     answers = in_one_batch(plain, *[(None, put, f"k{n}") for n in range(30)])
     refused = [answer for answer in answers if isinstance(answer, Retry)]
-    assert refused
     assert {answer.code for answer in refused} == {"queue_full"}
-    assert answers.count(None) + len(refused) == 30
+    assert (answers.count(None), len(refused)) == (10, 20)
 
 
 def test_a_call_that_is_late_in_the_queue_is_not_run(plain: Database) -> None:
@@ -430,6 +487,7 @@ def test_a_call_that_is_late_in_the_queue_is_not_run(plain: Database) -> None:
 
     answer = asyncio.run(scenario())
     assert isinstance(answer, Retry)
+    assert "was not run" in str(answer)
     assert not ran.is_set()
 
 
@@ -559,7 +617,9 @@ def test_a_url_that_is_no_file_is_refused(tmp_path: Path) -> None:
         onefold.connect(tmp_path / "text.db")
 
 
-def test_an_error_of_the_writer_itself_reaches_the_callers(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_writer_itself_reaches_the_callers(
+    plain: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object) -> None:
         raise MemoryError
 
@@ -567,6 +627,7 @@ def test_an_error_of_the_writer_itself_reaches_the_callers(plain: Database, monk
     with pytest.raises(MemoryError):
         plain.run(put, "a")
     assert isinstance(in_one_batch_broken(plain), MemoryError)
+    assert [line.message for line in caplog.records][:2] == ["the writer failed"] * 2
     monkeypatch.undo()
     plain.run(put, "b")
     assert plain.run(get, "b") == 1
