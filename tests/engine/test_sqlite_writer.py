@@ -363,7 +363,7 @@ def test_a_call_that_comes_as_the_engine_is_taken_apart_is_run_all_the_same(
     plain: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain.run(put, "a", 7)
-    looks: Iterator[bool] = iter([False, True])  # It begins between the two looks of who would run inline.
+    looks: Iterator[bool] = iter([False, True, True])  # It begins between the two looks of who would run inline.
     for parts in (writer.Writer, readers.Readers):
         monkeypatch.setattr(parts, "_closing", property(lambda _: next(looks, False)), raising=False)
     assert plain.run(get, "a") == 7
