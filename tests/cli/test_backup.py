@@ -201,6 +201,41 @@ def test_what_would_be_replaced_can_be_asked_first(tmp_path: Path, capsys: pytes
     assert asked("restore", str(file), "--url", str(target), "--force")[1]["error"]["code"] == "corrupt"
 
 
+def test_without_a_word_nothing_is_replaced_and_what_comes_up_meanwhile_is_kept(tmp_path: Path) -> None:
+    source, file, target = filled(tmp_path / "a.db", 3), tmp_path / "a.bak", tmp_path / "b.db"
+    backup_sqlite(source, file, tell=quiet)
+    doors = (
+        lambda: copies.try_backup(source, file), lambda: backup_sqlite(source, file, tell=quiet),
+        lambda: try_restore(file, source, tell=quiet), lambda: restore_sqlite(file, source, tell=quiet),
+        lambda: restore_sqlite(file, target, tell=lambda *_: target.write_text("another's")),
+        lambda: backup_sqlite(source, target, tell=lambda *_: target.write_text("another's")),
+    )  # fmt: skip
+    for door in doors:
+        if door is doors[-1]:
+            target.unlink()
+        with pytest.raises(Conflict) as refused:
+            door()
+        assert refused.value.code == "exists"
+    assert target.read_text() == "another's"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_lies_beside_a_ruin_goes_with_it(tmp_path: Path, is_there: bool) -> None:
+    source, file, ruin = filled(tmp_path / "a.db", 3), tmp_path / "a.bak", tmp_path / "b.db"
+    made = backup_sqlite(source, file, tell=quiet)
+    manifest_of(file).unlink()
+    backup_sqlite(source, file, tell=quiet, replace=True)  # Though its manifest is gone.
+    assert manifest_of(file).exists()
+    if is_there:
+        ruin.write_text("This is no database any more. " * 100)
+    sides = [tmp_path / f"b.db-{side}" for side in ("wal", "shm", "journal")]
+    for side in sides:
+        side.write_text("of the ruin")
+    restored, agreed = restore_sqlite(file, ruin, tell=quiet, replace=True)
+    assert (restored.tables, agreed) == (made.tables, True)
+    assert not [side for side in sides if side.exists()]
+
+
 def test_a_database_in_use_is_not_replaced(tmp_path: Path) -> None:
     source, file = filled(tmp_path / "a.db", 3), tmp_path / "a.bak"
     backup_sqlite(source, file, tell=quiet)

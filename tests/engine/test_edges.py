@@ -23,7 +23,7 @@ import onefold
 from onefold import Conflict, Database, Doomed, Invalid, OnefoldError, Retry, Tx
 from onefold.core.clock import FakeClock
 from onefold.engine import inspect, schema, telling, wake
-from onefold.engine.call import Call, Options
+from onefold.engine.call import Call, Options, settle
 from onefold.engine.connect import parse_postgres_url
 from onefold.engine.sqlite import connection as connection_module
 from onefold.engine.sqlite.connection import open_connection
@@ -359,6 +359,19 @@ def test_a_loop_that_was_closed_while_it_waited_keeps_no_wake_from_others(db: Da
     assert waiter.wait(0)  # Here at once: whoever is woken in other processes comes later.
     assert not gone._futures
     waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def test_a_loop_that_was_closed_keeps_no_outcome_from_others() -> None:
+    gone, here = asyncio.new_event_loop(), asyncio.new_event_loop()
+    calls = [Call(put, ("a",), {}, Options(), 0) for _ in range(2)]
+    for call, loop in zip(calls, (gone, here), strict=True):
+        call.future, call.result = loop.create_future(), 7
+    waited = calls[1].future
+    assert waited is not None
+    gone.close()
+    settle(calls)
+    assert here.run_until_complete(asyncio.wait_for(waited, 5)) == 7
+    here.close()
 
 
 def test_closing_gives_back_every_descriptor(db_url: str) -> None:

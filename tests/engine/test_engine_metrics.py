@@ -112,24 +112,31 @@ def test_a_database_that_nobody_used_yet_waits_for_nothing(db: Database) -> None
 
 @pytest.mark.parametrize("how", ["reads", "writes"])
 def test_the_transaction_that_is_open_longest_is_named(db_url: str, threads: ThreadPoolExecutor, how: str) -> None:
-    entered, leave = threading.Event(), threading.Event()
+    entered, leave = threading.Semaphore(0), threading.Event()
 
     def dawdle(tx: Tx) -> None:
         tx.total("a")
-        entered.set()
+        entered.release()
         leave.wait(20)
+
+    def comes_later(tx: Tx) -> None:
+        dawdle(tx)
 
     with onefold.connect(db_url) as db:
         assert db.metrics()["open"] is None
-        call = threads.submit((db.reader() if how == "reads" else db).run, dawdle)
+        calls = []
         try:
-            assert entered.wait(20)
+            for handle, fn in ((db.reader() if how == "reads" else db, dawdle), (db.reader(), comes_later)):
+                calls.append(threads.submit(handle.run, fn))
+                assert entered.acquire(timeout=20)
             numbers = db.metrics()
         finally:
             leave.set()
-        call.result(20)
+        for call in calls:
+            call.result(20)
         assert numbers["open"]["function"].endswith(".dawdle")
-        assert numbers["open"]["ms"] == numbers["open_transaction_ms"] >= 0
+        assert numbers["open"]["ms"] == numbers["open_transaction_ms"]
+        assert 0 < numbers["open"]["ms"] < 60_000
         until(lambda: db.metrics()["open"] is None, "the end of the transaction")
 
 
@@ -175,6 +182,14 @@ def test_functions_per_commit_are_averaged(tmp_path: Path) -> None:
         numbers = db.metrics()
     assert numbers["commits"] == 4
     assert numbers["batch_size_mean"] in {2.0, 4.0}  # One that held the writer, then three; or three more with it.
+
+
+def test_the_durations_of_a_moment_are_a_moment(real: Database) -> None:
+    in_one_batch(real, (None, put, "a"), (None, put, "b"))
+    numbers = real.metrics()
+    for name in ("queue_age", "commit", "gate_wait", "transaction"):
+        assert 0 <= numbers[name]["mean_ms"] < 60_000, name
+    assert numbers["commit"]["count"] > 0
 
 
 def test_the_numbers_of_a_closed_file_can_still_be_read(tmp_path: Path) -> None:

@@ -383,6 +383,7 @@ def test_queue_age_counts_each_call_once_and_a_rollback_is_no_commit(plain: Data
     plain.run(put, "taken")
     metrics = plain._engine.metrics
     before, commits = sum(metrics.queue_age.counts), sum(metrics.commit.counts)
+    assert (before, commits) == (0, 1), "who waited in no queue has no age"
 
     def rude(tx: Tx) -> None:
         tx.run("INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -17,12 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine_words import in_one_batch
-from waiting import until
+from engine_words import WAIT_S, Blocker, in_one_batch
+from waiting import let_pass, until
 
 import onefold
 from onefold import Retry, Tx
-from onefold.engine.sqlite import backup, batches
+from onefold.engine.call import Call, settle
+from onefold.engine.sqlite import backup, batches, writer
+from onefold.engine.sqlite.connection import EngineConnection
 from onefold.engine.sqlite.gated import GatedConnection
 from onefold.engine.sqlite.snapshot import snapshot
 from onefold.engine.sqlite.wakes import Peers
@@ -171,6 +174,56 @@ def test_a_reader_does_not_wait_for_the_gate(tmp_path: Path) -> None:
         other.acquire()
         assert db.reader().run(total, "a") == 1
         other.close()
+
+
+def test_whatever_was_open_is_closed_under_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who closes a file last writes its log back, which must not happen beside a writer."""
+    closed: list[bool] = []
+    close = EngineConnection.close
+
+    def watched(self: EngineConnection) -> None:
+        with contextlib.closing(Gate(tmp_path / "a.db")) as other:
+            closed.append(other.try_acquire())
+        close(self)
+
+    db = onefold.connect(tmp_path / "a.db")
+    db.run(lambda tx: tx.one(INCREMENT, key="a"))
+    db.reader().run(total, "a")
+    monkeypatch.setattr(EngineConnection, "close", watched)
+    db.close()
+    assert closed == [False, False]
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_closing_waits_for_who_writes_and_for_those_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    told: list[int] = []
+
+    def slow(calls: list[Call]) -> None:
+        let_pass(30)
+        settle(calls)
+        told.append(len(calls))
+
+    monkeypatch.setattr(writer, "settle", slow)
+    db = onefold.connect(tmp_path / "a.db")
+    blocker = Blocker()
+
+    async def scenario() -> list[int | None]:
+        calls = [asyncio.create_task(db.arun(blocker))]
+        await blocker.sits()
+        calls += [asyncio.create_task(db.arun(total, "a")) for _ in range(behind)]
+        await asyncio.sleep(0)
+        closer = threading.Thread(target=db.close)
+        closer.start()
+        closer.join(0.15)  # Some looks at the thread.
+        assert closer.is_alive()
+        blocker.leave.set()
+        closer.join(WAIT_S)
+        assert sum(told) == 1 + behind, "closed before they are told"
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(scenario()) == [None, 0][: 1 + behind]
 
 
 def test_the_gate_lets_nobody_overtake(tmp_path: Path) -> None:
@@ -445,15 +498,21 @@ def test_a_process_that_does_not_read_its_wakes_keeps_nobody_waiting(tmp_path: P
 def test_a_database_without_wal_is_copied_and_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
         other.executescript("CREATE TABLE theirs (a); INSERT INTO theirs VALUES (1), (2), (3), (4), (5)")
-    (tmp_path / "a.db").chmod(0o640)
+        other.executescript("CREATE TABLE two (a); INSERT INTO two VALUES (1), (2)")
+    (tmp_path / "a.db").chmod(0o641)
     before = (tmp_path / "a.db").read_bytes()
     monkeypatch.setattr(backup, "ROWS_PER_TELL", 2)
+    monkeypatch.setattr(backup, "STEP_PAGES", 1)
     heard: list[tuple[str, int, int]] = []
     made = backup.backup_sqlite(tmp_path / "a.db", tmp_path / "copy.db", tell=lambda *words: heard.append(words))
     assert made.tables["theirs"].rows == 5
     assert (tmp_path / "a.db").read_bytes() == before
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.db", "copy.db", "copy.db.json")] == [0o640] * 3
-    assert [words[1:] for words in heard if words[0] == "reading back"] == [(0, 1), (0, 1), (1, 1)]
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.db", "copy.db", "copy.db.json")] == [0o641] * 3
+    assert [words[1:] for words in heard if words[0] == "reading back"] == [(0, 2), (0, 2), (1, 2), (1, 2), (2, 2)]
+    assert [words[1:] for words in heard if words[0] == "copying"] == [(1, 3), (2, 3), (3, 3)]
+    assert [words[1:] for words in heard if words[0] == "hashing"][-1] == (made.bytes, made.bytes)
+    assert made.bytes == len(before) == backup.try_backup(tmp_path / "a.db", tmp_path / "other.db")
+    assert made.tables["two"].digest == "abf5477394ca2df05cf5b8937a14c73c", "what older manifests hold"
 
 
 def test_what_an_older_backup_left_is_no_part_of_a_new_one(tmp_path: Path) -> None:

@@ -502,8 +502,11 @@ def test_durability_by_name(tmp_path: Path) -> None:
         assert [db.run(get, key) for key in ("a", "b", "c")] == [1, 1, 1]
         connection = db._engine._parts.writer.batches.connection  # type: ignore[attr-defined]
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
-        db.options(durability="everysec").run(put, "d")
-        assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
+        lazy = db.options(durability="everysec")
+        for write in (lazy.run, lambda *call: asyncio.run(lazy.arun(*call))):
+            db.run(put, "e")
+            write(put, "d")
+            assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
         db.run(put, "e")
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
