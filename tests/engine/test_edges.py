@@ -349,6 +349,21 @@ def test_of_many_waiters_for_one_topic_each_comes_and_goes_alone() -> None:
     assert steps < 300  # Not one for each of the others.
 
 
+def test_what_a_waiter_of_the_parent_holds_stays_with_the_parent() -> None:
+    hub = wake.Hub()
+    waiters = [hub.waiter("t"), hub.waiter("t"), hub.waiter("u")]
+    hub.wake_all()
+    locks = [waiter._event._cond for waiter in waiters]
+    with contextlib.ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock)  # Of a thread that the child does not have.
+        hub.forked()
+    assert not any(waiter.wait(0) for waiter in waiters)
+    hub.wake(["t"])
+    assert [waiter.wait(0) for waiter in waiters] == [True, True, False]
+    assert not [waiter for waiter, lock in zip(waiters, locks, strict=True) if waiter._event._cond is lock]
+
+
 def test_a_loop_that_was_closed_while_it_waited_keeps_no_wake_from_others(db: Database) -> None:
     gone, waiter = db.waiter("t"), db.waiter("t")
     loop = asyncio.new_event_loop()

@@ -276,11 +276,33 @@ def test_without_a_folder_for_sockets_the_poll_is_enough(tmp_path: Path) -> None
         waiter.close()
 
 
+def test_only_its_user_may_wake_a_database(tmp_path: Path) -> None:
+    with onefold.connect(tmp_path / "a.db"):
+        assert (tmp_path / "a.db-peers").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_cannot_be_read_for_a_moment_costs_one_wake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
+        waiter = two.waiter("t")
+        with monkeypatch.context() as patch:
+            patch.setattr(wakes.Peers, "names", lambda _: os.listdir(tmp_path / "nowhere"))
+            one.run(lambda tx: tx.wake("t"))
+            until(lambda: caplog.records, "a word in the log")
+        one.run(lambda tx: tx.wake("t"))
+        assert waiter.wait(WAIT_S)
+        waiter.close()
+
+
 def test_a_look_at_the_file_wakes_only_when_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wakes, "POLL_S", 3600.0)  # Nobody else looks.
     with onefold.connect(tmp_path / "a.db") as db, contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
         waiter, parts = db.waiter("t"), db._engine._open()  # type: ignore[attr-defined]
         woken = []
+        with monkeypatch.context() as patch:
+            patch.setattr(wakes, "open_connection", lambda *_, **__: sqlite3.connect(tmp_path))  # No file.
+            parts.wakes._look()
         for change in ("", "", "CREATE TABLE theirs (a)", "", "DROP TABLE theirs"):
             other.executescript(change)
             parts.wakes._look()
