@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def test_past_the_limit_functions_are_counted_together(monkeypatch: pytest.Monke
     assert found["retries"] == [
         {"function": "a", "count": 2}, {"function": "b", "count": 1}, {"function": "other", "count": 2}
     ]  # fmt: skip
+
+
+def test_nothing_is_said_to_take_longer_than_it_took(db: Database) -> None:
+    began_ns = time.monotonic_ns()
+    db.run(put, "a")
+    numbers = db.metrics()  # Which asks the server, and that counts too.
+    took_ms = (time.monotonic_ns() - began_ns) / 1e6
+    assert numbers["commit"]["count"] >= 1
+    for name in ("queue_age", "commit", "gate_wait", "transaction"):
+        assert 0 <= numbers[name]["mean_ms"] <= took_ms
 
 
 def test_a_database_that_nobody_used_yet_waits_for_nothing(db: Database) -> None:

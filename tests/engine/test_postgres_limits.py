@@ -52,10 +52,11 @@ def held(plain: Database) -> Iterator[Callable[[], None]]:
 
 
 def test_a_deadline_ends_the_wait_for_a_row(plain: Database, held: Callable[[], None]) -> None:
-    started = time.monotonic()
+    started, worked_s = time.monotonic(), time.thread_time()
     with pytest.raises(Retry) as late:
         plain.options(deadline_ms=150).run(put, "a", 9)  # Its COMMIT is fused with it.
     assert late.value.code == "deadline"
+    assert time.thread_time() - worked_s < 0.05, "who waits sleeps"
     assert 0.14 < time.monotonic() - started < 4
     plain.run(put, "b", 1)  # The cancelled connection is as good as new.
     held()
@@ -140,6 +141,7 @@ def test_when_all_connections_are_busy_heartbeats_still_get_through(postgres_url
 def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "WAITING_MAX", 1)
     monkeypatch.setattr(workers_module, "QUEUE_MAX", 1)
+    before = {*threading.enumerate()}
     with onefold.connect(postgres_url, pool_max=3) as db:
         blocker = Blocker()
 
@@ -148,6 +150,8 @@ def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch
             await blocker.sits()
             waiting = asyncio.create_task(db.arun(get, "a"))
             await asyncio.sleep(0)
+            started = {thread.name for thread in {*threading.enumerate()} - before}
+            assert {name for name in started if name.startswith("onefold-run")} == {"onefold-run-0"}  # As there are places.
             with pytest.raises(Retry) as full:
                 await db.arun(get, "a")
             assert full.value.code == "queue_full"
@@ -206,6 +210,17 @@ def test_every_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             enter()
         assert full.value.code == "queue_full"
     assert (places.waiting, hot.waiting) == (0, 1)
+
+
+def test_calls_are_worked_on_by_only_so_many_threads() -> None:
+    leave = threading.Event()
+    workers = workers_module.Workers(2, lambda _: leave.wait(WAIT_S), name="test-most")
+    for _ in range(4):
+        workers.submit(Call(put, (), {}, Options(), 0))
+    assert sum(thread.name.startswith("test-most-") for thread in threading.enumerate()) == 2
+    leave.set()
+    workers.close()
+    assert workers.queued == 0
 
 
 def test_closing_workers_take_only_what_had_been_admitted_before() -> None:
@@ -280,9 +295,16 @@ def test_after_a_cancel_a_connection_is_used_again_only_if_it_is_clean(plain: Da
     assert plain.run(get, "a") is None
 
 
-@pytest.mark.parametrize("use", [lambda wire: wire.part(b"ROLLBACK"), lambda wire: wire.sync()], ids=["part", "sync"])
+@pytest.mark.parametrize(
+    ("use", "where"),
+    [
+        (lambda wire: wire.part(b"ROLLBACK"), "_end_pipeline"), (lambda wire: wire.sync(), "_end_pipeline"),
+        (lambda wire: wire.command(b"ROLLBACK"), "_refuse_broken"),
+    ],
+    ids=["part", "sync", "command"],
+)  # fmt: skip
 def test_a_wire_whose_user_was_interrupted_has_no_other(
-    plain: Database, monkeypatch: pytest.MonkeyPatch, use: Callable[[wire_module.Wire], object]
+    plain: Database, monkeypatch: pytest.MonkeyPatch, use: Callable[[wire_module.Wire], object], where: str
 ) -> None:
     plain.run(put, "a", 1)
     pool = plain._engine._open().pool  # type: ignore[attr-defined]
@@ -293,7 +315,7 @@ def test_a_wire_whose_user_was_interrupted_has_no_other(
 
     wire.command(b"BEGIN")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(wire_module.Wire, "_end_pipeline", interrupted)
+        patch.setattr(wire_module.Wire, where, interrupted)
         use(wire)
     pool.give(wire)
     assert plain.run(get, "a") == 1
@@ -362,6 +384,24 @@ def test_whoever_closes_as_well_comes_back_when_it_is_done(postgres_url: str, th
         until(closers[1].running)
         blocker.leave.set()
         assert [future.result(WAIT_S) for future in (work, *closers)] == [None] * 3
+
+
+def test_closing_waits_only_so_long_for_a_function_that_does_not_end(
+    postgres_url: str, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, blocker = onefold.connect(postgres_url), Blocker()
+    work = threads.submit(db.run, blocker)
+    assert blocker.entered.wait(WAIT_S)
+    monkeypatch.setattr(pool_module, "CONNECT_NS_MAX", 1_000_000)
+    pool = db._engine._open().pool  # type: ignore[attr-defined]
+    db.close()
+    assert pool.busy == 1
+    blocker.leave.set()
+    assert work.result(WAIT_S) is None
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        ours = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'onefold'"
+        until(lambda: other.execute(ours).fetchone() is None, "the end of its connection", seconds=10)
+    assert pool.busy == 0
 
 
 def test_pool_max_has_a_range(postgres_url: str) -> None:

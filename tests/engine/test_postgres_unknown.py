@@ -207,6 +207,15 @@ def test_an_outcome_that_cannot_be_told_is_unknown(
     until(lambda: direct.run(get, "a") == 1, "what was reported as unknown")
 
 
+def test_a_lost_commit_of_what_wrote_nothing_is_not_unknown(
+    proxied: Database, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown, "RESOLVE_NS_MAX", 0)  # Whoever looked it up would not be told.
+    proxy.fate = once(b"COMMIT", "cut_after")
+    assert proxied.run(get, "a") is None
+    assert [row["count"] for row in proxied.metrics()["retries"]] == [1]
+
+
 def test_another_server_or_branch_of_history_proves_only_presence(direct: Database) -> None:
     parts = engine_of(direct)._open()
     direct.run(Counting(), "a")

@@ -49,6 +49,8 @@ def test_types_are_exact_and_null_takes_any(plain: Database) -> None:
     assert plain.run(types) == ("bigint", "text", "double precision", "boolean", "bytea")
     for value in (None, 5, None, 2**62):
         assert plain.run(lambda tx: tx.one("SELECT coalesce(:v, CAST(7 AS bigint))", v=value)) == (value or 7,)
+    for value in (5, None):  # NULL is of the type that was there before: one plan for both.
+        assert plain.run(lambda tx: tx.one("SELECT CAST(pg_typeof(:v) AS text)", v=value)) == ("bigint",)
     assert plain.run(lambda tx: tx.one("SELECT :c || :l", c=Colour.RED, l="!")) == ("red!",)
     assert plain.run(lambda tx: tx.one("SELECT :n + 1", n=Level.HIGH)) == (4,)
 

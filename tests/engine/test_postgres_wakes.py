@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -20,9 +22,13 @@ import onefold
 from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
 from onefold.engine import loops
 from onefold.engine.postgres import listen
+from onefold.engine.postgres.clock import ServerClock
 from onefold.engine.postgres.engine import PostgresEngine
 from onefold.engine.postgres.errors import Lost
 from onefold.engine.postgres.joined import JoinedPostgresTx, join_postgres
+from onefold.engine.postgres.pool import Pool, conninfo_of
+from onefold.engine.postgres.wire import Wire
+from onefold.engine.wake import Hub
 from onefold.testing.postgres import Cluster
 
 SOURCE = str(Path(onefold.__file__).parents[1])
@@ -96,6 +102,9 @@ def test_topics_are_packed_and_unspeakable_ones_wake_everybody() -> None:
     assert [t for payload in payloads for t in payload.split("\n")[1:]] == many
     assert len(payloads) < 5
     assert listen.payloads_of("me", []) == []
+    longest = "x" * (listen.PAYLOAD_BYTES_MAX // 2)
+    assert listen.payloads_of("me", [longest]) == [f"me\n{longest}"]
+    assert listen.payloads_of("me", [f"{longest}x"]) == [f"me\n{listen.EVERYTHING}"]
     for unspeakable in ("a\nb", "\ud800", "x" * 8_000, "", "a\0"):
         assert listen.payloads_of("me", ["fine", unspeakable]) == [f"me\n{listen.EVERYTHING}"]
     half = (listen.PAYLOAD_BYTES_MAX - len("me\n\n")) // 2
@@ -153,6 +162,37 @@ def test_nobody_listens_until_somebody_waits(here: Database, postgres_cluster: C
         assert admin.execute(listening, name).fetchone() == (1,)
 
 
+def test_who_waits_before_anybody_listens_is_told_to_look_when_it_begins(
+    here: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "START_S", 0.0)
+    pool, begun = here._engine._open().pool, threading.Event()  # type: ignore[attr-defined]
+    real = pool.connect
+
+    def slowly(deadline_ns: int) -> Wire:
+        assert begun.wait(20)
+        return real(deadline_ns)
+
+    monkeypatch.setattr(pool, "connect", slowly)
+    waiter = here.waiter("topic")
+    assert not waiter.wait(0)
+    begun.set()
+    assert waiter.wait(20)
+
+
+def test_a_listener_that_began_at_the_last_moment_looks_as_well() -> None:
+    class Late(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002
+            self.set()
+            return False
+
+    hub = Hub()
+    waiter, listener = hub.waiter("topic"), listen.Listener(None, hub, "me")  # type: ignore[arg-type]
+    listener.listening, listener._thread = Late(), threading.current_thread()
+    listener.start()
+    assert waiter.wait(0)
+
+
 def test_a_listener_asks_in_silence_whether_anybody_is_there(
     postgres_url: str, postgres_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +202,20 @@ def test_a_listener_asks_in_silence_whether_anybody_is_there(
         waiter, name = db.waiter("topic"), db.run(lambda tx: tx.one("SELECT current_database()"))
         until(lambda: admin.execute(asked, name).fetchone(), "a question")
         waiter.close()
+
+
+def test_a_listener_asks_less_and_less_often_for_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = Pool(conninfo_of("postgresql://127.0.0.1:1/x"), 3, ServerClock())
+    listener, pauses_s = listen.Listener(nowhere, Hub(), "me"), []
+
+    def passes(pause_s: float) -> None:
+        pauses_s.append(pause_s)
+        if len(pauses_s) == 8:
+            listener.close()
+
+    monkeypatch.setattr(listen, "time", SimpleNamespace(sleep=passes, monotonic_ns=time.monotonic_ns))
+    listener._loop(0)
+    assert pauses_s == [min(listen.PAUSE_S_FIRST * 2**n, listen.PAUSE_S_MAX) for n in range(8)]
 
 
 def test_closing_ends_all_connections(postgres_url: str, postgres_cluster: Cluster) -> None:
@@ -344,6 +398,14 @@ def test_savepoints_and_doom_are_the_same_there(postgres_url: str) -> None:
 def test_a_connection_that_dies_there_is_lost(postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as owner, pytest.raises(Lost):
         onefold.use(owner).one("SELECT pg_terminate_backend(pg_backend_pid())")
+    with psycopg.connect(postgres_url) as owner, psycopg.connect(postgres_url, autocommit=True) as admin:
+        tx = onefold.use(owner)
+        admin.execute("SELECT pg_terminate_backend(%s, 20000)", [owner.info.backend_pid])
+        with pytest.raises(Lost):
+            tx.savepoint().__enter__()
+        with pytest.raises(Doomed):
+            get(tx, "a")
+        owner.close()
 
 
 def test_values_are_the_same_there(postgres_url: str) -> None:
