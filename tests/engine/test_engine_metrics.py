@@ -116,6 +116,14 @@ def test_nothing_is_said_to_take_longer_than_it_took(db: Database) -> None:
         assert 0 <= numbers[name]["mean_ms"] <= took_ms
 
 
+def test_each_commit_is_counted_once(db: Database) -> None:
+    counts = [db.metrics()["commits"] for _ in range(2)]
+    looks = counts[1] - counts[0]  # Which ask PostgreSQL, in transactions.
+    for _ in range(3):
+        db.run(put, "a")
+    assert (looks, db.metrics()["commits"] - counts[1]) == ((2, 5) if db.dialect == "postgres" else (0, 3))
+
+
 def test_a_database_that_nobody_used_yet_waits_for_nothing(db: Database) -> None:
     numbers = db.metrics()
     assert numbers["queued"] == numbers["oldest_snapshot_ms"] == numbers["batch_size_mean"] == 0.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -102,6 +104,7 @@ def test_a_reader_takes_one_and_does_not_wait_for_its_commit(plain: Database, tr
     trips.clear()
     assert plain.reader().run(get, "a") == 1
     assert len(trips) == 1
+    assert plain._engine._open().pool._idle[-1].queued > 0  # type: ignore[attr-defined]
 
 
 def test_a_function_without_statements_takes_none(plain: Database, trips: list[int]) -> None:
@@ -150,7 +153,7 @@ def test_more_than_the_wire_holds_goes_through(plain: Database) -> None:
     assert plain.run(echo) == len(wide)
 
 
-def test_a_rollback_behind_a_full_socket_lets_go_of_its_locks(plain: Database) -> None:
+def test_a_rollback_behind_a_full_socket_lets_go_of_its_locks(plain: Database, postgres_url: str) -> None:
     wide = "x" * 400_000
 
     def fails(tx: Tx) -> None:
@@ -161,14 +164,11 @@ def test_a_rollback_behind_a_full_socket_lets_go_of_its_locks(plain: Database) -
 
     with pytest.raises(Conflict):
         plain.run(fails)
-    threads = [threading.Thread(target=plain.run, args=(put, "a", n)) for n in range(3)]
-    started = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert time.monotonic() - started < 4  # Nobody ran into lock_timeout.
-    assert plain.run(get, "a") in range(3)
+    with onefold.connect(postgres_url) as other:  # On a connection of its own, while that one is used by nobody.
+        started = time.monotonic()
+        other.run(put, "a", 2)
+        assert time.monotonic() - started < 4  # It did not run into lock_timeout.
+    assert plain.run(get, "a") == 2
 
 
 def test_what_cannot_be_done_in_a_pipeline_is_refused(plain: Database) -> None:
@@ -361,6 +361,24 @@ def test_a_savepoint_does_not_hide_a_conflict(plain: Database) -> None:
     assert plain.run(get, "a") == 6
 
 
+def test_an_error_that_leaves_a_savepoint_does_not_hide_a_conflict(plain: Database) -> None:
+    plain.run(put, "a", 0)
+    attempts: list[int] = []
+
+    def hides(tx: Tx) -> None:
+        attempts.append(1)
+        get(tx, "a")
+        if len(attempts) == 1:
+            at_once(lambda: plain.run(put, "a", 5))
+        with contextlib.suppress(Conflict, Retry), tx.savepoint():
+            tx.run(UPDATE, key="a")
+            raise Conflict("Undo it.")
+
+    plain.run(hides)
+    assert len(attempts) == 2
+    assert plain.run(get, "a") == 5
+
+
 @pytest.mark.parametrize("rehearse", [False, True])
 def test_each_attempt_draws_anew_and_one_seed_replays_them(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch, rehearse: bool
@@ -390,9 +408,12 @@ def test_each_attempt_draws_anew_and_one_seed_replays_them(
     assert histories[0] == histories[1]
 
 
-def test_conflicts_without_end_are_given_up(plain: Database) -> None:
+def test_conflicts_without_end_are_given_up(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     plain.run(put, "a", 0)
     attempts: list[int] = []
+    rests_s: list[float] = []
+    monkeypatch.setattr(engine_module, "random", SimpleNamespace(uniform=lambda low, high: high if low == 0 else -1))
+    monkeypatch.setattr(engine_module.PostgresEngine, "_rest", lambda _, seconds: rests_s.append(seconds))
 
     def unlucky(tx: Tx) -> None:
         attempts.append(1)
@@ -404,6 +425,8 @@ def test_conflicts_without_end_are_given_up(plain: Database) -> None:
         plain.run(unlucky)
     assert given_up.value.code == "conflict"
     assert len(attempts) == engine_module.ATTEMPTS_MAX
+    first_s, most_s = engine_module.PAUSE_S_FIRST, engine_module.PAUSE_S_MAX
+    assert rests_s == [min(first_s * 2**n, most_s) for n in range(2, engine_module.ATTEMPTS_MAX)]
     assert plain.run(get, "a") == engine_module.ATTEMPTS_MAX  # The other's; nothing of ours.
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from onefold.engine.postgres import activity
 from onefold.engine.postgres import pool as pool_module
 from onefold.engine.postgres import wire as wire_module
 from onefold.engine.postgres import workers as workers_module
+from onefold.engine.postgres.clock import ServerClock
 from onefold.engine.postgres.errors import refused
 from onefold.engine.reserved import reserved
 
@@ -152,6 +154,7 @@ def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch
             await asyncio.sleep(0)
             started = {thread.name for thread in {*threading.enumerate()} - before}
             assert {name for name in started if name.startswith("onefold-run")} == {"onefold-run-0"}  # As there are places.
+            assert db.metrics()["queued"] == 1
             with pytest.raises(Retry) as full:
                 await db.arun(get, "a")
             assert full.value.code == "queue_full"
@@ -162,6 +165,45 @@ def test_a_full_queue_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch
             await asyncio.gather(running, waiting)
             assert await db.options(hot="key").arun(get, "a") is None  # It did not keep the key.
 
+        asyncio.run(scenario())
+
+
+def test_a_call_that_no_thread_takes_up_ends_at_its_deadline(postgres_url: str) -> None:
+    blocker = Blocker()
+
+    async def scenario() -> None:
+        running = asyncio.create_task(db.arun(blocker))
+        await blocker.sits()
+        with pytest.raises(Retry) as late:
+            await db.options(deadline_ms=30).arun(get, "a")
+        assert late.value.code == "deadline"
+        blocker.leave.set()
+        await running
+        assert await db.arun(get, "a") is None
+
+    with onefold.connect(postgres_url, pool_max=3) as db:
+        asyncio.run(scenario())
+
+
+def test_reserved_calls_that_wait_for_a_thread_are_counted(postgres_url: str) -> None:
+    leave, entered = threading.Event(), threading.Barrier(pool_module.RESERVED + 1, timeout=WAIT_S)
+
+    @reserved
+    def sits(_: Tx, first: bool) -> None:
+        if first:
+            entered.wait()
+            assert leave.wait(WAIT_S)
+
+    async def scenario() -> None:
+        calls = [asyncio.create_task(db.arun(sits, True)) for _ in range(pool_module.RESERVED)]
+        await asyncio.to_thread(entered.wait)
+        calls.append(asyncio.create_task(db.arun(sits, False)))
+        await asyncio.sleep(0)
+        assert db.metrics()["queued"] == 1
+        leave.set()
+        await asyncio.gather(*calls)
+
+    with onefold.connect(postgres_url, pool_max=4) as db:
         asyncio.run(scenario())
 
 
@@ -182,6 +224,7 @@ def test_callers_of_a_hot_key_do_not_take_all_connections(postgres_url: str) -> 
             await blocker.sits()
             assert await db.arun(get, "other") is None  # A connection and a thread are free.
             assert db.run(get, "other") is None
+            assert db.metrics()["queued"] == len(tasks) - 1
             with pytest.raises(Retry) as busy:
                 await asyncio.to_thread(db.options(hot="sku/1", deadline_ms=50).run, hot, 99)
             assert busy.value.code == "deadline"
@@ -273,13 +316,21 @@ def test_whoever_waits_gets_the_place_that_comes_free(reserved_: bool, most: int
     places = pool_module.Places(most)
     never_ns = time.monotonic_ns() + 60_000_000_000
     places.enter(reserved=reserved_, deadline_ns=never_ns)
-    thread = threading.Thread(target=lambda: places.enter(reserved=reserved_, deadline_ns=never_ns))
-    thread.start()
-    until(lambda: places.waiting == 1)
+    threads = [threading.Thread(target=lambda: places.enter(reserved=reserved_, deadline_ns=never_ns)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    until(lambda: places.waiting == 2)
+    for left in (1, 0):
+        places.leave()
+        assert places.waiting == left, "each place that comes free is given to one"
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
     places.leave()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert places.waiting == 0
+    for _ in range(most):
+        places.enter(reserved=True, deadline_ns=never_ns)
+    with pytest.raises(Retry):  # There are no more than there were.
+        places.enter(reserved=True, deadline_ns=0)
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -353,6 +404,8 @@ def test_whoever_goes_when_his_turn_has_come_passes_it_on(monkeypatch: pytest.Mo
             wait()
         wait()
     assert (places.waiting, hot.waiting) == (0, 0)
+    with pytest.raises(Retry):  # He passed on one place, not two.
+        places.enter(reserved=True, deadline_ns=0)
 
 
 def test_the_servers_clock_is_read_again_and_a_wire_that_died_meanwhile_is_replaced(
@@ -371,6 +424,38 @@ def test_the_servers_clock_is_read_again_and_a_wire_that_died_meanwhile_is_repla
                 )
         assert abs(plain.run(lambda tx: tx.now_ms) - time.time() * 1_000) < 60_000
     assert plain.metrics()["retries"] == []
+
+
+def test_when_one_connection_died_the_others_are_made_anew(
+    plain: Database, postgres_url: str, threads: ThreadPoolExecutor
+) -> None:
+    together = threading.Barrier(3)
+    for done in [threads.submit(plain.run, lambda tx: (tx.one("SELECT 1"), together.wait(WAIT_S))) for _ in range(3)]:
+        done.result()
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert plain.run(get, "a") is None
+    assert [row["count"] for row in plain.metrics()["retries"]] == [1]
+
+
+def test_a_server_that_is_away_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = pool_module.Pool(pool_module.conninfo_of("postgresql://127.0.0.1:1/x"), 3, ServerClock())
+    pauses_s: list[float] = []
+
+    def passes(pause_s: float) -> None:
+        pauses_s.append(pause_s)
+        if len(pauses_s) == 10:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pool_module, "time", SimpleNamespace(sleep=passes, monotonic_ns=time.monotonic_ns))
+        nowhere.take(time.monotonic_ns() + 60_000_000_000)
+    first_s, longest_s = pool_module.CONNECT_PAUSE_S
+    wholes_s = [min(first_s * 2**n, longest_s) for n in range(10)]
+    assert all(whole_s / 2 <= pause_s <= whole_s for pause_s, whole_s in zip(pauses_s, wholes_s, strict=True)), pauses_s
 
 
 def test_whoever_closes_as_well_comes_back_when_it_is_done(postgres_url: str, threads: ThreadPoolExecutor) -> None:

@@ -138,6 +138,26 @@ def test_a_fence_whose_commits_answer_was_lost_is_not_reported_as_lost(
         proxied.at("tenant/1").run(work)
 
 
+def test_what_the_drivers_own_statement_wrote_is_found_as_well(proxied: Database, proxy: Proxy, direct: Database) -> None:
+    attempts: list[int] = []
+
+    def work(tx: Tx) -> None:
+        attempts.append(1)
+        tx.driver_connection().execute(ADD_ONE.replace(":space", "%s").replace(":key", "%s"), (tx.space, "a"))
+
+    proxy.fate = once(b"COMMIT", "cut_after")
+    proxied.run(work)
+    assert direct.run(get, "a") == len(attempts) == 1
+
+
+def test_a_look_up_that_breaks_as_well_is_made_again(proxied: Database, proxy: Proxy, direct: Database) -> None:
+    fn, fates = Counting(), (once(b"COMMIT", "cut_after"), once(b"FROM onefold.tx", "cut_before"))
+    proxy.fate = lambda chunk: next((fate for decide in fates if (fate := decide(chunk)) != "pass"), "pass")
+    assert proxied.run(fn, "a") == 1
+    assert fn.attempts == 1
+    assert direct.run(get, "a") == 1
+
+
 def test_a_commit_that_never_arrived_is_made_again(proxied: Database, proxy: Proxy, direct: Database) -> None:
     fn = Counting()
     proxy.fate = once(b"COMMIT", "cut_before")
@@ -268,6 +288,12 @@ def test_a_connection_lost_under_the_drivers_own_statement_is_run_again(plain: D
 
     assert plain.run(loses_it_once) == 2
     assert plain.run(get, "a") == 1
+
+
+def test_a_connection_lost_while_it_is_set_up_is_made_again(proxy: Proxy, postgres_url: str) -> None:
+    proxy.fate = once(b"lock_timeout", "cut_after")
+    with onefold.connect(proxy.url(database_of(postgres_url))) as db:
+        assert db.run(get, "a") is None
 
 
 def test_a_reader_that_lost_its_connection_reads_again(proxied: Database, proxy: Proxy) -> None:

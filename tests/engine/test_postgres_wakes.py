@@ -23,7 +23,7 @@ from onefold import Conflict, Database, Doomed, Invalid, Retry, Tx
 from onefold.engine import loops
 from onefold.engine.postgres import listen
 from onefold.engine.postgres.clock import ServerClock
-from onefold.engine.postgres.engine import PostgresEngine
+from onefold.engine.postgres.engine import PostgresEngine, engine_at
 from onefold.engine.postgres.errors import Lost
 from onefold.engine.postgres.joined import JoinedPostgresTx, join_postgres
 from onefold.engine.postgres.pool import Pool, conninfo_of
@@ -93,6 +93,9 @@ def test_nobody_hears_himself_from_outside(here: Database, monkeypatch: pytest.M
     assert waiter.wait(10)
     assert arrived.wait(10)
     assert not waiter.wait(0)  # Woken once, at the commit.
+    here.run(lambda tx: tx.wake("other"))
+    until(lambda: heard[-1].endswith("other"), "the second one")
+    assert [payload.partition("\n")[2] for payload in heard] == ["topic", "other"], "each is told once"
 
 
 def test_topics_are_packed_and_unspeakable_ones_wake_everybody() -> None:
@@ -137,6 +140,19 @@ def test_telling_goes_on_when_its_connection_died(here: Database, there: Databas
     assert ended == [(True,)]
     there.run(lambda tx: tx.wake("topic"))
     assert waiter.wait(10)
+
+
+def test_listening_goes_on_when_its_connection_died_and_looks_at_everything(
+    here: Database, there: Database, postgres_url: str
+) -> None:
+    waiter = here.waiter("topic")
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        hears = "datname = current_database() AND query LIKE 'LISTEN%'"
+        ended = admin.execute(f"SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE {hears}").fetchall()
+    assert ended == [(True,)]
+    assert waiter.wait(20)  # Something may have been missed.
+    there.run(lambda tx: tx.wake("topic"))
+    assert waiter.wait(20)
 
 
 def test_listening_goes_on_after_a_restart_and_looks_at_everything(caplog: pytest.LogCaptureFixture) -> None:
@@ -184,13 +200,41 @@ def test_a_listener_that_began_at_the_last_moment_looks_as_well() -> None:
     class Late(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002
             self.set()
+            waits.append(1)
             return False
 
-    hub = Hub()
+    hub, waits = Hub(), []
     waiter, listener = hub.waiter("topic"), listen.Listener(None, hub, "me")  # type: ignore[arg-type]
     listener.listening, listener._thread = Late(), threading.current_thread()
     listener.start()
     assert waiter.wait(0)
+    listener.listening.clear()
+    listener.start()
+    assert len(waits) == 1, "who comes while nobody listens waits for that no more"
+
+
+def test_waiters_that_come_at_once_have_one_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Meanwhile(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002
+            if not others:
+                others.append(1)
+                listener.start()
+            return False
+
+    def slowly(_: int) -> Wire:
+        assert seen.wait(20)
+        raise Retry("It is away.", code="unavailable")
+
+    seen, others = threading.Event(), []
+    nowhere = Pool(conninfo_of("postgresql://127.0.0.1:1/x"), 3, ServerClock())
+    monkeypatch.setattr(nowhere, "connect", slowly)
+    listener, before = listen.Listener(nowhere, Hub(), "me"), {*threading.enumerate()}
+    listener.listening = Meanwhile()
+    listener.start()
+    assert others
+    assert [thread.name for thread in {*threading.enumerate()} - before] == ["onefold-listen"]
+    seen.set()
+    listener.close()
 
 
 def test_a_listener_asks_in_silence_whether_anybody_is_there(
@@ -219,15 +263,19 @@ def test_a_listener_asks_less_and_less_often_for_a_server_that_is_away(monkeypat
 
 
 def test_closing_ends_all_connections(postgres_url: str, postgres_cluster: Cluster) -> None:
+    before = {*threading.enumerate()}
     db = onefold.connect(postgres_url)
     waiter = db.waiter("topic")
-    db.run(lambda tx: tx.wake("topic"))
+    for _ in range(2):
+        db.run(lambda tx: tx.wake("topic"))
     asyncio.run(db.arun(put, "a", 1))
+    ours = {*threading.enumerate()} - before
+    assert sorted(thread.name for thread in ours) == ["onefold-listen", "onefold-notify", "onefold-run-0"]
     waiter.close()
     db.close()
     db.close()
-    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("onefold-")]
-    assert not [name for name in threads if name.startswith(("onefold-run", "onefold-listen", "onefold-notify"))]
+    assert not any(thread.is_alive() for thread in ours)
+    assert all(thread.daemon for thread in ours), "who forgets to close ends all the same"
     name = postgres_url.partition("@/")[2].partition("?")[0]
     connected = "SELECT 1 FROM pg_stat_activity WHERE datname = %s"
     with postgres_cluster.admin() as admin:
@@ -370,6 +418,29 @@ def test_the_owner_wakes_when_it_says_so(here: Database, there: Database, postgr
     assert heard == [1]
 
 
+def test_an_owner_is_told_through_the_engine_of_his_database(here: Database, postgres_cluster: Cluster) -> None:
+    with onefold.connect(postgres_cluster.dsn("onefold_template")) as other:
+        engines = [db._engine for db in (here, other)]
+        assert [engine_at(engine.place) for engine in engines] == engines  # type: ignore[attr-defined]
+    assert engine_at(engines[1].place) is None  # type: ignore[attr-defined]
+
+
+def test_a_plan_that_a_migration_made_stale_costs_the_owner_his_connection(postgres_url: str) -> None:
+    def look(connection: psycopg.Connection) -> list[tuple[object, ...]]:
+        return onefold.use(connection).all("SELECT * FROM changing")
+
+    with psycopg.connect(postgres_url, prepare_threshold=0) as owner, psycopg.connect(postgres_url) as admin:
+        admin.execute("CREATE TABLE changing (a bigint)")
+        admin.commit()
+        assert look(owner) == []
+        owner.commit()
+        admin.execute("ALTER TABLE changing ALTER a TYPE text")
+        admin.commit()
+        with pytest.raises(Lost):
+            look(owner)
+        owner.rollback()
+
+
 def test_isolation_is_the_owners(postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as owner:
         owner.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -385,6 +456,8 @@ def test_savepoints_and_doom_are_the_same_there(postgres_url: str) -> None:
             put(tx, "inside", 1)
             tx.run(INSERT, key="a", total=9)
         assert taken.value.code == "unique"
+        assert taken.value.facts["constraint"] == "counter_totals_pkey"
+        assert "duplicate key" in str(taken.value.facts["why"])
         tx.many(PUT, [{"key": f"k{n}", "total": n} for n in range(5)])
         tx.add("visits", 3)
         assert (get(tx, "inside"), get(tx, "k4"), tx.total("visits")) == (None, 4, 3)
