@@ -572,6 +572,7 @@ def test_the_drivers_own_connection_does_what_else_it_can(plain: Database) -> No
 
     def works(tx: Tx) -> object:
         connection = tx.driver_connection()
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS  # As libraries look first.
         connection.cursor().executemany(insert, [(tx.space, key) for key in "ab"])
         return connection.execute(b"SELECT count(*) FROM onefold.counter_totals").fetchone()
 
