@@ -180,6 +180,13 @@ def test_what_cannot_be_done_in_a_pipeline_is_refused(plain: Database) -> None:
     assert plain.run(get, "a") == 1
 
 
+def test_what_the_server_only_remarks_costs_no_connection(plain: Database) -> None:
+    pid = plain.run(lambda tx: tx.one("SELECT pg_backend_pid()"))
+    plain.run(lambda tx: (put(tx, "a", 1), tx.run("DROP TABLE IF EXISTS onefold.nowhere")))
+    assert plain.run(get, "a") == 1
+    assert plain.run(lambda tx: tx.one("SELECT pg_backend_pid()")) == pid
+
+
 # -- sessions and isolation ---------------------------------------------------------------------
 
 
