@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -331,6 +332,28 @@ def test_whoever_waits_gets_the_place_that_comes_free(reserved_: bool, most: int
         places.enter(reserved=True, deadline_ns=never_ns)
     with pytest.raises(Retry):  # There are no more than there were.
         places.enter(reserved=True, deadline_ns=0)
+
+
+def test_a_cancel_that_cannot_be_sent_leaves_the_answer_its_time(plain: Database) -> None:
+    class Refused:
+        def __init__(self, pg: Any) -> None:
+            self._pg = pg
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._pg, name)
+
+        def cancel_conn(self) -> None:
+            raise psycopg.OperationalError
+
+    pool = plain._engine._open().pool  # type: ignore[attr-defined]
+    wire = pool.take(time.monotonic_ns() + 60_000_000_000)
+    wire._pg, pg = Refused(wire._pg), wire._pg
+    wire.deadline_ns = time.monotonic_ns()
+    wire.command(b"SELECT count(*) FROM generate_series(1, 300000)")
+    assert wire.rows() == [(300_000,)]
+    assert wire.suspicious
+    wire._pg = pg
+    pool.give(wire)
 
 
 @pytest.mark.parametrize("dies", [False, True])
