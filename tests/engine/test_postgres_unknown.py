@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from engine_words import INSERT, get, put
 from load import Load
@@ -234,6 +235,29 @@ def test_a_lost_commit_of_what_wrote_nothing_is_not_unknown(
     proxy.fate = once(b"COMMIT", "cut_after")
     assert proxied.run(get, "a") is None
     assert [row["count"] for row in proxied.metrics()["retries"]] == [1]
+
+
+def test_an_outcome_is_unknown_too_when_the_server_lets_us_in_no_more(
+    proxy: Proxy, postgres_url: str, direct: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown, "RESOLVE_NS_MAX", 100_000_000)
+    name = database_of(postgres_url)
+    fn = Counting()
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE fickle_{name} LOGIN SUPERUSER")
+        try:
+            with onefold.connect(proxy.url(name).replace("postgres@", f"fickle_{name}@")) as db:
+
+                def work(tx: Tx) -> int:
+                    admin.execute(f"ALTER ROLE fickle_{name} RENAME TO gone_{name}")
+                    return fn(tx, "a")
+
+                proxy.fate = once(b"COMMIT", "cut_after")
+                with pytest.raises(Unknown):
+                    db.run(work)
+        finally:
+            admin.execute(f"DROP ROLE IF EXISTS fickle_{name}, gone_{name}")
+    assert (fn.attempts, direct.run(get, "a")) == (1, 1)
 
 
 def test_another_server_or_branch_of_history_proves_only_presence(direct: Database) -> None:

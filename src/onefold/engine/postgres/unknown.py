@@ -19,7 +19,7 @@ import secrets
 import threading
 import time
 
-from onefold.core.errors import OnefoldError, Retry
+from onefold.core.errors import OnefoldError
 from onefold.engine.postgres.codec import plan_of
 from onefold.engine.postgres.pool import Pool
 from onefold.engine.postgres.wire import Identity, Wire
@@ -64,13 +64,11 @@ def committed(pool: Pool, old: Identity, attempt_id: int, *, deadline_ms: int) -
     """Whether the attempt of a call that was given `deadline_ms` committed; None when that cannot be told."""
     give_up_ns = time.monotonic_ns() + min(max(deadline_ms * 1_000_000, RESOLVE_NS_MIN), RESOLVE_NS_MAX)
     while time.monotonic_ns() < give_up_ns:
-        with contextlib.suppress(Retry):
+        with contextlib.suppress(OnefoldError):  # It is away, lets us in no more, or broke again; ask once more.
             wire = pool.connect(give_up_ns)
             try:
                 if wire.identity.timeline:  # A standby that is not promoted yet knows nothing.
                     return _ask(wire, old, attempt_id, give_up_ns)
-            except OnefoldError:
-                pass  # It broke again; ask once more.
             finally:
                 wire.close()
         time.sleep(PAUSE_S)
