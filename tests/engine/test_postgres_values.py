@@ -151,7 +151,7 @@ def test_a_stale_plan_is_known_by_its_place_and_not_by_its_words(plain: Database
         ("23514", Invalid, "check"), ("22012", Invalid, "check"), ("26000", Invalid, "pooler"), ("25006", Invalid, "read_only"),
         ("42601", Invalid, "statement"), ("40001", Retry, "conflict"), ("40P01", Retry, "conflict"), ("57014", Retry, "cancelled"),
         ("55P03", Retry, "lock_timeout"), ("53100", Retry, "disk_full"), ("58030", Retry, "disk_full"), ("53300", Retry, "unavailable"),
-        ("57P01", Retry, "unavailable"), ("58000", Retry, "unavailable"), ("08006", Retry, "unavailable"),
+        ("57P01", Retry, "unavailable"), ("40003", Retry, "unavailable"), ("58000", Retry, "unavailable"), ("08006", Retry, "unavailable"),
     ],
 )  # fmt: skip
 def test_what_a_foreign_connection_raises_is_said_in_our_words(state: str, kind: type[OnefoldError], code: str) -> None:

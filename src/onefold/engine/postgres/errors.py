@@ -72,7 +72,7 @@ def from_psycopg(error: BaseException) -> OnefoldError:
 
 
 def _meaning(state: str, severity: str, *, why: str, constraint: str, source: str, cancelled: bool) -> OnefoldError:
-    if severity in {"FATAL", "PANIC"} or state.startswith("08"):
+    if severity in {"FATAL", "PANIC"} or state.startswith("08") or state == "40003":  # It may have been done.
         return lost(f"{state} {why}")
     if (ours := _transient(state, why, source=source, cancelled=cancelled)) is not None:
         return ours
@@ -118,7 +118,7 @@ def first_line(error: Exception) -> str:
 
 
 def _transient(state: str, why: str, *, source: str, cancelled: bool) -> OnefoldError | None:
-    if state in {"40001", "40P01", "40003"}:
+    if state in {"40001", "40P01"}:
         return Again("The transaction conflicts with others.", code="conflict", why=why)
     if state == "0A000" and source == _STALE_PLAN:
         return lost(why)  # A migration ran: a fresh connection has fresh plans.
