@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,6 +40,17 @@ def test_each_host_is_asked_alone_with_what_is_said_of_all() -> None:
     assert all("target_session_attrs=read-write" in text for text in three)
     assert [f"host={h} " in host.decode() for h, host in zip("ab", hosts_of(conninfo_of("postgresql://a,b/x?port=7")), strict=True)]
     assert len(hosts_of(conninfo_of("postgresql:///x"))) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["a,b/x?port=1,2,3", "a:1,b:2,c:3/x?hostaddr=127.0.0.1,127.0.0.2", "a/x?port=1,2", "a,b:x/x", "/x?hostaddr=127.0.0.1&port=1,2"],
+)
+@pytest.mark.parametrize("door", [onefold.connect, onefold.migrate])
+def test_hosts_and_ports_that_do_not_fit_are_no_url(door: Callable[[str], object], url: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        door(f"postgresql://{url}")
+    assert refused.value.code == "url"
 
 
 def test_hosts_are_asked_in_the_order_in_which_they_are_named(threads: ThreadPoolExecutor) -> None:

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from psycopg import Error as DriverError
@@ -46,23 +46,37 @@ def conninfo_of(url: str) -> bytes:
         raise Invalid("A URL has one @; write those in a password as %40.", code="url")
     try:
         given = conninfo_to_dict(url)
-        for port in str(given.get("port", "5432")).split(","):
-            int(port or "5432")
+        _check_lists(_lists_of(given))
         return make_conninfo("", **{**DEFAULTS, **given, "client_encoding": "utf8"}).encode()  # As our texts are sent.
-    except (DriverError, UnicodeError, ValueError):
+    except (DriverError, ValueError):
         raise Invalid("This is not a PostgreSQL URL.", code="url") from None
 
 
 def hosts_of(conninfo: bytes) -> list[bytes]:
     """The same for each of its hosts alone: libpq waits for one that says nothing as long as it may wait at all."""
     given = conninfo_to_dict(conninfo.decode())
-    lists = {name: str(given[name]).split(",") for name in ("host", "hostaddr", "port") if given.get(name)}
+    lists = _lists_of(given)
     count = max((len(values) for values in lists.values()), default=1)
     alone: list[bytes] = []
     for place in range(count):
         one = {name: values[place if len(values) > 1 else 0] for name, values in lists.items()}
         alone.append(make_conninfo("", **{**given, **one}).encode())
     return alone
+
+
+def _lists_of(given: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a URL may give for each of several hosts."""
+    return {name: str(given[name]).split(",") for name in ("host", "hostaddr", "port") if given.get(name)}
+
+
+def _check_lists(lists: Mapping[str, list[str]]) -> None:
+    """As libpq would: one port for all hosts or one for each, each a number, and as many names as addresses."""
+    ports = lists.get("port", [""])
+    hosts = {len(values) for name, values in lists.items() if name != "port"} or {1}
+    if len(hosts) > 1 or len(ports) not in {1, *hosts}:
+        raise ValueError
+    for port in ports:
+        int(port or "5432")
 
 
 class Places:
