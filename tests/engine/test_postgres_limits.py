@@ -512,6 +512,45 @@ def test_closing_waits_only_so_long_for_a_function_that_does_not_end(
     assert pool.busy == 0
 
 
+def test_who_waits_for_a_place_while_all_is_closed_has_his_turn(postgres_url: str, threads: ThreadPoolExecutor) -> None:
+    db, blocker = onefold.connect(postgres_url, pool_max=3), Blocker()
+    pool = db._engine._open().pool  # type: ignore[attr-defined]
+    work = threads.submit(db.run, blocker)
+    assert blocker.entered.wait(WAIT_S)
+    waits = threads.submit(db.run, put, "a", 1)
+    until(lambda: pool.places.waiting == 1)
+    closer = threads.submit(db.close)
+    until(lambda: pool.places.waiting == 2)
+    blocker.leave.set()
+    assert [future.result(WAIT_S) for future in (work, waits, closer)] == [None] * 3
+    with onefold.connect(postgres_url) as again:
+        assert again.run(get, "a") == 1
+
+
+def test_who_waits_for_a_hot_key_while_all_is_closed_has_his_turn_as_well(
+    postgres_url: str, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, blocker = onefold.connect(postgres_url, pool_max=3), Blocker()
+    hot = db.options(hot="key")
+
+    async def scenario() -> list[None]:
+        assert await db.arun(get, "a") is None  # The only thread of its kind, which ends with the closing.
+        holder = threads.submit(hot.run, blocker)
+        await blocker.sits()
+        waiting = [asyncio.create_task(hot.arun(put, "a", n)) for n in (1, 2)]
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(pool_module, "CONNECT_NS_MAX", 1_000_000)
+            await asyncio.to_thread(db.close)
+        blocker.leave.set()
+        assert await asyncio.wrap_future(holder) is None
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(scenario()) == [None, None]
+    with onefold.connect(postgres_url) as again:
+        assert again.run(get, "a") == 2
+
+
 def test_pool_max_has_a_range(postgres_url: str) -> None:
     for wrong in (2, 101):
         with pytest.raises(Invalid, match="pool_max"):

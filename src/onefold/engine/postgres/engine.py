@@ -77,8 +77,9 @@ class _Parts:
         self.pool = Pool(engine.conninfo, engine.pool_max, self.clock)
         self.ids = unknown.AttemptIds()
         self.hot = HotKeys()
-        self.workers = Workers(engine.pool_max - RESERVED, engine._work, name="onefold-run")
-        self.heartbeats = Workers(RESERVED, engine._work, name="onefold-reserved")
+        work = functools.partial(engine._work, self)  # These parts: a call that is late is worked on after the closing.
+        self.workers = Workers(engine.pool_max - RESERVED, work, name="onefold-run")
+        self.heartbeats = Workers(RESERVED, work, name="onefold-reserved")
         instance = new_instance()
         self.notifier = Notifier(self.pool, instance)
         self.listener = Listener(self.pool, engine.hub, instance)
@@ -161,20 +162,18 @@ class PostgresEngine:
         finally:
             timer.cancel()
 
-    def _work(self, call: Call) -> None:
+    def _work(self, parts: _Parts, call: Call) -> None:
         """A worker has a call; hand its outcome to the waiting task."""
-        parts = self._parts
         try:
             if not call.take():
                 return  # Withdrawn.
             try:
-                assert parts is not None
                 call.result = self._run(call, parts)
             except BaseException as error:
                 call.error = error
             settle([call])
         finally:
-            if parts is not None and (key := _hot_key(call)) is not None:
+            if (key := _hot_key(call)) is not None:
                 parts.hot.leave(key)
 
     # -- attempts ---------------------------------------------------------------------------

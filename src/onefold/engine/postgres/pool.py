@@ -6,6 +6,7 @@ of slow calls must not make a living process look dead.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -233,13 +234,15 @@ class Pool:
         """Wait until all places are free, for a while, then close all connections."""
         self._closing = True
         give_up_ns = time.monotonic_ns() + CONNECT_NS_MAX
-        try:
-            for _ in range(self.most):
-                self.places.enter(reserved=True, deadline_ns=give_up_ns)
-        except Retry:
-            pass  # A function that does not end; its connection is closed when it comes back.
+        taken = 0
+        with contextlib.suppress(Retry):  # A function that does not end; its connection is closed when it comes back.
+            while taken < self.most:  # The reserved ones last, and so behind all who wait for the others.
+                self.places.enter(reserved=taken >= self.most - RESERVED, deadline_ns=give_up_ns)
+                taken += 1
         while self._idle:
             self._idle.pop().close()
+        for _ in range(taken):  # To whoever was admitted, and waited for a hot key meanwhile.
+            self.places.leave()
 
     def _connect_patiently(self, deadline_ns: int) -> Wire:
         pause_s, longest_s = CONNECT_PAUSE_S

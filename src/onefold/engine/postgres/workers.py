@@ -67,7 +67,7 @@ class Workers:
             self._closing = True
             while self._idle:
                 self._idle.pop().release()
-        for thread in self._threads:
+        for thread in tuple(self._threads):
             if thread is not threading.current_thread():
                 thread.join()
 
@@ -79,6 +79,7 @@ class Workers:
                 call = self._queue.popleft() if self._queue else None
                 if call is None:
                     if self._closing:
+                        self._threads.remove(threading.current_thread())  # A late call has another one.
                         return
                     self._idle.append(bell)
             if call is None:
