@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import psycopg
@@ -152,6 +153,10 @@ def test_a_libpq_that_cancels_blindly_holds_nobody(network: Network, far_url: st
             assert took_s < DEADLINE_S + CANCEL_S + BUSY_S
     finally:
         one.close()
+
+
+def test_a_host_that_refuses_is_there_to_be_asked_for_a_cancel() -> None:
+    assert [wire._reachable(SimpleNamespace(hostaddr=host, port=b"1")) for host in (b"127.0.0.1", b"")] == [True] * 2  # type: ignore[arg-type]
 
 
 def test_whoever_connects_or_asks_without_a_deadline_is_not_held_for_minutes(

@@ -250,14 +250,16 @@ def test_a_listener_asks_in_silence_whether_anybody_is_there(
 
 def test_a_listener_asks_less_and_less_often_for_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Pool(conninfo_of("postgresql://127.0.0.1:1/x"), 3, ServerClock())
-    listener, pauses_s = listen.Listener(nowhere, Hub(), "me"), []
+    listener, attempts, pauses_s = listen.Listener(nowhere, Hub(), "me"), [], []
 
-    def passes(pause_s: float) -> None:
-        pauses_s.append(pause_s)
-        if len(pauses_s) == 8:
+    def refuses(_: int) -> None:
+        attempts.append(1)
+        if len(attempts) > 8:
             listener.close()
+        raise Retry("It is away.", code="unavailable")
 
-    monkeypatch.setattr(listen, "time", SimpleNamespace(sleep=passes, monotonic_ns=time.monotonic_ns))
+    monkeypatch.setattr(nowhere, "connect", refuses)
+    monkeypatch.setattr(listen, "time", SimpleNamespace(sleep=pauses_s.append, monotonic_ns=time.monotonic_ns))
     listener._loop(0)
     assert pauses_s == [min(listen.PAUSE_S_FIRST * 2**n, listen.PAUSE_S_MAX) for n in range(8)]
 
