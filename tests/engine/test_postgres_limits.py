@@ -25,7 +25,7 @@ from onefold.engine.postgres import pool as pool_module
 from onefold.engine.postgres import wire as wire_module
 from onefold.engine.postgres import workers as workers_module
 from onefold.engine.postgres.clock import ServerClock
-from onefold.engine.postgres.errors import refused
+from onefold.engine.postgres.errors import Overdue, refused
 from onefold.engine.reserved import reserved
 
 # -- limits ---------------------------------------------------------------------------------------
@@ -334,7 +334,9 @@ def test_whoever_waits_gets_the_place_that_comes_free(reserved_: bool, most: int
         places.enter(reserved=True, deadline_ns=0)
 
 
-def test_a_cancel_that_cannot_be_sent_leaves_the_answer_its_time(plain: Database) -> None:
+def test_a_cancel_that_cannot_be_sent_leaves_the_answer_its_time_and_the_next_statement_none(
+    plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Refused:
         def __init__(self, pg: Any) -> None:
             self._pg = pg
@@ -352,7 +354,12 @@ def test_a_cancel_that_cannot_be_sent_leaves_the_answer_its_time(plain: Database
     wire.command(b"SELECT count(*) FROM generate_series(1, 300000)")
     assert wire.rows() == [(300_000,)]
     assert wire.suspicious
-    wire._pg = pg
+    monkeypatch.setattr(wire_module, "CANCEL_NS_MAX", 300_000_000)
+    wire._pg, began = pg, time.monotonic()
+    wire.command(b"SELECT count(*) FROM generate_series(1, 100000000)")
+    with pytest.raises(Overdue):  # The next one has no time any more.
+        wire.sync()
+    assert time.monotonic() - began < 4
     pool.give(wire)
 
 

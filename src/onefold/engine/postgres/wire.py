@@ -105,7 +105,7 @@ class Wire:
     """One connection. Used by one thread at a time."""
 
     __slots__ = (
-        "__weakref__", "_commands", "_pending", "_pg", "_poll", "_prepared", "_reader",
+        "__weakref__", "_again_ns", "_commands", "_give_up_ns", "_pending", "_pg", "_poll", "_prepared", "_reader",
         "_unconfirmed", "abandoned", "broken", "cancelled", "clock", "deadline_ns", "fn", "generation",
         "identity", "lent", "suspicious",
     )  # fmt: skip
@@ -119,6 +119,8 @@ class Wire:
         self._commands: dict[bytes, bytes] = {}
         self._reader = Reader()
         self.cancelled = False  # What the server is doing was cancelled at the deadline.
+        # When to cancel once more, and until when it may say so. The deadline stays: what comes next has no more time.
+        self._again_ns = self._give_up_ns = 0
         self._unconfirmed: list[str] = []  # What the server said of commits that no standby has.
         pg.notice_handler = functools.partial(_noticed, self._unconfirmed)
         self.deadline_ns = deadline_ns  # When to cancel what the server is doing.
@@ -293,26 +295,35 @@ class Wire:
     def _wait(self) -> None:
         """Sleep until the socket is ready; at the deadline ask the server to cancel."""
         while True:
-            left_ns = self.deadline_ns - time.monotonic_ns()
+            left_ns = self._until_ns - time.monotonic_ns()
             if left_ns > 0 and self._poll.poll(left_ns / 1e6 + 1):
                 return
             if left_ns <= 0:
                 self.end_when_late()
 
+    @property
+    def _until_ns(self) -> int:
+        return self._again_ns if self.cancelled else self.deadline_ns
+
     def end_when_late(self) -> None:
         """At the deadline ask the server to cancel what it is doing; lent.py asks for it while the driver waits.
+
+        Asked again each second: one that comes between two statements, or before this one has begun, is forgotten.
 
         Raises:
             Lost: there was no answer to that.
         """
-        if time.monotonic_ns() < self.deadline_ns:
+        now_ns = time.monotonic_ns()
+        if now_ns < self._until_ns:
             return
-        if self.cancelled:
+        if not self.cancelled:
+            self.cancelled = self.suspicious = True
+            self._give_up_ns = now_ns + CANCEL_GRACE_NS
+        elif now_ns >= self._give_up_ns:
             raise lost("no answer to a cancel")
-        self.cancelled = self.suspicious = True
-        self.deadline_ns = time.monotonic_ns() + CANCEL_GRACE_NS
         if not self._cancel():
             raise lost("nobody takes a cancel")
+        self._again_ns = min(time.monotonic_ns() + CANCEL_NS_MAX, self._give_up_ns)
 
     def _cancel(self) -> bool:
         """Ask the server to stop; False when nothing came back in time, not even a refusal: the network is gone.
@@ -349,7 +360,7 @@ class Wire:
     def settled(self) -> bool:
         """After a cancel: whether the wire is clean again. A late cancel would hit the next user."""
         try:
-            self.deadline_ns = time.monotonic_ns() + CANCEL_NS_MAX
+            self._again_ns = self._give_up_ns = time.monotonic_ns() + CANCEL_NS_MAX
             self.cancelled = True  # This is not worth another.
             self.command(b"SELECT 1")
             self.sync()
