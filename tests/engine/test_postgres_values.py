@@ -189,6 +189,13 @@ def test_a_rehearsal_forgives_drawn_numbers_and_nothing_else() -> None:
         assert Expected(first, drawn, anything=True) == second
 
 
+def test_a_function_that_answers_a_drawn_number_passes_its_rehearsal(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute("CREATE TABLE drawn (id bigint GENERATED ALWAYS AS IDENTITY)")
+    with onefold.connect(postgres_url, rehearse=True) as db:
+        assert db.run(lambda tx: tx.one("INSERT INTO drawn DEFAULT VALUES RETURNING id")) == (2,)
+
+
 # -- connecting --------------------------------------------------------------------------------------
 
 
