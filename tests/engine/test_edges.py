@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 from engine_words import INSERT, NUMBERS, PUT, get, in_one_batch, put
-from waiting import auntil
+from waiting import auntil, let_pass
 
 import onefold
 from onefold import Conflict, Database, Doomed, Invalid, OnefoldError, Retry, Tx
@@ -410,6 +410,14 @@ def test_a_subscription_that_was_ended_hears_nothing(db: Database) -> None:
     db.run(lambda tx: (tx.emit("jobs.done", n=1), tx.emit("mail.sent", n=2), tx.emit("last")))
     assert last.wait(20)
     assert heard == ["jobs.done 1"]
+
+
+def test_closing_waits_for_callbacks_that_are_queued(real: Database) -> None:
+    heard: list[int] = []
+    for n in range(2):
+        real.run(lambda tx, n=n: tx.on_commit(lambda: (let_pass(20), heard.append(n))))
+    real.close()
+    assert heard == [0, 1]
 
 
 def test_a_file_that_cannot_be_a_database_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from engine_words import WAIT_S, Blocker, in_one_batch, put
 from waiting import until
 
 import onefold
-from onefold import Database, Denied, Tx
+from onefold import Database, Denied, Tx, operation
 from onefold.engine import metrics
+from onefold.engine.call import name_of
 from onefold.engine.metrics import Histogram, Metrics
 from onefold.engine.postgres import activity
 from onefold.engine.reserved import is_reserved, reserved
@@ -76,6 +77,10 @@ def test_a_partial_is_counted_under_its_functions_name_and_shows_no_arguments(db
             handle.run(functools.partial(Refuses(), secret=f"secret {number}"))
     counted = {row["function"].rpartition(".")[2]: row["count"] for row in db.metrics()["aborts"]}
     assert counted == {"refuses": 2, "Refuses": 2}
+
+
+def test_a_blocks_function_is_counted_under_its_own_name() -> None:
+    assert name_of(operation(refuses)) == name_of(refuses)  # type: ignore[arg-type]
 
 
 def test_a_method_of_c_has_a_name_too(db: Database) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,9 @@ def test_a_foreign_writer_does_not_stretch_a_deadline(plain: Database) -> None:
 
 
 def test_a_batch_behind_a_foreign_writer_is_told(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
     monkeypatch.setattr(batches, "BUSY_WAIT_NS", 20_000_000)
+    monkeypatch.setattr(batches.time, "sleep", pauses.append)
     with contextlib.closing(sqlite3.connect(plain.url, isolation_level=None)) as foreign:
         foreign.execute("BEGIN IMMEDIATE")
 
@@ -216,6 +219,9 @@ def test_a_batch_behind_a_foreign_writer_is_told(plain: Database, monkeypatch: p
 
         answers = asyncio.run(crowd())
     assert [(type(answer), answer.code) for answer in answers] == [(Retry, "busy")] * 2
+    assert pauses[0] == 0.001
+    assert max(pauses) <= 0.02
+    assert all(after >= before or after == 0.001 for before, after in pairwise(pauses)), "longer, or begun anew"
     assert in_one_batch(plain, (None, put, "a"), (None, put, "b")) == [None, None]
 
 
