@@ -173,6 +173,10 @@ def test_a_name_that_nobody_can_have_is_not_claimed(db: Database, name: Any) -> 
         db.run(lambda tx: tx.try_claim(name))
 
 
+def test_whatever_its_name_is_it_can_be_claimed(db: Database) -> None:
+    assert all(db.run(lambda tx: [tx.try_claim(f"name/{n}") for n in range(40)]))
+
+
 def test_an_error_that_comes_where_a_savepoint_begins_dooms_though_nobody_hears(db: Database) -> None:
     db.run(put, "a")
 

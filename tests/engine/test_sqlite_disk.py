@@ -52,13 +52,20 @@ def test_a_commit_at_which_the_disk_fails_is_unknown_to_each_of_its_callers(
     plain: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again: list[Path] = []
-    monkeypatch.setattr(batches, "write_again", again.append)
+
+    def written(wal: Path) -> None:
+        assert group_of(plain).connection is kept, "its close may write back what the log does not hold"
+        again.append(wal)
+
+    monkeypatch.setattr(batches, "write_again", written)
+    kept = group_of(plain).connection
     Fails(group_of(plain), batches.COMMIT)
     with pytest.raises(Unknown) as told:
         plain.run(put, "a")
     assert told.value.code == "io_error"
     assert plain.run(get, "a") is None
     assert again == [Path(f"{plain.url}-wal")], "before the next transaction the log is written again"
+    kept = group_of(plain).connection
     Fails(group_of(plain), batches.COMMIT, after=1)
     answers = in_one_batch(plain, (None, put, "b"), (None, put, "c"))  # The one that holds them up is committed.
     assert [type(answer) for answer in answers] == [Unknown] * 2
@@ -93,6 +100,10 @@ def test_nothing_is_written_before_a_log_whose_sync_failed_is_mended(
     assert [line.message for line in caplog.records] == ["a sync of the WAL had failed; it was written again"]
     plain.run(put, "a")
     assert len(caplog.records) == 1
+    group_of(plain).reset()
+    group_of(plain).suspect = True
+    assert plain.run(get, "a") == 1, "also where no connection is open"
+    assert len(caplog.records) == 2
 
 
 def test_a_log_that_cannot_be_mended_does_not_keep_a_database_from_closing(
