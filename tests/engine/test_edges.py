@@ -173,6 +173,18 @@ def test_a_name_that_nobody_can_have_is_not_claimed(db: Database, name: Any) -> 
         db.run(lambda tx: tx.try_claim(name))
 
 
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_call_whose_deadline_is_over_when_it_comes_is_refused(db: Database, reading: bool) -> None:
+    ran: list[int] = []
+    handle = db.options(deadline_ms=1)
+    call = (handle.reader() if reading else handle)._call(lambda tx: ran.append(1), (), {})
+    let_pass(3)
+    with pytest.raises(Retry) as late:
+        db._engine.run(call)
+    assert late.value.code in {"deadline", "readers_busy"}
+    assert not ran or db.dialect == "postgres"  # Which undoes it.
+
+
 def test_whatever_its_name_is_it_can_be_claimed(db: Database) -> None:
     assert all(db.run(lambda tx: [tx.try_claim(f"name/{n}") for n in range(40)]))
 
