@@ -10,7 +10,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +224,20 @@ def generates(tx: Tx) -> Iterator[int]:
     yield 1
 
 
+async def generates_later(tx: Tx) -> AsyncIterator[int]:
+    tx.add("k", 1)
+    yield 1
+
+
+class Later:
+    """Whatever can be awaited, without more."""
+
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
 def test_a_generator_behind_a_partial_or_a_lambda_is_refused(db: Database) -> None:
-    for fn in (functools.partial(generates), lambda tx: generates(tx)):
+    for fn in (functools.partial(generates), lambda tx: generates(tx), lambda tx: generates_later(tx), lambda _: Later()):
         with pytest.raises(Invalid, match="generator"):
             db.run(fn)
     assert db.run(Tx.total, "k") == 0
@@ -440,6 +452,8 @@ def test_a_file_that_cannot_be_a_database_is_refused(tmp_path: Path, monkeypatch
     for file, text in ((tmp_path, "cannot be opened"), (Path(":memory:"), "does not support WAL")):
         with pytest.raises(Invalid, match=text):
             open_connection(file)
+    monkeypatch.setattr(connection_module, "VERSION_MIN", sqlite3.sqlite_version_info)
+    open_connection(tmp_path / "a.db").close()
     monkeypatch.setattr(connection_module, "VERSION_MIN", (*sqlite3.sqlite_version_info, 1))
     with pytest.raises(Invalid, match="or newer is needed"):
         open_connection(tmp_path / "a.db")
