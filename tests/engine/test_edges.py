@@ -470,30 +470,30 @@ def test_a_file_that_another_program_keeps_from_wal_is_waited_for_and_no_longer(
             open_connection(tmp_path / "a.db")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "code"),
-    [
-        ("IOERR_WRITE", Retry, "io_error"), ("FULL", Retry, "disk_full"), ("BUSY_SNAPSHOT", Retry, "busy"),
-        ("LOCKED_SHAREDCACHE", Retry, "busy"), ("INTERRUPT", Retry, "deadline"), ("READONLY", Invalid, "read_only"),
-        ("CORRUPT", Invalid, "corrupt"), ("NOTADB", Invalid, "corrupt"), ("CONSTRAINT_NOTNULL", Invalid, "check"),
-        ("CONSTRAINT_ROWID", Conflict, "unique"), ("CONSTRAINT_FOREIGNKEY", Conflict, "reference"),
-        ("AUTH", Invalid, "inner_commit"), ("TOOBIG", Invalid, "statement"),
-    ],
-)  # fmt: skip
-def test_an_error_of_sqlite_is_told_in_our_words_and_undone(
-    tmp_path: Path, name: str, kind: type[OnefoldError], code: str
-) -> None:
-    def fails(tx: Tx) -> None:
+ERRORS: dict[str, tuple[type[OnefoldError], str]] = {
+    "IOERR_WRITE": (Retry, "io_error"), "FULL": (Retry, "disk_full"), "BUSY_SNAPSHOT": (Retry, "busy"),
+    "LOCKED_SHAREDCACHE": (Retry, "busy"), "INTERRUPT": (Retry, "deadline"), "READONLY": (Invalid, "read_only"),
+    "CORRUPT": (Invalid, "corrupt"), "NOTADB": (Invalid, "corrupt"), "CONSTRAINT_NOTNULL": (Invalid, "check"),
+    "CONSTRAINT_ROWID": (Conflict, "unique"), "CONSTRAINT_FOREIGNKEY": (Conflict, "reference"),
+    "AUTH": (Invalid, "inner_commit"), "TOOBIG": (Invalid, "statement"),
+}  # fmt: skip
+
+
+def test_an_error_of_sqlite_is_told_in_our_words_and_undone(tmp_path: Path) -> None:
+    def fails(tx: Tx, name: str) -> None:
         put(tx, "a")
         error = sqlite3.OperationalError("why")
         error.sqlite_errorname = f"SQLITE_{name}"
         raise error
 
+    found = {}
     with onefold.connect(tmp_path / "a.db") as db:
-        with pytest.raises(OnefoldError) as told:
-            db.run(fails)
-        assert (type(told.value), told.value.code) == (kind, code)
+        for name in ERRORS:
+            with pytest.raises(OnefoldError) as told:
+                db.run(fails, name)
+            found[name] = type(told.value), told.value.code
         assert db.run(get, "a") is None
+    assert found == ERRORS
 
 
 def test_an_inspection_says_why_it_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
