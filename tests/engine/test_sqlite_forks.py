@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,7 +241,8 @@ def test_a_callback_that_ends_its_thread_does_not_end_the_callbacks(plain: Datab
 
 
 @pytest.mark.parametrize("topic", ["\ud800", "two\nlines", "x" * 5_000])
-def test_odd_topics_reach_other_databases(tmp_path: Path, topic: str) -> None:
+def test_odd_topics_reach_other_databases(tmp_path: Path, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakes, "POLL_S", 3600.0)  # Not found by a look at the file: told.
     with onefold.connect(tmp_path / "a.db") as one, onefold.connect(tmp_path / "a.db") as two:
         odd, plain = two.waiter(topic), two.waiter("plain")
         one.run(lambda tx: tx.wake(topic))
@@ -280,6 +282,12 @@ def test_without_a_folder_for_sockets_the_poll_is_enough(tmp_path: Path) -> None
                 break
         assert woken
         waiter.close()
+
+
+def test_without_proc_a_socket_has_its_own_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakes, "sys", SimpleNamespace(platform="darwin"))
+    with contextlib.closing(wakes.Peers(tmp_path / "a.db", make=True)) as peers:
+        assert peers.address("1-x.sock") == str(tmp_path / "a.db-peers" / "1-x.sock")
 
 
 def test_only_its_user_may_wake_a_database(tmp_path: Path) -> None:
