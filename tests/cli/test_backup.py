@@ -204,11 +204,16 @@ def test_what_would_be_replaced_can_be_asked_first(tmp_path: Path, capsys: pytes
 def test_without_a_word_nothing_is_replaced_and_what_comes_up_meanwhile_is_kept(tmp_path: Path) -> None:
     source, file, target = filled(tmp_path / "a.db", 3), tmp_path / "a.bak", tmp_path / "b.db"
     backup_sqlite(source, file, tell=quiet)
+
+    def comes_up(*_: Any) -> None:
+        target.write_text("another's")
+        manifest_of(target).write_text("of another's")
+
     doors = (
         lambda: copies.try_backup(source, file), lambda: backup_sqlite(source, file, tell=quiet),
         lambda: try_restore(file, source, tell=quiet), lambda: restore_sqlite(file, source, tell=quiet),
-        lambda: restore_sqlite(file, target, tell=lambda *_: target.write_text("another's")),
-        lambda: backup_sqlite(source, target, tell=lambda *_: target.write_text("another's")),
+        lambda: restore_sqlite(file, target, tell=comes_up),
+        lambda: backup_sqlite(source, target, tell=comes_up),
     )  # fmt: skip
     for door in doors:
         if door is doors[-1]:
@@ -216,7 +221,7 @@ def test_without_a_word_nothing_is_replaced_and_what_comes_up_meanwhile_is_kept(
         with pytest.raises(Conflict) as refused:
             door()
         assert refused.value.code == "exists"
-    assert target.read_text() == "another's"
+    assert (target.read_text(), manifest_of(target).read_text()) == ("another's", "of another's")
 
 
 @pytest.mark.parametrize("is_there", [True, False])
