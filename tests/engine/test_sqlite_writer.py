@@ -164,6 +164,30 @@ def test_who_ends_the_transaction_when_run_again_costs_only_himself(
     assert runs == ["second", "a", "b", "first", "second", "a", "b"]
 
 
+def test_who_is_late_is_told_whether_he_was_run(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "ADMIT_NS", batches.NEVER_NS)
+    group = plain._engine._parts.writer.batches  # type: ignore[attr-defined]
+    late: list[Call] = []
+
+    def runs(tx: Tx) -> None:
+        late.append(group.current[0])
+        put(tx, "a")
+
+    def fails(_: Tx) -> None:
+        late[0].deadline_ns = 0  # It is over when all are run again.
+        raise Conflict("No.")
+
+    def takes_long(_: Tx) -> None:
+        group._queue[0].deadline_ns = 0
+
+    answers = in_one_batch(plain, (None, runs), (None, fails))
+    answers += in_one_batch(plain, (None, takes_long), (None, put, "b"))
+    assert [str(answer).split(";")[-1].strip(" .") for answer in answers] == [
+        "the call was undone", "No", "None", "the call was not run"
+    ]  # fmt: skip
+    assert [plain.run(get, key) for key in "ab"] == [None, None]
+
+
 def test_calls_that_are_run_again_together_keep_the_durability_of_the_database(plain: Database) -> None:
     plain.run(put, "taken")
     ruin = "INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)"
