@@ -188,6 +188,20 @@ def test_who_is_late_is_told_whether_he_was_run(plain: Database, monkeypatch: py
     assert [plain.run(get, key) for key in "ab"] == [None, None]
 
 
+def test_undoing_has_a_time_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "PROGRESS_STEPS", 1)  # SQLite looks at the deadline whatever it does.
+
+    def late(tx: Tx) -> None:
+        put(tx, "late")
+        tx.run(f"{NUMBERS} SELECT max(i) FROM n")
+
+    with onefold.connect(tmp_path / "a.db") as db:
+        for _ in range(2):  # Without savepoints, and with them.
+            first, second = in_one_batch(db, (db.options(deadline_ms=30), late), (None, put, "a"))
+            assert (type(first), second) == (Retry, None)
+        assert [db.run(get, key) for key in ("late", "a")] == [None, 1]
+
+
 def test_calls_that_are_run_again_together_keep_the_durability_of_the_database(plain: Database) -> None:
     plain.run(put, "taken")
     ruin = "INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)"
