@@ -202,6 +202,22 @@ def test_undoing_has_a_time_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
         assert [db.run(get, key) for key in ("late", "a")] == [None, 1]
 
 
+def test_who_fails_only_when_run_again_keeps_no_answer_from_others(
+    plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "ADMIT_NS", batches.NEVER_NS)
+    runs: list[str] = []
+
+    def fails(_: Tx, name: str, run: int) -> None:
+        runs.append(name)
+        if runs.count(name) == run:
+            raise Conflict("No.")
+
+    answers = in_one_batch(plain, (None, fails, "a", 2), (None, fails, "b", 1))
+    assert [type(answer) for answer in answers] == [Conflict, type(None)]
+    assert runs == ["a", "b", "a", "b"]
+
+
 def test_calls_that_are_run_again_together_keep_the_durability_of_the_database(plain: Database) -> None:
     plain.run(put, "taken")
     ruin = "INSERT OR ROLLBACK INTO onefold.counter_totals (space, key, total) VALUES (:space, 'taken', 1)"
