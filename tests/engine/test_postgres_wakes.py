@@ -237,15 +237,24 @@ def test_waiters_that_come_at_once_have_one_listener(monkeypatch: pytest.MonkeyP
     listener.close()
 
 
-def test_a_listener_asks_in_silence_whether_anybody_is_there(
-    postgres_url: str, postgres_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+def test_a_listener_asks_in_silence_whether_anybody_is_there_and_waits_for_the_answer(
+    here: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    left_ns: list[int] = []
+    answers: list[object] = []
+    real = Wire.read_clock
+
+    def ask(wire: Wire) -> object:
+        left_ns.append(wire.deadline_ns - time.monotonic_ns())
+        answers.append(real(wire))
+        return answers[-1]
+
     monkeypatch.setattr(listen, "CHECK_S", 0.02)
-    asked = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'SELECT CAST(extract(epoch FROM clock_timestamp())%%'"
-    with onefold.connect(postgres_url) as db, postgres_cluster.admin() as admin:
-        waiter, name = db.waiter("topic"), db.run(lambda tx: tx.one("SELECT current_database()"))
-        until(lambda: admin.execute(asked, name).fetchone(), "a question")
-        waiter.close()
+    monkeypatch.setattr(Wire, "read_clock", ask)
+    waiter = here.waiter("topic")
+    until(lambda: answers, "an answer")
+    assert listen.ANSWER_NS_MAX / 2 < left_ns[0] <= listen.ANSWER_NS_MAX
+    waiter.close()
 
 
 def test_a_listener_asks_less_and_less_often_for_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
