@@ -338,22 +338,26 @@ def test_a_cancel_that_cannot_be_sent_leaves_the_answer_its_time_and_the_next_st
     plain: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refused:
-        def __init__(self, pg: Any) -> None:
-            self._pg = pg
+        def __init__(self, pg: Any, request: Any) -> None:
+            self._pg, self._request = pg, request
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._pg, name)
 
-        def cancel_conn(self) -> None:
-            raise psycopg.OperationalError
+        def cancel_conn(self) -> Any:
+            if self._request is None:
+                raise psycopg.OperationalError
+            return self._request
 
     pool = plain._engine._open().pool  # type: ignore[attr-defined]
     wire = pool.take(time.monotonic_ns() + 60_000_000_000)
-    wire._pg, pg = Refused(wire._pg), wire._pg
-    wire.deadline_ns = time.monotonic_ns()
-    wire.command(b"SELECT count(*) FROM generate_series(1, 300000)")
-    assert wire.rows() == [(300_000,)]
-    assert wire.suspicious
+    pg, nothing = wire._pg, lambda: None
+    for request in (None, SimpleNamespace(start=nothing, poll=lambda: psycopg.pq.PollingStatus.FAILED, finish=nothing)):
+        wire._pg, wire.suspicious = Refused(pg, request), False
+        wire.deadline_ns = time.monotonic_ns()
+        wire.command(b"SELECT count(*) FROM generate_series(1, 300000)")
+        assert wire.rows() == [(300_000,)]
+        assert wire.suspicious
     monkeypatch.setattr(wire_module, "CANCEL_NS_MAX", 300_000_000)
     wire._pg, began = pg, time.monotonic()
     wire.command(b"SELECT count(*) FROM generate_series(1, 100000000)")

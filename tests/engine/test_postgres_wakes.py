@@ -311,6 +311,9 @@ def test_closing_lets_running_calls_finish(postgres_url: str) -> None:
     until(lambda: db._engine._parts.pool._closing, "the beginning of its end")  # type: ignore[attr-defined]
     closer.join(0.05)
     assert closer.is_alive(), "it did not wait for the call"
+    with pytest.raises(Invalid) as closed:
+        db.options(deadline_ms=50).run(get, "a")
+    assert closed.value.code == "closed", "who comes meanwhile is not let in"
     leave.set()
     thread.join(20)
     closer.join(20)
