@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -365,6 +366,26 @@ def test_a_cancel_that_cannot_be_sent_leaves_the_answer_its_time_and_the_next_st
         wire.sync()
     assert time.monotonic() - began < 4
     pool.give(wire)
+
+
+def test_a_server_that_reads_no_more_holds_nobody_beyond_the_deadline(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_module, "CANCEL_GRACE_NS", 50_000_000)
+    stopped: list[int] = []
+
+    def stuck(tx: Tx) -> None:
+        stopped.extend(tx.one("SELECT pg_backend_pid()") or ())
+        os.kill(stopped[-1], signal.SIGSTOP)
+        tx.one("SELECT length(:wide)", wide="x" * 8_000_000)  # More than the socket takes.
+
+    began = time.monotonic()
+    try:
+        with pytest.raises(Retry) as late:
+            plain.options(deadline_ms=100).run(stuck)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert (late.value.code, len(stopped)) == ("unavailable", 1)
+    assert time.monotonic() - began < 4
 
 
 @pytest.mark.parametrize("dies", [False, True])
