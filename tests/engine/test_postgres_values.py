@@ -196,6 +196,21 @@ def test_a_function_that_answers_a_drawn_number_passes_its_rehearsal(postgres_ur
         assert db.run(lambda tx: tx.one("INSERT INTO drawn DEFAULT VALUES RETURNING id")) == (2,)
 
 
+def test_who_is_interrupted_in_a_rehearsal_is_not_run_again(postgres_url: str) -> None:
+    runs: list[int] = []
+
+    def interrupted_once(tx: Tx) -> None:
+        put(tx, "a", 1)
+        runs.append(1)
+        if len(runs) == 1:
+            raise KeyboardInterrupt
+
+    with onefold.connect(postgres_url, rehearse=True) as db:
+        with pytest.raises(KeyboardInterrupt):
+            db.run(interrupted_once)
+        assert (len(runs), db.run(get, "a")) == (1, None)
+
+
 # -- connecting --------------------------------------------------------------------------------------
 
 
