@@ -368,6 +368,14 @@ def test_a_cancel_that_cannot_be_sent_leaves_the_answer_its_time_and_the_next_st
     pool.give(wire)
 
 
+def test_who_connects_in_the_last_millisecond_waits_for_no_more_than_that() -> None:
+    silent, other = os.pipe()
+    starting: Any = SimpleNamespace(socket=silent)
+    assert not wire_module._drive(starting, lambda: psycopg.pq.PollingStatus.READING, time.monotonic_ns() + 900_000)
+    for descriptor in (silent, other):
+        os.close(descriptor)
+
+
 def test_a_server_that_reads_no_more_holds_nobody_beyond_the_deadline(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire_module, "CANCEL_GRACE_NS", 50_000_000)
     stopped: list[int] = []
