@@ -443,7 +443,7 @@ def open_wire(conninfo: bytes, *, deadline_ns: int) -> Wire:
         raise refused(str(error)) from None
     try:
         return Wire(pg, deadline_ns=deadline_ns)
-    except (Lost, Retry) as error:
+    except Retry as error:  # Lost is one.
         pg.finish()
         raise Retry(
             "PostgreSQL cannot be reached.", code="unavailable", retry_after_ms=200, why=error.facts.get("why", "")
