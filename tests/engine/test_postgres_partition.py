@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -153,6 +155,34 @@ def test_a_libpq_that_cancels_blindly_holds_nobody(network: Network, far_url: st
             assert took_s < DEADLINE_S + CANCEL_S + BUSY_S
     finally:
         one.close()
+
+
+def test_who_connects_in_the_last_millisecond_waits_for_no_more_than_that() -> None:
+    silent, other = os.pipe()
+    starting: Any = SimpleNamespace(socket=silent)
+    assert not wire._drive(starting, lambda: psycopg.pq.PollingStatus.READING, time.monotonic_ns() + 900_000)
+    for descriptor in (silent, other):
+        os.close(descriptor)
+
+
+def test_a_server_that_reads_no_more_holds_nobody_beyond_the_deadline(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "CANCEL_GRACE_NS", 50_000_000)
+    stopped: list[int] = []
+
+    def stuck(tx: Tx) -> None:
+        stopped.extend(tx.one("SELECT pg_backend_pid()") or ())
+        os.kill(stopped[-1], signal.SIGSTOP)
+        tx.one("SELECT length(:wide)", wide="x" * 8_000_000)  # More than the socket takes.
+
+    began = time.monotonic()
+    try:
+        with pytest.raises(Retry) as late:
+            plain.options(deadline_ms=100).run(stuck)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert (late.value.code, len(stopped)) == ("unavailable", 1)
+    assert time.monotonic() - began < 4
 
 
 def test_a_host_that_refuses_is_there_to_be_asked_for_a_cancel() -> None:
