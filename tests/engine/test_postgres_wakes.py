@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -153,6 +154,19 @@ def test_listening_goes_on_when_its_connection_died_and_looks_at_everything(
     assert waiter.wait(20)  # Something may have been missed.
     there.run(lambda tx: tx.wake("topic"))
     assert waiter.wait(20)
+
+
+def test_a_connection_that_ends_without_a_word_is_lost_to_who_listens(here: Database) -> None:
+    pool = here._engine._open().pool  # type: ignore[attr-defined]
+    wire, doorbell = pool.take(time.monotonic_ns() + 60_000_000_000), os.pipe()
+    with socket.socket(fileno=os.dup(wire.pgconn.socket)) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(Lost):
+        wire.notifications(doorbell[0], 60.0)
+    assert wire.broken
+    pool.give(wire)
+    for descriptor in doorbell:
+        os.close(descriptor)
 
 
 def test_listening_goes_on_after_a_restart_and_looks_at_everything(caplog: pytest.LogCaptureFixture) -> None:
