@@ -321,11 +321,14 @@ def test_a_migration_waits_for_another_one_only_so_long(postgres_url: str, monke
     assert onefold.migrate(postgres_url) == []
 
 
-def test_a_user_who_may_not_read_the_schema_is_told(postgres_url: str) -> None:
+def test_a_user_who_may_not_read_what_is_needed_is_told(postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as owner:
         owner.execute("CREATE ROLE stranger LOGIN")
         try:
             with pytest.raises(Invalid, match="cannot be read by this user") as refused:
+                onefold.connect(postgres_url.replace("postgres@", "stranger@", 1))
+            owner.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")  # Asked by each new connection.
+            with pytest.raises(Invalid, match="pg_control_system"):
                 onefold.connect(postgres_url.replace("postgres@", "stranger@", 1))
         finally:
             owner.execute("DROP ROLE stranger")
