@@ -17,7 +17,7 @@ import pytest
 import onefold
 from onefold import Database, OnefoldError, Retry, Tx, Unknown
 from onefold.engine.postgres import asking, pool, unknown, wire
-from onefold.engine.postgres.errors import Lost
+from onefold.engine.postgres.errors import Lost, Overdue
 from onefold.testing.partition import Network
 from onefold.testing.postgres import Cluster
 
@@ -131,19 +131,31 @@ def test_a_call_that_outlives_a_short_partition_is_told_and_done_once(
     assert dict(far.run(lambda tx: tx.all(KEYS))) == {"short": 1}
 
 
+class Old:
+    """libpq before 17: its cancel waits as long as the kernel lets it."""
+
+    def __init__(self, pg: Any) -> None:
+        self._pg = pg
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pg, name)
+
+    def cancel_conn(self) -> None:
+        raise psycopg.NotSupportedError
+
+
+def test_a_libpq_that_cancels_blindly_ends_a_statement_at_its_deadline_as_well(plain: Database) -> None:
+    connections = plain._engine._open().pool  # type: ignore[attr-defined]
+    one = connections.take(time.monotonic_ns() + DEADLINE_MS * 1_000_000 // 4)
+    one._pg = Old(one._pg)
+    one.command(b"SELECT pg_sleep(30)")
+    with pytest.raises(Overdue):
+        one.sync()
+    one._pg = one._pg._pg
+    connections.give(one)
+
+
 def test_a_libpq_that_cancels_blindly_holds_nobody(network: Network, far_url: str) -> None:
-    class Old:
-        """libpq before 17: its cancel waits as long as the kernel lets it."""
-
-        def __init__(self, pg: Any) -> None:
-            self._pg = pg
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._pg, name)
-
-        def cancel_conn(self) -> None:
-            raise psycopg.NotSupportedError
-
     one = wire.open_wire(pool.conninfo_of(far_url), deadline_ns=time.monotonic_ns() + 10**10)
     try:
         one._pg = Old(one._pg)  # type: ignore[assignment]
