@@ -135,9 +135,11 @@ def test_an_endpoint_is_changed_listed_and_deleted(db: Database) -> None:
     assert [one.id for one in page.items] == [first]
     assert [one.id for one in db.run(webhooks.list_endpoints, after=page.after).items] == [second]
     db.run(webhooks.delete, first)
-    for call in (webhooks.get, webhooks.enable, webhooks.disable, webhooks.delete, webhooks.update):
+    gone = (webhooks.get, webhooks.backlog, webhooks.list_pending, webhooks.list_failed)
+    for call in (*gone, webhooks.enable, webhooks.disable, webhooks.delete, webhooks.update):
         with pytest.raises(NotFound):
             db.run(call, first)
+    assert db.run(webhooks.list_attempts, first).items == []  # What was tried is told all the same.
     with pytest.raises(NotFound):
         db.run(webhooks.rotate, first, key_id="k1")
 

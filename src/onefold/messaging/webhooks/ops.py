@@ -294,14 +294,19 @@ def troubles(tx: Tx, *, by_ms: int, limit: Limit = LIMIT_DEFAULT) -> list[Troubl
 def list_failed(
     tx: Tx, endpoint_id: Id, *, after: IdCursor | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Page[Failed]:
-    """What was given up for an endpoint, the oldest message first. `limit` is 1 to 1,000."""
+    """What was given up for an endpoint, the oldest message first. `limit` is 1 to 1,000.
+
+    Raises:
+        NotFound: there is no such endpoint.
+    """
+    get(tx, endpoint_id)
     rows = tx.all(
         """SELECT f.message_id, (SELECT m.type FROM onefold.webhook_messages m
                                  WHERE m.space = :space AND m.id = f.message_id), f.failed_at_ms
            FROM onefold.webhook_failed f
            WHERE f.space = :space AND f.endpoint_id = :endpoint_id AND f.message_id > :after
            ORDER BY f.message_id LIMIT :most""",
-        endpoint_id=checked_id(endpoint_id), after=checked_id(after) if after else "", most=checked_limit(limit) + 1,
+        endpoint_id=endpoint_id, after=checked_id(after) if after else "", most=checked_limit(limit) + 1,
     )
     return page_of([Failed(*row) for row in rows], limit, lambda one: one.message_id)
 
@@ -310,12 +315,17 @@ def list_failed(
 def list_pending(
     tx: Tx, endpoint_id: Id, *, after: IdCursor | None = None, limit: Limit = LIMIT_DEFAULT
 ) -> Page[Pending]:
-    """What waits for an endpoint or is on its way, the oldest message first. `limit` is 1 to 1,000."""
+    """What waits for an endpoint or is on its way, the oldest message first. `limit` is 1 to 1,000.
+
+    Raises:
+        NotFound: there is no such endpoint; what still waited for it is on its way out.
+    """
+    get(tx, endpoint_id)
     rows = tx.all(
         """SELECT message_id, at_ms, attempt, failures FROM onefold.webhook_pending
            WHERE space = :space AND endpoint_id = :endpoint_id AND message_id > :after
            ORDER BY message_id LIMIT :most""",
-        endpoint_id=checked_id(endpoint_id), after=checked_id(after) if after else "", most=checked_limit(limit) + 1,
+        endpoint_id=endpoint_id, after=checked_id(after) if after else "", most=checked_limit(limit) + 1,
     )
     return page_of([Pending(*row) for row in rows], limit, lambda one: one.message_id)
 
