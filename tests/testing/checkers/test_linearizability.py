@@ -114,6 +114,14 @@ def test_an_invocation_without_completion_is_unknown() -> None:
     assert check_linearizable(single(*reversed(events[1:]), events[0]), "register").valid is False
 
 
+def test_a_prefix_that_another_initial_state_saves_is_not_the_shortest_without_order() -> None:
+    asked = ["0 invoke cas (1, 0)", "1 invoke cas (0, 1)", "0 ok cas (1, 0)", "1 fail cas (0, 1)"]
+    verdict = check_linearizable(single(*asked), "cas-register")
+    last = verdict.anomalies[0].last
+    assert last is not None
+    assert (last.process, last.type) == (1, "fail")  # Until it was refused it may have made 1 of a 0.
+
+
 def test_a_failed_operation_did_not_happen() -> None:
     read = ["1 invoke read", "1 ok read 1"]
     assert check_linearizable(single("0 invoke write 1", "0 ok write 1", *read), "register").valid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import msgspec
@@ -79,7 +79,7 @@ def _judged(ops: list[Operation], model: Model, until: float) -> tuple[Found, Mo
     for state in model.starts:
         if best[0].valid is not False or not _matters(ops, model, state):
             break
-        other = msgspec.structs.replace(model, initial=state)
+        other = _from(model, state)
         found = _decided(ops, other, until)
         if found.valid is not False or _end(found) > _end(best[0]):
             best = found, other
@@ -230,22 +230,38 @@ def _shortest(ops: list[Operation], model: Model, found: Found, until: float) ->
     """The shortest prefix without linearization, and what the search said of it.
 
     It does not end before the return where the search over everything was stuck. It can end later: what
-    was answered afterwards was known to that search, and ruled out more.
+    was answered afterwards was known to that search, and ruled out more, as it did of other initial states.
     """
-    assert found.blocked is not None
-    if found.shortest is not None:
-        return _before(ops, found.blocked.completed + 1), found
-    for end in sorted(op.completed for op in ops if op.type != "info" and op.completed >= found.blocked.completed):
+    blocked = found.blocked
+    assert blocked is not None
+    certain = True
+    for end in sorted(op.completed for op in ops if op.type != "info" and op.completed >= blocked.completed):
         prefix = _before(ops, end + 1)
-        again = _decided(prefix, model, until)
-        if again.valid is False:
-            again.blocked = next(op for op in prefix if op.completed == end)
-            again.shortest = True
+        again = found if found.shortest is not None and end == blocked.completed else _decided(prefix, model, until)
+        started = _started(prefix, model) if again.valid is False else []
+        others = {_decided(prefix, one, until).valid for one in started}
+        if again.valid is False and others <= {False}:
+            again.shortest = found.shortest if again is found else certain
+            again.blocked = next(op for op in ops if op.completed == end)
             return prefix, again
         if again.valid is None:
             break
+        certain &= None not in others
     found.shortest = False
     return ops, found
+
+
+def _started(ops: list[Operation], model: Model) -> Iterable[Model]:
+    """The model from the other initial states that can make a difference."""
+    for state in model.starts:
+        if _matters(ops, model, state):
+            yield _from(model, state)
+
+
+def _from(model: Model, state: State) -> Model:
+    """The model from another one of its initial states."""
+    others = tuple(one for one in (model.initial, *model.starts) if one != state)
+    return msgspec.structs.replace(model, initial=state, starts=others)
 
 
 def _cut(op: Operation, place: int) -> Operation:
