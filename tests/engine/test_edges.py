@@ -28,6 +28,7 @@ from onefold.engine.connect import parse_postgres_url
 from onefold.engine.sqlite import connection as connection_module
 from onefold.engine.sqlite.connection import open_connection
 from onefold.engine.sqlite.memory import MemoryWriter
+from onefold.index import schema_directories
 
 
 def add(tx: Tx, key: str) -> str:
@@ -564,3 +565,19 @@ def test_the_simulators_reader_says_a_drivers_error_in_our_words(clock: FakeCloc
         with pytest.raises(Invalid, match="SQLite refuses"):
             writer.run(Call(lambda tx: tx.driver_connection().execute("nonsense"), (), {}, Options(read_only=True), 0))
         assert writer.run(Call(Tx.total, ("k",), {}, Options(read_only=True), 0)) == 0
+
+
+def test_the_simulators_database_is_empty_after_each_run(clock: FakeClock) -> None:
+    writer = MemoryWriter(schema.load(schema_directories()), clock=clock, told=lambda _: None)
+    with contextlib.closing(writer):
+        rows = writer._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        tables = [name for (name,) in rows if name != "onefold_schema"]
+        assert len(tables) > 40
+        writer._connection.execute("PRAGMA ignore_check_constraints = ON")
+        for table in tables:
+            columns = writer._connection.execute(f'PRAGMA table_info("{table}")').fetchall()
+            values = ", ".join("x'00'" if column[2] == "BLOB" else "1" for column in columns)
+            writer._connection.execute(f'INSERT INTO "{table}" VALUES ({values})')
+        writer.reset()
+        left = [table for table in tables if writer._connection.execute(f'SELECT 1 FROM "{table}"').fetchone()]
+        assert left == []
