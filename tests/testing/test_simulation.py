@@ -28,7 +28,6 @@ from onefold.testing.simulation import (
     simulate,
     worlds,
 )
-from onefold.testing.simulation.actor import Actor
 from onefold.testing.simulation.choices import from_text, to_text
 from onefold.testing.simulation.sqlite import SqliteWorld
 
@@ -160,25 +159,6 @@ def test_whoever_waits_for_a_lock_lets_others_go_on_and_deadlocks_end(on) -> Non
 
     explore(scenario, seeds=10, on=on, faults=QUIET)
     assert len(waited) == 10
-
-
-def test_whose_turn_it_is_again_goes_on_without_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else threads that wake each other cost as much as what is simulated."""
-    turns: list[str] = []
-    give = Actor.give_turn
-    monkeypatch.setattr(Actor, "give_turn", lambda actor: (turns.append(actor.name), give(actor)))
-
-    def scenario(sim: Simulation) -> None:
-        def counter(client: Client) -> None:
-            for _ in range(200):
-                client.run(count_up, "n")
-
-        sim.clients(counter)
-
-    report = explore(scenario, seeds=1, faults=QUIET)
-    assert report.transactions == 200
-    assert report.steps >= 200
-    assert len(turns) < 5
 
 
 # -- what befalls clients ------------------------------------------------------------------------

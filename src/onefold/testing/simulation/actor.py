@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from enum import Enum, auto
 
+from onefold.host.processes import never_push_others_out
 from onefold.testing.simulation.clock import ProcessClock
 
 
@@ -56,6 +57,7 @@ class Actor:
         """Have the thread ready; it begins with its first turn."""
 
         def run() -> None:
+            never_push_others_out()  # It would push out who gives it the turn, and then wait for that one.
             self._turn.acquire()
             try:
                 if not self.stopping:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import xxhash
 
 from onefold.core.errors import Invalid, Retry, Unknown
 from onefold.engine.tx import Tx
+from onefold.host.processes import threads_on_one_processor
 from onefold.testing.simulation.actor import Actor, Crashed, State, Stopped
 from onefold.testing.simulation.choices import Choices, Script
 from onefold.testing.simulation.client import Client
@@ -147,9 +149,10 @@ class Simulation:
         """
         if all(actor.background for actor, _, _ in self._lives):
             raise Invalid("A scenario has clients: faults cease with the last of them.", code="no_clients")
-        for actor, program, number in self._lives:
-            self._processes[actor.number] = actor.number
-            actor.start(self._life(actor, program, number))
+        with threads_on_one_processor() if not self.world.may_block else contextlib.nullcontext():
+            for actor, program, number in self._lives:
+                self._processes[actor.number] = actor.number
+                actor.start(self._life(actor, program, number))
         try:
             stuck = self._scheduler.run(self._going_on)
         finally:
