@@ -1,4 +1,4 @@
-"""Whose turn it is in a simulation, and what it costs to hand it on."""
+"""Whose turn it is in a simulation: what it costs to hand it on, and what ends a run beside programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 from registers import count_up
 
-from onefold.testing.simulation import Client, Faults, Simulation, explore
+from onefold.testing.simulation import Client, Faults, Simulation, SimulationFailed, explore, simulation
 from onefold.testing.simulation.actor import Actor
 
 QUIET = Faults.none()
@@ -55,3 +55,25 @@ def test_clients_stay_on_one_processor_and_push_nobody_out() -> None:
     assert lived == {1, 2, 3}
     assert os.sched_getaffinity(0) == allowed
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_a_fault_of_the_simulator_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to its thread it ends a client, and a scenario without clients breaks no promise."""
+    made: list[int] = []
+
+    class Faulty(Client):
+        def __init__(self, *arguments, **named) -> None:
+            super().__init__(*arguments, **named)
+            made.append(1)
+            raise AttributeError("planted")
+
+    def scenario(sim: Simulation) -> None:
+        def counter(client: Client) -> None:
+            client.run(count_up, "n")
+
+        sim.clients(counter, 2)
+
+    monkeypatch.setattr(simulation, "Client", Faulty)
+    with pytest.raises(SimulationFailed, match="breaks 'the simulator works': AttributeError: planted"):
+        explore(scenario, seeds=1, faults=QUIET, shrink_runs_max=0)
+    assert made

@@ -225,17 +225,19 @@ class Simulation:
     def _life(self, actor: Actor, program: Program, number: int) -> Callable[[], None]:
         def live() -> None:
             incarnation = 0
-            while not self._is_over(actor, program, number, incarnation := incarnation + 1):
-                self.wakes.hubs.pop(actor.number, None)
-                actor.clock.restarted()
-                pause_ms = self.choices.stream(f"restarts of {actor.name}").take(
-                    self.faults.restart_ms + 1, lambda dice: dice.randrange(self.faults.restart_ms + 1)
-                )
-                actor.due_ms = self.time.now_ms + pause_ms
-                try:
+            try:
+                while not self._is_over(actor, program, number, incarnation := incarnation + 1):
+                    self.wakes.hubs.pop(actor.number, None)
+                    actor.clock.restarted()
+                    pause_ms = self.choices.stream(f"restarts of {actor.name}").take(
+                        self.faults.restart_ms + 1, lambda dice: dice.randrange(self.faults.restart_ms + 1)
+                    )
+                    actor.due_ms = self.time.now_ms + pause_ms
                     actor.point()
-                except Stopped:
-                    return
+            except Stopped:
+                pass
+            except BaseException as error:  # Of the simulator; left to the thread it would end the client, and no run.
+                self._break(Broken("the simulator works", error))
 
         return live
 
