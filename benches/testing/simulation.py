@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from benches.harness import Size, Table
-from onefold import Tx, ledger, locks
+from onefold import OnefoldError, Tx, ledger, locks
 from onefold.core.money import Money
 from onefold.testing.simulation import Client, Faults, Postgres, Report, Simulation, explore
 
@@ -85,8 +85,6 @@ def add(tx: Tx) -> None:
 
 def try_to(client: Client, fn, *args, **kwargs):
     """Run it; what befalls it is no concern of a bench."""
-    from onefold import OnefoldError
-
     try:
         return client.run(fn, *args, **kwargs)
     except OnefoldError:

@@ -36,7 +36,8 @@ class Stream:
     def take(self, below: int, draw: Callable[[Random], int]) -> int:
         """The next decision, 0 to `below` - 1: as it was given, or as `draw` throws the dice."""
         value = draw(self._random) if self._given is None else next(self._given, 0)
-        value = min(value, below - 1)
+        if value >= below:
+            value = below - 1
         self.made.append(value)
         return value
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from random import Random
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
@@ -35,7 +36,7 @@ class _Undo(BaseException):
 class SimulatedEngine:
     """See `Engine`: scheduling points and faults around the transactions of one process."""
 
-    def __init__(self, run: Simulation, actor: Actor, client: Client) -> None:
+    def __init__(self, run: Simulation, actor: Actor, client: Client, incarnation: int) -> None:
         self.dialect: Literal["sqlite", "postgres"] = run.world.dialect
         self.metrics = Metrics()
         self.hub: Hub = SimulatedHub(run.wakes, actor)
@@ -44,21 +45,21 @@ class SimulatedEngine:
         self._actor = actor
         self._client = client
         self._calls = 0
+        self._seeded = f"{run.choices.seed}/{actor.name}/{incarnation}/"
         self._stream = run.choices.stream(f"faults of {actor.name}")
-        self._chances = run.faults.chances()
+        self._draw = functools.partial(fault.drawn, run.faults.thresholds())
 
     def run(self, call: Call) -> Any:
         """See `Engine.run`."""
-        client, run = self._client, self._run
+        client = self._client
         if client._dead:
             raise Crashed
         self._calls += 1
-        seed = f"{run.choices.seed}/{self._actor.name}/{client.incarnation}/{self._calls}"
-        call.seed = xxhash.xxh3_64_intdigest(seed.encode())
+        call.seed = xxhash.xxh3_64_intdigest(f"{self._seeded}{self._calls}".encode())
         if client._operation is not None:
             return self._stepped(call)
         asked = (*call.args, *call.kwargs.values())
-        with client._recorded(getattr(call.fn, "__name__", "run"), asked, _TRANSACTION) as op:
+        with _Recorded(client, getattr(call.fn, "__name__", "run"), asked, _TRANSACTION) as op:
             op["value"] = result = self._stepped(call)
         return result
 
@@ -78,7 +79,7 @@ class SimulatedEngine:
         submitted_ms = run.time.now_ms
         befalls = 0
         if not run.calm:
-            befalls = self._stream.take(len(fault.KINDS), lambda dice: fault.drawn(self._chances, dice))
+            befalls = self._stream.take(len(fault.KINDS), self._draw)
         if befalls == fault.PAUSE:
             pause_ms = self._stream.take(fault.PAUSE_MS_MAX, lambda dice: fault.drawn_pause_ms(run.faults, dice))
             self._note("pause", f"{pause_ms} ms")
@@ -137,7 +138,7 @@ class Client(Database):
     """
 
     def __init__(self, run: Simulation, actor: Actor, *, number: int, incarnation: int) -> None:
-        super().__init__(SimulatedEngine(run, actor, self), url="simulated")
+        super().__init__(SimulatedEngine(run, actor, self, incarnation), url="simulated")
         #: "buyer-1": the program and which of its clients this is.
         self.name = actor.name
         #: From 1, among the clients of one program.
@@ -185,41 +186,49 @@ class Client(Database):
         Unknown or the process dies. Transactions outside of any block are operations by themselves, and marked
         with `transaction`.
         """  # fmt: skip
-        return self._recorded(f, value, {})
-
-    @contextlib.contextmanager
-    def _recorded(self, f: str, value: Any, mark: Entry) -> Generator[Entry]:
-        assert self._operation is None, "a client does one thing at a time"
-        run = self._run
-        process = run.process_of(self._actor)
-        run.history.add(process, "invoke", f, value, client=self.name, **mark)
-        op: Entry = {"value": value}
-        self._operation = op
-        try:
-            yield op
-        except (Unknown, Crashed) as error:
-            self._end(process, "info", f, op["value"], error=type(error).__name__, **mark)
-            raise
-        except OnefoldError as error:
-            self._end(process, "fail", f, op["value"], error=f"{type(error).__name__} {error.code}", **mark)
-            raise
-        except Stopped:
-            raise
-        except BaseException as error:
-            self._end(process, "info", f, op["value"], error=repr(error), **mark)
-            raise
-        else:
-            self._end(process, "ok", f, op["value"], **mark)
-        finally:
-            self._operation = None
-
-    def _end(self, process: int, kind: str, f: str, value: Any, **more: Any) -> None:
-        self._run.history.add(process, kind, f, value, client=self.name, **more)
-        if kind == "info":
-            self._run.new_process(self._actor)
+        return _Recorded(self, f, value, {})
 
     def _may_crash(self) -> bool:
         return self.incarnation <= self._run.faults.crashes_max
+
+
+class _Recorded:
+    """See `Client.operation`. No generator: that would cost a tenth of a small transaction."""
+
+    __slots__ = ("_client", "_f", "_mark", "_op", "_process")
+
+    def __init__(self, client: Client, f: str, value: Any, mark: Entry) -> None:
+        self._client = client
+        self._f = f
+        self._mark = mark
+        self._op: Entry = {"value": value}
+
+    def __enter__(self) -> Entry:
+        """It is asked."""
+        client = self._client
+        assert client._operation is None, "a client does one thing at a time"
+        self._process = client._run.process_of(client._actor)
+        self._add("invoke", self._mark)
+        client._operation = self._op
+        return self._op
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It is told."""
+        self._client._operation = None
+        if error is None:
+            self._add("ok", self._mark)
+        elif isinstance(error, OnefoldError) and not isinstance(error, Unknown):
+            self._add("fail", {"error": f"{type(error).__name__} {error.code}", **self._mark})
+        elif not isinstance(error, Stopped):
+            told = type(error).__name__ if isinstance(error, (Unknown, Crashed)) else repr(error)
+            self._add("info", {"error": told, **self._mark})
+            self._client._run.new_process(self._client._actor)
+
+    def _add(self, kind: str, more: Entry) -> None:
+        client = self._client
+        client._run.history.add(self._process, kind, self._f, self._op["value"], client=client.name, more=more)
 
 
 def _undone(call: Call) -> Callable[..., Any]:

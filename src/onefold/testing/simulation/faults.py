@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from random import Random
 from typing import Self
 
@@ -86,6 +88,10 @@ class Faults:
             self.crash_before, self.crash_after, half, half, self.refused, self.again, self.pause, self.clock_step,
         )  # fmt: skip
 
+    def thresholds(self) -> tuple[float, ...]:
+        """What `drawn` takes: the sums of the chances up to each."""
+        return tuple(accumulate(self.chances()))
+
 
 #: What a number in a client's stream of faults stands for; 0 is nothing.
 KINDS = (
@@ -95,14 +101,9 @@ KINDS = (
 CRASH_BEFORE, CRASH_AFTER, UNKNOWN_LOST, UNKNOWN_DONE, REFUSED, AGAIN, PAUSE, STEP = range(1, 9)
 
 
-def drawn(chances: tuple[float, ...], dice: Random) -> int:
+def drawn(thresholds: tuple[float, ...], dice: Random) -> int:
     """One throw: which fault, by its number in `KINDS`."""
-    left = dice.random()
-    for number, chance in enumerate(chances, 1):
-        left -= chance
-        if left < 0:
-            return number
-    return 0
+    return (bisect_right(thresholds, dice.random()) + 1) % len(KINDS)
 
 
 def drawn_pause_ms(faults: Faults, dice: Random) -> int:

@@ -8,6 +8,7 @@ from onefold.testing.simulation.clock import Time
 
 Entry = dict[str, Any]
 NEMESIS = "nemesis"
+_NOTHING: Entry = {}
 
 
 class History(list[Entry]):
@@ -24,14 +25,12 @@ class History(list[Entry]):
         self._time = time
         self._began_ms = time.now_ms
 
-    def add(self, process: int | str, kind: str, f: str, value: Any, *, client: str, **more: Any) -> Entry:
+    def add(self, process: int | str, kind: str, f: str, value: Any, *, client: str, more: Entry = _NOTHING) -> None:
         """Write one line."""
-        entry: Entry = {
+        self.append({
             "index": len(self), "time": (self._time.now_ms - self._began_ms) * 1_000_000, "process": process,
             "type": kind, "f": f, "value": value, "client": client, **more,
-        }  # fmt: skip
-        self.append(entry)
-        return entry
+        })  # fmt: skip
 
     def operations(self) -> list[Entry]:
         """What programs called operations, for a checker: without transactions that stand for themselves."""

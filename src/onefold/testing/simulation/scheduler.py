@@ -29,6 +29,7 @@ AT_REST_S = 1.0  # Real seconds, after which all are where they were when nobody
 PCT_DEPTH_MAX = 4
 PCT_STEPS = (16, 64, 256, 1_024)  # How long a run is taken to be, drawn per seed.
 DELAYS_MS = (0, 0, 0, 1, 1, 2, 3, 5, 8, 20, 50, 300)  # How much time a step takes, drawn.
+_READY, _BLOCKED = State.READY, State.BLOCKED  # Looked at in every step, and dear as attributes of an Enum.
 
 
 class Scheduler:
@@ -168,12 +169,13 @@ class Scheduler:
         ready: list[Actor] = []
         soonest, waiting = FOREVER, False
         for actor in self.actors:
-            if actor.state is State.READY:
+            state = actor.state
+            if state is _READY:
                 if actor.due_ms <= now:
                     ready.append(actor)
                 elif not waiting or actor.due_ms < soonest:
                     waiting, soonest = True, actor.due_ms
-            elif actor.state is State.BLOCKED:
+            elif state is _BLOCKED:
                 waiting = True
         if ready or not waiting:
             return ready
@@ -232,7 +234,7 @@ class Scheduler:
     def _look_at_blocked(self) -> None:
         """Whoever the last step let go comes to its next point before anybody goes on."""
         for actor in self.actors:
-            if actor.state is not State.BLOCKED:
+            if actor.state is not _BLOCKED:
                 continue
             while not (back := actor.came_back(0)) and not self._blocked(actor):
                 if actor.came_back(self._patience_s):

@@ -264,10 +264,13 @@ class Simulation:
     def _going_on(self) -> bool:
         if self._broken is not None:
             return False
-        if not self.calm and all(a.state is State.DONE for a in self._scheduler.actors if not a.background):
+        if not self.calm:
+            for actor in self._scheduler.actors:
+                if actor.state is not State.DONE and not actor.background:
+                    return True
             self.calm = self.wakes.calm = True
             self._calm_until_ms = self.time.now_ms + self._limits.calm_ms
-        return not self.calm or self.time.now_ms < self._calm_until_ms
+        return self.time.now_ms < self._calm_until_ms
 
     def _check(self, check: Check, *, read: bool) -> None:
         fn, args, kwargs = check
