@@ -94,9 +94,8 @@ def has_order(ops: list[Operation], run: Any, state: Any, *, real_time: bool = T
     return False
 
 
-def is_linearizable(history: History, model: Model) -> bool:
-    """By trying all orders from all initial states, object by object."""
-    ops = said(history)
+def is_linearizable(ops: list[Operation], model: Model) -> bool:
+    """By trying all orders of what was `said` from all initial states, object by object."""
     part = model.part or (lambda _: None)
     return all(
         any(

@@ -97,7 +97,10 @@ def _decided(ops: list[Operation], model: Model, until: float) -> Found:
     before = search(_before(ops, wrong[-1].completed), model, until)
     if before.valid is False:
         return before
-    return Found(False, before.configurations, wrong[-1], before.states, shortest=before.valid is True)
+    # Who wrote what was read can be certain only because of somebody's refusal, which may have come later.
+    certain = contradiction(_before(ops, wrong[-1].completed + 1), model)
+    shortest = before.valid is True if certain else None
+    return Found(False, before.configurations, wrong[-1], before.states, shortest=shortest)
 
 
 def _settled(ops: list[Operation], model: Model) -> Found:
