@@ -112,12 +112,17 @@ def said(history: History) -> list[Operation]:
     Unless reads, writes or gets are refused as well, and if it would have changed something or others that did not
     succeeded.
     """
+
+    def changes(op: Operation) -> bool:
+        old, new = op.input[1] if isinstance(op.input[1], tuple) else op.input  # [key [old new]] of key-value.
+        return old != new
+
     refused = {op.f for op in history.operations if op.refused}
-    succeeded = {len(set(op.input)) for op in history.where("ok") if op.f == "cas"}
+    succeeded = {changes(op) for op in history.where("ok") if op.f == "cas"}
     kept = [op for op in history.operations if op.type != "fail"]
     if refused <= {"cas", "delete", "append"}:
         cas = [op for op in history.operations if op.refused and op.f == "cas"]
-        kept += [op for op in cas if 1 in succeeded or len(set(op.input)) > 1]
+        kept += [op for op in cas if False in succeeded or changes(op)]
     return kept
 
 
