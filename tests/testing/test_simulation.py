@@ -556,6 +556,7 @@ def test_a_server_that_was_started_anew_is_used_again() -> None:
 def test_tables_of_the_user_are_gone_with_the_run(on) -> None:
     def scenario(sim: Simulation) -> None:
         sim.setup(lambda tx: tx.run("CREATE TABLE carts (id BIGINT PRIMARY KEY, items BIGINT NOT NULL) -- :space"))
+        sim.setup(lambda tx: tx.run("CREATE TEMPORARY TABLE scratch (id BIGINT) -- :space"))
 
         def shopper(client: Client) -> None:
             client.run(lambda tx: tx.run("INSERT INTO carts VALUES (:id, 1) -- :space", id=client.number))

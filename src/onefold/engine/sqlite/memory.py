@@ -76,6 +76,9 @@ class MemoryWriter:
         """Forget all rows and all tables that were made since; the next transaction finds it as it was."""
         if self._schema_version() != self._version:
             self._start_over()
+        if self._connection.execute("SELECT 1 FROM temp.sqlite_master").fetchone():
+            for place in ("FILE", "MEMORY"):  # SQLite drops all temporary tables when their place changes.
+                self._connection.execute(f"PRAGMA temp_store = {place}")
         # No table of the schema refers to another one: they are emptied in any order. Most were not written.
         used = self._connection.execute(self._used).fetchone()
         self._connection.execute(BEGIN_WRITE)
