@@ -80,9 +80,9 @@ def threads_on_one_processor() -> Generator[None]:
         yield
         return
     before = os.sched_getaffinity(0)
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, {processor})
-    try:
+    try:  # From here on: a signal may come between any two lines.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, {processor})
         yield
     finally:
         with contextlib.suppress(OSError):
